@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Was an answer right? Verifiers, and the accuracy that is made of their verdicts."""

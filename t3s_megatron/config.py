@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments of a T3S run: one Megatron argument group, all starting with `--t3s`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass, field, fields
+
+from t3s_megatron.errors import T3SError
+
+METHODS = (
+    "t3s",
+    "rrt",
+    "sft",
+    "inverse",
+    "random",
+    "mask-top-confidence",
+    "mask-bottom-confidence",
+)
+
+
+def _option(default, help_text: str, **argparse_kwargs):
+    return field(default=default, metadata={"help": help_text, "argparse": argparse_kwargs})
+
+
+@dataclass(frozen=True)
+class T3SConfig:
+    """Every `--t3s-*` argument: the field `accuracy_interval` is `--t3s-accuracy-interval`."""
+
+    # --- data
+    data: str | None = _option(
+        None, "training samples: .jsonl, .parquet, a saved Hugging Face dataset or a dataset name"
+    )
+    data_split: str = _option("train", "split to read when --t3s-data is a Hugging Face dataset")
+    heldout_data: str | None = _option(
+        None, "samples that are never trained on, for the accuracies of --t3s-report-temperatures"
+    )
+    prompt_format: str = _option(
+        "chat",
+        "chat: render with the tokenizer's chat template; raw: prompt and response as they are",
+        choices=("chat", "raw"),
+    )
+    overlong: str = _option(
+        "error",
+        "samples longer than --seq-length: refuse to start, drop them, or cut their end; "
+        "dropped and cut samples are counted in the summary",
+        choices=("error", "drop", "truncate"),
+    )
+    # --- method
+    method: str = _option(
+        "t3s",
+        "t3s: mask the anchors; rrt: theta_0 + (theta_f - theta_b); sft: plain fine-tuning; "
+        "inverse: train on the anchors only (-T3S); random, mask-top-confidence, "
+        "mask-bottom-confidence: mask the same share of tokens as t3s, or --t3s-mask-share",
+        choices=METHODS,
+    )
+    simple: bool = _option(
+        False, "T3S-simple: theta_b is step --t3s-simple-step, nothing is generated or verified"
+    )
+    simple_step: int = _option(10, "the step that T3S-simple takes as theta_b")
+    mask_share: float | None = _option(
+        None, "share of target tokens the random and confidence baselines mask (default: as t3s)"
+    )
+    anchor_threshold: float = _option(0.0, "tau: a token is an anchor when delta_c > tau (Eq. 4)")
+    # --- detector
+    patience: int = _option(
+        5, "measurements without a new minimum after which the minimum is confirmed as theta_b"
+    )
+    min_delta: float = _option(0.0, "a new minimum has to be lower by more than this")
+    accuracy_interval: int = _option(1, "measure training accuracy every this many steps")
+    targeted_accuracy_interval: int | None = _option(
+        None, "the same in the targeted phase (default: --t3s-accuracy-interval; 0: only its end)"
+    )
+    profile_iters: int | None = _option(
+        None, "upper bound of the profile phase in steps (default: --train-iters)"
+    )
+    no_shock: str = _option(
+        "simple",
+        "when accuracy never falls below step 0: go on as T3S-simple, go on as SFT, or stop",
+        choices=("simple", "sft", "stop"),
+    )
+    # --- generation and verification
+    verifier: str = _option(
+        "numeric", "exact, numeric, reasoning-gym, or package.module:function of your own"
+    )
+    accuracy_prompts: int = _option(0, "measure on the first N training prompts (0: all)")
+    accuracy_samples: int = _option(1, "answers generated for each prompt")
+    temperature: float = _option(0.6, "sampling temperature of the accuracy measurements; 0: greedy")
+    max_new_tokens: int | None = _option(
+        None, "length limit of an answer (default: --seq-length minus the longest prompt)"
+    )
+    generation_batch_size: int = _option(256, "prompts generated together on a data-parallel rank")
+    report_temperatures: tuple[float, ...] = _option(
+        (),
+        "also measure theta_0 and the final weights at these temperatures, on training and "
+        "held-out prompts",
+        nargs="*",
+        type=float,
+    )
+    report_samples: int = _option(4, "answers a prompt for --t3s-report-temperatures > 0")
+    # --- scoring and selection
+    scoring: str = _option(
+        "exact",
+        "exact: a forward pass over the corpus at theta_0 and theta_b; inline: log-probs seen in "
+        "training forwards, up to one epoch old (approximate); both: select by exact, report the "
+        "disagreement of inline",
+        choices=("exact", "inline", "both"),
+    )
+    selection_save: str | None = _option(None, "also write the selection to this file")
+    selection_load: str | None = _option(
+        None, "skip profiling and train with this selection (made by any model, same tokenizer)"
+    )
+    # --- run
+    seed: int | None = _option(None, "data order, sampling, random masks (default: --seed)")
+    dir: str | None = _option(
+        None, "summary, selection and log-prob stores (default: t3s/ inside --save)"
+    )
+    device: str = _option(
+        "auto", "auto: CUDA where there is one; cpu: the gloo device layer",
+        choices=("auto", "cpu", "cuda"),
+    )
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> T3SConfig:
+        """Read the group from Megatron's namespace; fill in what depends on other arguments.
+
+        Raises T3SError for combinations that cannot work, with the reason.
+        """
+        values = {f.name: getattr(args, f"t3s_{f.name}") for f in fields(cls)}
+        values["report_temperatures"] = tuple(values["report_temperatures"] or ())
+        if values["seed"] is None:
+            values["seed"] = args.seed
+        if values["dir"] is None:
+            values["dir"] = os.path.join(args.save, "t3s") if args.save else None
+        if values["profile_iters"] is None:
+            values["profile_iters"] = args.train_iters
+        if values["targeted_accuracy_interval"] is None:
+            values["targeted_accuracy_interval"] = (
+                0 if values["simple"] else values["accuracy_interval"]
+            )
+        config = cls(**values)
+        config._validate(args)
+        return config
+
+    @property
+    def needs_answers(self) -> bool:
+        """Whether anything is generated, and gold answers therefore needed."""
+        if self.report_temperatures or self.targeted_accuracy_interval > 0:
+            return True
+        return self.measures_profile
+
+    @property
+    def measures_profile(self) -> bool:
+        if self.simple or self.selection_load or self.accuracy_interval <= 0:
+            return False
+        fixed_share = self.mask_share is not None
+        return not (fixed_share and self.method.startswith(("random", "mask-")))
+
+    def _validate(self, args) -> None:
+        def refuse(reason: str):
+            raise T3SError(reason)
+
+        if not self.data:
+            refuse("--t3s needs --t3s-data")
+        if self.dir is None:
+            refuse("--t3s needs --t3s-dir or --save, to write the selection and the summary to")
+        if not args.calculate_per_token_loss:
+            refuse(
+                "--t3s needs --calculate-per-token-loss: a sparse loss mask is normalised wrongly "
+                "over micro-batches and context parallelism without it (Megatron-LM #7513)"
+            )
+        if not args.train_iters:
+            refuse("--t3s counts steps: give --train-iters, not --train-samples")
+        if args.tokenizer_type != "HuggingFaceTokenizer":
+            refuse(
+                "--t3s needs --tokenizer-type HuggingFaceTokenizer --tokenizer-model FOLDER: chat "
+                f"templates and text answers come from it (got {args.tokenizer_type})"
+            )
+        self._validate_numbers(refuse)
+        self._validate_combinations(args, refuse)
+        self._validate_megatron_features(args, refuse)
+
+    def _validate_numbers(self, refuse) -> None:
+        at_least_one = ("simple_step", "patience", "profile_iters", "accuracy_samples",
+                        "report_samples", "generation_batch_size")
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                refuse(f"--t3s-{name.replace('_', '-')} must be at least 1")
+        at_least_zero = ("accuracy_interval", "targeted_accuracy_interval", "accuracy_prompts",
+                         "min_delta", "temperature")
+        for name in at_least_zero:
+            if getattr(self, name) < 0:
+                refuse(f"--t3s-{name.replace('_', '-')} must not be negative")
+        if self.mask_share is not None and not 0 < self.mask_share < 1:
+            refuse("--t3s-mask-share must lie between 0 and 1")
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            refuse("--t3s-max-new-tokens must be at least 1")
+
+    def _validate_combinations(self, args, refuse) -> None:
+        masks = self.method.startswith(("random", "mask-"))
+        if self.mask_share is not None and not masks:
+            refuse(f"--t3s-mask-share only applies to the baselines, not to {self.method}")
+        if self.simple and self.method == "sft":
+            refuse("--t3s-simple has no meaning with --t3s-method sft: nothing is selected")
+        if self.selection_load and self.method in ("rrt", "sft"):
+            refuse(f"--t3s-selection-load has no meaning with --t3s-method {self.method}")
+        if self.selection_load and self.simple:
+            refuse("--t3s-selection-load skips the profile: drop --t3s-simple")
+        if self.simple and self.simple_step > self.profile_iters:
+            refuse("--t3s-simple-step lies beyond --t3s-profile-iters")
+        detects = self.method != "sft" and not self.simple and not self.selection_load
+        detects = detects and not (masks and self.mask_share is not None)
+        if detects and self.accuracy_interval == 0:
+            refuse(
+                "the bottleneck detector needs accuracy: set --t3s-accuracy-interval, or choose "
+                "--t3s-simple"
+            )
+        if detects and self.no_shock == "simple" and self.simple_step > self.profile_iters:
+            refuse("--t3s-no-shock simple needs --t3s-simple-step within --t3s-profile-iters")
+        if self.scoring == "inline" and masks and self.mask_share is not None:
+            refuse("--t3s-scoring inline needs a profile phase; --t3s-mask-share has none")
+        if self.method == "rrt" and self.profile_iters < args.train_iters:
+            refuse("--t3s-method rrt trains to theta_f: --t3s-profile-iters cannot be shorter")
+
+    def _validate_megatron_features(self, args, refuse) -> None:
+        unsupported = {
+            "use_precision_aware_optimizer": "keeps the fp32 main parameters inside the optimizer",
+            "optimizer_cpu_offload": "keeps a second copy that reverts a rewind (Megatron-LM #5071)",
+            "use_megatron_fsdp": "shards parameters in a way the rewind does not know",
+            "use_torch_fsdp2": "shards parameters in a way the rewind does not know",
+            "fp8_param_gather": "keeps quantised parameters that the rewind does not restore",
+            "rampup_batch_size": "would change the batch size again after the rewind",
+            "mtp_num_layers": "adds losses beside the per-token loss that T3S scores",
+            "perform_rl_step": "replaces the training batches",
+            "hybrid_context_parallel": "rearranges the batches",
+            "overlap_param_gather_with_optimizer_step": "leaves a gather in flight between steps",
+            "overlap_moe_expert_parallel_comm": "splits a micro-batch into a schedule of its own",
+        }
+        for name, why in unsupported.items():
+            if getattr(args, name, None):
+                refuse(f"--{name.replace('_', '-')} does not work with --t3s: it {why}")
+        if args.fp16:
+            refuse("--fp16 does not work with --t3s: use --bf16 (a rewind has no loss-scale state)")
+        if self.max_new_tokens and self.max_new_tokens >= args.max_position_embeddings:
+            refuse(
+                f"--t3s-max-new-tokens {self.max_new_tokens} does not fit the model's "
+                f"--max-position-embeddings {args.max_position_embeddings}"
+            )
+
+
+def add_t3s_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the group to Megatron's parser. Without `--t3s` none of it has any effect."""
+    group = parser.add_argument_group(
+        "t3s", "Training-Trajectory-Aware Token Selection (arXiv:2601.10348)"
+    )
+    group.add_argument("--t3s", action="store_true", help="make this run a T3S run")
+    for f in fields(T3SConfig):
+        name = "--t3s-" + f.name.replace("_", "-")
+        kwargs = dict(f.metadata["argparse"])
+        if f.type == "bool":
+            group.add_argument(name, action="store_true", help=f.metadata["help"])
+            continue
+        kwargs.setdefault("type", _converter(f.type))
+        group.add_argument(name, default=f.default, help=f.metadata["help"], **kwargs)
+    return parser
+
+
+def _converter(annotation: str):
+    for name, converter in (("int", int), ("float", float)):
+        if annotation.startswith(name):
+            return converter
+    return str

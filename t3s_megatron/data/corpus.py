@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The samples of a run, in order, with the flat numbering of their target tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from t3s_megatron.data.records import Record
+from t3s_megatron.data.tokenizing import Sample, tokenize
+from t3s_megatron.errors import DataError
+
+
+@dataclass
+class Corpus:
+    """`offsets` int64[n + 1]: targets of sample i are numbers offsets[i] to offsets[i + 1] - 1 of
+    the corpus, the numbering of every flat per-target array (log-probs, selections)."""
+
+    samples: list[Sample]
+    tokenizer_fingerprint: str
+    counts: dict
+    offsets: np.ndarray = field(init=False)
+    sample_hashes: list[str] = field(init=False)
+    fingerprint: str = field(init=False)
+
+    def __post_init__(self):
+        sizes = [sample.n_targets for sample in self.samples]
+        self.offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self.sample_hashes = [_hash(sample) for sample in self.samples]
+        uids = [sample.uid for sample in self.samples]
+        whole = json.dumps([uids, self.sample_hashes])
+        self.fingerprint = hashlib.sha256(whole.encode()).hexdigest()
+
+    @classmethod
+    def build(
+        cls,
+        records: list[Record],
+        tokenizer,
+        *,
+        seq_length: int,
+        prompt_format: str = "chat",
+        overlong: str = "error",
+        vocab_size: int | None = None,
+    ) -> Corpus:
+        """Tokenise, then apply the policy for samples that do not fit a row of `seq_length`.
+
+        A row holds tokens[:-1] and predicts tokens[1:]: a sample of L tokens needs L - 1 places.
+        DataError, with `overlong="error"`, for samples that do not fit.
+        """
+        samples = [
+            tokenize(record, tokenizer, prompt_format=prompt_format, vocab_size=vocab_size)
+            for record in records
+        ]
+        long = [sample for sample in samples if len(sample.tokens) - 1 > seq_length]
+        if long and overlong == "error":
+            named = "; ".join(f"{s.where} ({len(s.tokens)} tokens)" for s in long[:3])
+            raise DataError(
+                f"{len(long)} of {len(samples)} samples do not fit --seq-length {seq_length}: "
+                f"{named}{', ...' if len(long) > 3 else ''}. Raise it, or choose "
+                "--t3s-overlong drop or --t3s-overlong truncate."
+            )
+        kept, truncated = [], 0
+        for sample in samples:
+            if len(sample.tokens) - 1 <= seq_length:
+                kept.append(sample)
+            elif overlong == "truncate" and sample.is_target[: seq_length + 1].any():
+                kept.append(_truncate(sample, seq_length + 1))
+                truncated += 1
+        if not kept:
+            raise DataError(f"no sample fits --seq-length {seq_length}")
+        counts = {
+            "records": len(records),
+            "samples": len(kept),
+            "dropped_overlong": len(samples) - len(kept),
+            "truncated_overlong": truncated,
+            "tokens": int(sum(len(sample.tokens) for sample in kept)),
+            "target_tokens": int(sum(sample.n_targets for sample in kept)),
+        }
+        return cls(kept, tokenizer_fingerprint(tokenizer), counts)
+
+    def target_slice(self, index: int) -> slice:
+        """Where sample `index` stands in a flat per-target array."""
+        return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    @property
+    def n_targets(self) -> int:
+        return int(self.offsets[-1])
+
+    def require_answers(self) -> None:
+        """DataError when a sample has no gold answer to verify generated ones against."""
+        missing = [sample.where for sample in self.samples if sample.answer is None]
+        if missing:
+            raise DataError(
+                f"{len(missing)} samples have no gold `answer`, which measuring accuracy needs: "
+                f"{'; '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}. Add it, or use "
+                "--t3s-simple, which measures nothing."
+            )
+
+
+def _truncate(sample: Sample, length: int) -> Sample:
+    return replace(sample, tokens=sample.tokens[:length], is_target=sample.is_target[:length])
+
+
+def _hash(sample: Sample) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(sample.tokens, dtype="<i4").tobytes())
+    digest.update(np.packbits(sample.is_target).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def tokenizer_fingerprint(tokenizer) -> str:
+    """sha256 over what decides the token ids of a text: vocabulary, special tokens, template."""
+    parts = [
+        sorted(tokenizer.get_vocab().items()),
+        sorted((k, str(v)) for k, v in tokenizer.special_tokens_map.items()),
+        getattr(tokenizer, "chat_template", None),
+    ]
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From samples to rows: what stands at each position, what is predicted there, what is learned.
+
+Position p of a row holds token p and predicts token p + 1. A row may have any length that the
+sample fits in; the tail is padding, which neither predicts nor is predicted.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from t3s_megatron.data.tokenizing import Sample
+
+
+def row(
+    sample: Sample, seq_length: int, keep: np.ndarray | None, pad_token: int
+) -> dict[str, torch.Tensor]:
+    """One row [s]: tokens, labels, position_ids int64; loss_mask, target_mask float32.
+
+    target_mask is 1 where the label is a target; loss_mask is 1 where it is also kept.
+    `keep` bool[n_targets] narrows the targets; None keeps all.
+    """
+    length = len(sample.tokens) - 1
+    if length > seq_length:
+        raise ValueError(f"{sample.where}: {length} positions do not fit a row of {seq_length}")
+    made = empty_row(seq_length, pad_token)
+    tokens = torch.from_numpy(sample.tokens.astype(np.int64))
+    made["tokens"][:length] = tokens[:-1]
+    made["labels"][:length] = tokens[1:]
+    is_target = torch.from_numpy(sample.is_target[1:].copy())
+    made["target_mask"][:length] = is_target.float()
+    kept = is_target.clone()
+    if keep is not None:
+        kept[is_target] = torch.from_numpy(np.ascontiguousarray(keep))
+    made["loss_mask"][:length] = kept.float()
+    return made
+
+
+def empty_row(seq_length: int, pad_token: int) -> dict[str, torch.Tensor]:
+    """A row with nothing to learn and nothing to score; its `sample` is -1."""
+    return {
+        "tokens": torch.full((seq_length,), pad_token, dtype=torch.int64),
+        "labels": torch.full((seq_length,), pad_token, dtype=torch.int64),
+        "loss_mask": torch.zeros(seq_length),
+        "target_mask": torch.zeros(seq_length),
+        "position_ids": torch.arange(seq_length),
+        "sample": torch.tensor([-1], dtype=torch.int64),
+    }
+
+
+def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Rows of one length to a batch [b, s]; `sample` becomes [b, 1]."""
+    return {key: torch.stack([one[key] for one in rows]) for key in rows[0]}

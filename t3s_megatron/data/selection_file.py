@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A selection: one bit a target token, 1 where it stays in the loss.
+
+It may be used by another model with the same tokenizer (Appendix C), so the file is tied to the
+samples and the tokenizer, not to the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from t3s_megatron import __version__
+from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.tables import corpus_keys, load_table, places_of, save_table
+from t3s_megatron.errors import MismatchError
+
+_KIND = "selection"
+
+
+@dataclass
+class Selection:
+    """keep bool[n_target_tokens] in the order of `corpus`."""
+
+    keep: np.ndarray
+    corpus: Corpus
+    method: str
+    theta_b_step: int | None
+    counts: dict = field(default_factory=dict)
+
+    def save(self, path: str) -> None:
+        """Durable. Each sample starts at a byte of its own, so that samples can be reordered."""
+        packed = [
+            np.packbits(self.keep[self.corpus.target_slice(i)])
+            for i in range(len(self.corpus.samples))
+        ]
+        sizes = np.array([len(p) for p in packed], dtype=np.int64)
+        info = {
+            "method": self.method,
+            "theta_b_step": self.theta_b_step,
+            "counts": self.counts,
+            "created_by": __version__,
+        }
+        save_table(path, _KIND, np.concatenate(packed), sizes, corpus_keys(self.corpus), info)
+
+    @classmethod
+    def load(cls, path: str, corpus: Corpus) -> Selection:
+        """MismatchError when the file is damaged or belongs to other samples or another tokenizer."""
+        values, sizes, header = load_table(path, _KIND)
+        ends = np.cumsum(sizes)
+        parts = []
+        for sample, i in zip(corpus.samples, places_of(path, header, corpus), strict=True):
+            packed = values[ends[i] - sizes[i] : ends[i]]
+            if len(packed) != -(-sample.n_targets // 8):
+                raise MismatchError(f"{path}: sample {sample.uid!r} has the wrong number of bits")
+            parts.append(np.unpackbits(packed, count=sample.n_targets).astype(bool))
+        return cls(
+            np.concatenate(parts), corpus, header["method"], header["theta_b_step"],
+            header["counts"],
+        )

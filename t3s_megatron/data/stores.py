@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log-probs of every target token at one set of weights, on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from t3s_megatron import __version__
+from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.tables import corpus_keys, load_table, places_of, save_table
+from t3s_megatron.errors import T3SError
+
+_KIND = "log-prob store"
+
+
+@dataclass
+class LogProbStore:
+    """c float32[n_target_tokens] in corpus order (Eq. 2). `tag`: theta_0 or theta_b; `mode`: exact
+    (one forward pass) or inline (seen in training forwards, approximate)."""
+
+    c: np.ndarray
+    corpus: Corpus
+    tag: str
+    step: int
+    mode: str
+
+    def save(self, path: str) -> None:
+        """Durable. T3SError, naming the sample, for a log-prob that is not finite."""
+        bad = np.flatnonzero(~np.isfinite(self.c))
+        if bad.size:
+            index = int(np.searchsorted(self.corpus.offsets, bad[0], side="right")) - 1
+            sample = self.corpus.samples[index]
+            raise T3SError(
+                f"{bad.size} log-probs at {self.tag} are not finite, first in sample "
+                f"{sample.uid!r} ({sample.where}): the weights have diverged"
+            )
+        info = {"tag": self.tag, "step": self.step, "mode": self.mode, "created_by": __version__}
+        sizes = np.diff(self.corpus.offsets)
+        save_table(
+            path, _KIND, self.c.astype(np.float32), sizes, corpus_keys(self.corpus), info
+        )
+
+    @classmethod
+    def load(cls, path: str, corpus: Corpus) -> LogProbStore:
+        """MismatchError when the file is damaged or belongs to other samples."""
+        values, sizes, header = load_table(path, _KIND)
+        ends = np.cumsum(sizes)
+        parts = [
+            values[ends[i] - sizes[i] : ends[i]] for i in places_of(path, header, corpus)
+        ]
+        return cls(np.concatenate(parts), corpus, header["tag"], header["step"], header["mode"])

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Safetensors files that know what they belong to.
+
+A table holds per-target data keyed by sample: for each sample its id, a hash of its tokens and
+targets, and its number of targets. A reader brings its corpus; every one of its samples has to be
+in the file with the same tokens, in whatever order. Damage and mismatch are named, never used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.durable import write_bytes
+from t3s_megatron.errors import MismatchError
+
+FORMAT = 1
+
+
+def save_table(
+    path: str, kind: str, values: np.ndarray, sizes: np.ndarray, corpus_keys: dict, info: dict
+) -> None:
+    """`values`: flat array; `sizes` int64[n]: how many of its entries each sample has."""
+    header = {
+        "format": FORMAT,
+        "kind": kind,
+        "checksum": hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest(),
+        **corpus_keys,
+        **info,
+    }
+    data = save(
+        {"values": np.ascontiguousarray(values), "sizes": sizes.astype(np.int64)},
+        metadata={"t3s": json.dumps(header)},
+    )
+    write_bytes(path, data)
+
+
+def corpus_keys(corpus: Corpus) -> dict:
+    """What ties a table to its samples."""
+    return {
+        "dataset_fingerprint": corpus.fingerprint,
+        "tokenizer_fingerprint": corpus.tokenizer_fingerprint,
+        "uids": [sample.uid for sample in corpus.samples],
+        "sample_hashes": corpus.sample_hashes,
+    }
+
+
+def load_table(path: str, kind: str) -> tuple[np.ndarray, np.ndarray, dict]:
+    """(values, sizes, header) of a whole file. MismatchError when it is damaged or another kind."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {}).get("t3s", "null"))
+            if header is None:
+                raise MismatchError(f"{path}: not a file of t3s-megatron")
+            values, sizes = file.get_tensor("values"), file.get_tensor("sizes")
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise MismatchError(f"{path}: cannot be read, it is missing or damaged ({error})") from None
+    if header.get("kind") != kind or header.get("format") != FORMAT:
+        raise MismatchError(
+            f"{path}: expected a {kind} of format {FORMAT}, found {header.get('kind')} of format "
+            f"{header.get('format')}"
+        )
+    checksum = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+    if checksum != header.get("checksum"):
+        raise MismatchError(f"{path}: damaged, its checksum does not match its content; remake it")
+    return values, sizes, header
+
+
+def places_of(path: str, header: dict, corpus: Corpus) -> list[int]:
+    """For each sample of `corpus`, its number in the file. MismatchError names the first misfit."""
+    if header["tokenizer_fingerprint"] != corpus.tokenizer_fingerprint:
+        raise MismatchError(
+            f"{path}: made with another tokenizer (fingerprint "
+            f"{header['tokenizer_fingerprint'][:12]}, this run has "
+            f"{corpus.tokenizer_fingerprint[:12]}); token positions would not match"
+        )
+    numbers = {uid: i for i, uid in enumerate(header["uids"])}
+    places = []
+    for sample, expected in zip(corpus.samples, corpus.sample_hashes, strict=True):
+        number = numbers.get(sample.uid)
+        if number is None:
+            raise MismatchError(
+                f"{path}: has nothing for sample {sample.uid!r} ({sample.where}); it belongs to "
+                "another data set"
+            )
+        if header["sample_hashes"][number] != expected:
+            raise MismatchError(
+                f"{path}: sample {sample.uid!r} ({sample.where}) has other tokens or targets than "
+                "when the file was made; remake it for this data"
+            )
+        places.append(number)
+    return places

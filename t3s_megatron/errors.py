@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors a user can act on. Messages say what is wrong, where, and what to do."""
+
+
+class T3SError(ValueError):
+    """A T3S run cannot start or go on."""
+
+
+class DataError(T3SError):
+    """A sample, or a file of samples, cannot be used."""
+
+
+class MismatchError(T3SError):
+    """A file is damaged or belongs to something else."""

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Context-parallel attention for CPU runs.
+
+Megatron's own core attention refuses context parallelism (dot_product_attention.py:59) and
+Transformer Engine's needs CUDA. This one gathers keys and values over the context-parallel group,
+so that every layout can be tested without a GPU. Memory is O(s^2): not for training at length.
+
+Megatron slices a sequence so that causal work is balanced: it is cut in 2 * CP chunks and rank r
+holds chunks r and 2 * CP - 1 - r ("zigzag").
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.transformer.dot_product_attention import DotProductAttention
+
+
+def zigzag_positions(size: int, local_length: int) -> torch.Tensor:
+    """Global positions held by rank 0, 1, ... in rank order. int64[size * local_length]."""
+    half = local_length // 2
+    return torch.cat(
+        [
+            torch.arange(chunk * half, (chunk + 1) * half)
+            for rank in range(size)
+            for chunk in (rank, 2 * size - 1 - rank)
+        ]
+    )
+
+
+class _GatherOverContext(torch.autograd.Function):
+    """Concatenate over the group along dim 0; the backward sums the gradient over the group.
+
+    torch.distributed.nn.all_gather reduces over the default group when gloo is given a subgroup.
+    """
+
+    @staticmethod
+    def forward(ctx, x, group):
+        ctx.group = group
+        parts = [torch.empty_like(x) for _ in range(group.size())]
+        dist.all_gather(parts, x.contiguous(), group=group)
+        return torch.cat(parts, dim=0)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient, group=ctx.group)
+        return gradient.chunk(ctx.group.size(), dim=0)[ctx.group.rank()].contiguous(), None
+
+
+class ContextParallelAttention(DotProductAttention):
+    """Causal attention over q, k, v of shape [s / CP, b, heads, head_dim]."""
+
+    def __init__(self, config, *args, cp_comm_type=None, **kwargs):
+        config = copy.copy(config)
+        object.__setattr__(config, "context_parallel_size", 1)
+        super().__init__(config, *args, **kwargs)
+
+    def forward(self, query, key, value, attention_mask, attn_mask_type=None, **_unused):
+        group = parallel_state.get_context_parallel_group()
+        local = query.size(0)
+        positions = zigzag_positions(group.size(), local)
+        keys = _GatherOverContext.apply(key, group)
+        values = _GatherOverContext.apply(value, group)
+        repeats = query.size(2) // keys.size(2)
+        if repeats > 1:  # grouped-query attention
+            keys = keys.repeat_interleave(repeats, dim=2)
+            values = values.repeat_interleave(repeats, dim=2)
+        mine = positions[group.rank() * local : (group.rank() + 1) * local]
+        visible = positions[None, :] <= mine[:, None]
+        out = torch.nn.functional.scaled_dot_product_attention(
+            query.permute(1, 2, 0, 3),
+            keys.permute(1, 2, 0, 3),
+            values.permute(1, 2, 0, 3),
+            attn_mask=visible,
+            scale=self.softmax_scale,
+        )
+        return out.permute(2, 0, 1, 3).reshape(local, query.size(1), -1)

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Forward step and loss of a T3S run, and what is read off the training forwards.
+
+With `labels` given, the last pipeline stage's output is already the tensor-parallel-reduced
+per-token cross-entropy, so `c_t = -output` costs nothing (Eq. 2), fused or not, and after profiling
+T3S is nothing but a narrower `loss_mask` (Eq. 5).
+
+Shapes: b micro-batch size, s sequence length, cp context-parallel size.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from megatron.core import mpu
+
+#: What the model and the loss need on the device, all [b, s].
+_DEVICE_KEYS = ("tokens", "labels", "loss_mask", "position_ids")
+#: Keeps sum / count finite in Megatron's report when no token of a batch is kept, and vanishes in
+#: float32 next to any real count.
+_TINY_COUNT = 1e-30
+
+
+def stage_has_data(model) -> bool:
+    """Whether this chunk embeds tokens or computes losses; the stages between need no batch."""
+    from megatron.core.utils import get_attr_wrapped_model
+
+    return bool(
+        get_attr_wrapped_model(model, "pre_process")
+        or get_attr_wrapped_model(model, "post_process")
+    )
+
+
+def next_batch(data_iterator, model) -> dict[str, torch.Tensor] | None:
+    """The next micro-batch, sliced for this context-parallel rank; None between the ends.
+
+    Tensors of the model are on the device; `target_index` and `sample` stay on the host.
+    """
+    if data_iterator is None or not stage_has_data(model):
+        return None
+    batch = next(data_iterator)
+    size = mpu.get_context_parallel_world_size()
+    if size > 1:
+        rank = mpu.get_context_parallel_rank()
+        batch = {
+            key: value if key == "sample" else zigzag_slice(value, rank, size)
+            for key, value in batch.items()
+        }
+    device = torch.cuda.current_device()
+    moved = {key: batch[key].to(device, non_blocking=True) for key in _DEVICE_KEYS}
+    return batch | moved
+
+
+def zigzag_slice(x: torch.Tensor, rank: int, size: int) -> torch.Tensor:
+    """Context-parallel rank's part of x [b, s]: chunks rank and 2 * size - 1 - rank of 2 * size."""
+    chunks = x.chunk(2 * size, dim=1)
+    return torch.cat([chunks[rank], chunks[2 * size - 1 - rank]], dim=1).contiguous()
+
+
+def call_model(model, batch):
+    """Per-token loss [b, s / cp] on the last stage, hidden states elsewhere."""
+    if batch is None:
+        return model(None, None, None)
+    return model(
+        batch["tokens"],
+        batch["position_ids"],
+        None,  # causal; the attention implementations build it themselves
+        labels=batch["labels"],
+        loss_mask=batch["loss_mask"],
+    )
+
+
+class TrainingForward:
+    """`forward_step` for Megatron's schedules.
+
+    `observer(batch, per_token_loss)`, if set, sees each micro-batch on the last stage, detached.
+    """
+
+    def __init__(self):
+        self.observer = None
+
+    def __call__(self, data_iterator, model, return_schedule_plan: bool = False):
+        assert not return_schedule_plan, "--overlap-moe-expert-parallel-comm is not supported"
+        batch = next_batch(data_iterator, model)
+        return call_model(model, batch), partial(self.loss, batch)
+
+    def loss(self, batch, per_token_loss):
+        """(sum of kept losses, number of kept tokens, report): Megatron's per-token convention."""
+        losses = per_token_loss.float()
+        mask = batch["loss_mask"]
+        total = torch.sum(losses * mask)
+        # Exact: float32 counts are integers below 2**24, and a micro-batch has fewer tokens.
+        count = mask.sum()
+        if self.observer is not None:
+            self.observer(batch, losses.detach())
+        report = torch.stack([total.detach(), count + _TINY_COUNT])
+        return total, count.to(torch.int), {"lm loss": report}

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers from the live training weights, inside the run, in every layout.
+
+Tokens are chosen so that the answer to a prompt depends on the prompt, its seed and the weights, and
+on nothing else: not on which prompts share its batch, nor on the layout. Each answer owns a
+generator that draws one uniform number a token, turned into a token by inverting the cumulative
+distribution.
+
+Every rank takes part: chunks of a pipeline hand activations on in order, the last stage samples,
+and bounds and the stop flag are common to all data-parallel ranks, because expert-parallel ranks
+have to step together. With context parallelism there is no key-value cache and the whole sequence is
+computed for each token: correct, and slow; use a server for measurements of long answers there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from megatron.core import mpu
+from megatron.core.inference.contexts import StaticInferenceContext
+from megatron.core.utils import get_model_config, unwrap_model
+
+from t3s_megatron.megatron.forward import zigzag_slice
+from t3s_megatron.megatron.layout import gather_over_data
+from t3s_megatron.megatron.pause import training_paused
+from t3s_megatron.megatron.seam import CallbackContext
+
+#: Decode steps have sequence length 1, which sequence parallelism cannot split.
+_SEQUENCE_PARALLEL_SWITCHES = (
+    "sequence_parallel",
+    "scatter_to_sequence_parallel",
+    "reduce_scatter_embeddings",
+)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """temperature 0 is greedy; the seed of answer i is (seed, i)."""
+
+    temperature: float
+    max_new_tokens: int
+    end_token: int
+    seed: int
+    vocab_size: int
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Token ids without the end token; `truncated` when the limit came before the end token."""
+
+    tokens: list[int]
+    truncated: bool
+
+
+def generate(
+    context: CallbackContext, prompts: list[list[int]], sampling: Sampling
+) -> list[Generated]:
+    """One answer to each prompt. Same arguments and same result on every rank; collective."""
+    if not prompts:
+        return []
+    ranks, rank = mpu.get_data_parallel_world_size(), mpu.get_data_parallel_rank()
+    # Similar lengths together: a batch is prefilled up to its shortest prompt.
+    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+    order += [order[-1]] * (-len(order) % ranks)  # equal batches on all ranks; duplicates agree
+    answers: dict[int, Generated] = {}
+    with training_paused(context), _without_sequence_parallel(context):
+        decoder = _Decoder(context, sampling)
+        for first in range(0, len(order), sampling.batch_size * ranks):
+            block = order[first : first + sampling.batch_size * ranks]
+            lengths = [len(prompts[i]) for i in block]
+            mine = block[rank::ranks]
+            texts = decoder.decode(
+                [prompts[i] for i in mine], mine, min(lengths), max(lengths)
+            )
+            for part in gather_over_data(dict(zip(mine, texts, strict=True))):
+                answers.update(part)
+    return [answers[i] for i in range(len(prompts))]
+
+
+class _Decoder:
+    """Autoregressive decoding of one batch at a time through all stages."""
+
+    def __init__(self, context: CallbackContext, sampling: Sampling):
+        self.chunks = [unwrap_model(chunk) for chunk in context.model]
+        self.config = get_model_config(self.chunks[0])
+        self.sampling = sampling
+        self.device = torch.cuda.current_device()
+        self.context_size = mpu.get_context_parallel_world_size()
+        self.use_cache = self.context_size == 1
+
+    def decode(
+        self, prompts: list[list[int]], numbers: list[int], shortest: int, longest: int
+    ) -> list[Generated]:
+        """`shortest` and `longest` prompt over all data-parallel ranks of this batch."""
+        limit = self.sampling.max_new_tokens
+        total = longest + limit
+        tokens = torch.zeros(len(prompts), total, dtype=torch.long, device=self.device)
+        for line, prompt in enumerate(prompts):
+            tokens[line, : len(prompt)] = torch.tensor(prompt, device=self.device)
+        lengths = torch.tensor([len(p) for p in prompts], device=self.device)
+        uniforms = self._uniforms(numbers)
+        done = torch.zeros(len(prompts), dtype=torch.bool, device=self.device)
+        cache = StaticInferenceContext(len(prompts), total) if self.use_cache else None
+        start = 0
+        for end in range(shortest, total):  # chooses the token at position `end`
+            logits = self._logits(tokens, start, end, cache)
+            if self.use_cache:
+                start = end
+            # Longer prompts are fed their own tokens until they end.
+            live = (lengths <= end) & ~done
+            chosen = self._choose(logits, uniforms, (end - lengths).clamp(0, limit - 1))
+            tokens[:, end] = torch.where(live, chosen, tokens[:, end])
+            done |= live & (chosen == self.sampling.end_token)
+            done |= (end + 1 - lengths) >= limit
+            if self._everywhere(done.all()):
+                break
+        return [
+            self._answer(tokens[line, len(prompt) : end + 1].tolist())
+            for line, prompt in enumerate(prompts)
+        ]
+
+    def _answer(self, tokens: list[int]) -> Generated:
+        tokens = tokens[: self.sampling.max_new_tokens]
+        if self.sampling.end_token in tokens:
+            return Generated(tokens[: tokens.index(self.sampling.end_token)], False)
+        return Generated(tokens, True)
+
+    def _uniforms(self, numbers: list[int]) -> torch.Tensor | None:
+        """float64[b, max_new_tokens] in [0, 1): a generator of its own for each answer."""
+        if self.sampling.temperature == 0:
+            return None
+        lines = []
+        for number in numbers:
+            # Spread the pair over the seed: nearby seeds of torch's generator are independent.
+            generator = torch.Generator().manual_seed(self.sampling.seed * 1_000_003 + number)
+            lines.append(
+                torch.rand(self.sampling.max_new_tokens, generator=generator, dtype=torch.float64)
+            )
+        return torch.stack(lines).to(self.device)
+
+    def _choose(self, logits, uniforms, step) -> torch.Tensor:
+        """Next token int64[b], equal on all model-parallel ranks. `logits` [b, V] or None."""
+        batch = step.numel()
+        chosen = torch.empty(batch, dtype=torch.long, device=self.device)
+        if logits is not None:
+            logits = logits[:, : self.sampling.vocab_size].float()  # never the vocabulary's padding
+            if uniforms is None:
+                chosen = logits.argmax(dim=-1)
+            else:
+                weights = torch.softmax(logits.double() / self.sampling.temperature, dim=-1)
+                cumulative = weights.cumsum(dim=-1)
+                u = uniforms.gather(1, step[:, None]) * cumulative[:, -1:]
+                chosen = torch.searchsorted(cumulative, u, right=True)[:, 0]
+                chosen = chosen.clamp(max=logits.size(-1) - 1)
+        group = mpu.get_model_parallel_group()
+        if group.size() > 1:
+            # First tensor-parallel rank of the last stage; see layout of the group in mpu.
+            tp = mpu.get_tensor_model_parallel_world_size()
+            source = dist.get_process_group_ranks(group)[-tp]
+            dist.broadcast(chosen, source, group=group)
+        if self.context_size > 1:
+            # All context ranks computed the same token up to rounding: take one's word for it.
+            context = mpu.get_context_parallel_group()
+            dist.broadcast(chosen, dist.get_process_group_ranks(context)[0], group=context)
+        return chosen
+
+    def _everywhere(self, flag: torch.Tensor) -> bool:
+        group = mpu.get_data_parallel_group()
+        value = flag.view(1).to(torch.float32)
+        if group.size() > 1:
+            dist.all_reduce(value, op=dist.ReduceOp.MIN, group=group)
+        return bool(value.item())
+
+    # ------------------------------------------------------------------------------ one forward
+
+    def _logits(self, tokens, start: int, end: int, cache) -> torch.Tensor | None:
+        """Logits [b, V] that predict position `end`, on the last stage; None elsewhere."""
+        if self.use_cache:
+            x = tokens[:, start:end]
+            positions = torch.arange(start, end, device=self.device).expand_as(x)
+            out = self._through_stages(x, positions, cache)
+            cache.increment_sequence_len_offset(end - start)
+            return None if out is None else out[:, -1]
+        # Context parallel: right padding is harmless to a causal model.
+        size, rank = self.context_size, mpu.get_context_parallel_rank()
+        multiple = 2 * size
+        padded = -(-end // multiple) * multiple
+        x = torch.nn.functional.pad(tokens[:, :end], (0, padded - end))
+        positions = torch.arange(padded, device=self.device).expand_as(x)
+        out = self._through_stages(
+            zigzag_slice(x, rank, size), zigzag_slice(positions, rank, size), None
+        )
+        if out is None:
+            return None
+        return self._from_owner(out, zigzag_slice(positions, rank, size)[0], end - 1)
+
+    def _from_owner(self, out, positions, wanted: int) -> torch.Tensor:
+        """The logits of position `wanted` from whichever context rank holds it."""
+        group = mpu.get_context_parallel_group()
+        here = (positions == wanted).nonzero()
+        logits = out[:, int(here[0])] if len(here) else torch.zeros_like(out[:, 0])
+        logits = logits.float().contiguous()
+        dist.all_reduce(logits, group=group)  # the others contribute exact zeros
+        return logits
+
+    def _through_stages(self, tokens, positions, cache) -> torch.Tensor | None:
+        """Full-vocabulary logits [b, s, V] on the last stage, None elsewhere."""
+        group = mpu.get_pipeline_model_parallel_group()
+        ranks = dist.get_process_group_ranks(group)
+        size, rank = group.size(), group.rank()
+        dtype = torch.float32 if self.config.fp32_residual_connection else self.config.params_dtype
+        shape = (tokens.size(1), tokens.size(0), self.config.hidden_size)
+        out = None
+        for number, chunk in enumerate(self.chunks):
+            first = rank == 0 and number == 0
+            last = rank == size - 1 and number == len(self.chunks) - 1
+            received = out if size == 1 and not first else None
+            if size > 1 and not first:
+                received = torch.empty(shape, dtype=dtype, device=self.device)
+                dist.recv(received, src=ranks[(rank - 1) % size], group=group)
+            chunk.set_input_tensor(received)
+            kwargs = {} if cache is None else {"inference_context": cache}
+            out = chunk(tokens, positions, None, runtime_gather_output=True, **kwargs)
+            chunk.set_input_tensor(None)
+            if size > 1 and not last:
+                dist.send(out.to(dtype).contiguous(), dst=ranks[(rank + 1) % size], group=group)
+                out = None
+        return out
+
+
+@contextlib.contextmanager
+def _without_sequence_parallel(context: CallbackContext):
+    """Sequence parallelism off in every module and config, then back as it was."""
+    switched = []
+    owners = {
+        id(owner): owner
+        for chunk in context.model
+        for module in chunk.modules()
+        for owner in (module, getattr(module, "config", None))
+        if owner is not None
+    }
+    try:
+        for owner in owners.values():
+            for name in _SEQUENCE_PARALLEL_SWITCHES:
+                if getattr(owner, name, None) is True:
+                    switched.append((owner, name))
+                    object.__setattr__(owner, name, False)
+        yield
+    finally:
+        for owner, name in switched:
+            object.__setattr__(owner, name, True)

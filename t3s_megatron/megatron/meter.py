@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training step tells about its tokens, read off the forwards that train anyway.
+
+Every last-stage rank keeps the log-probs of its target tokens during the profile: in host memory,
+4 + 8 bytes a token and step. From them come the two curves of Figure 4, once the anchors are
+known, and the approximate `inline` snapshots.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from t3s_megatron.megatron.layout import data_and_context_group, on_last_stage
+from t3s_megatron.megatron.layout import speaks_for_its_samples
+
+
+@dataclass
+class StepTokens:
+    """This rank's target tokens of one training step: flat target indices and their c_t."""
+
+    step: int  # of the phase, 1-based: the forward saw the weights after step - 1 updates
+    target: np.ndarray  # int64[n]
+    c: np.ndarray  # float32[n]
+
+
+class TokenMeter:
+    """Observer of `TrainingForward`; `finish_step` is collective over last-stage ranks."""
+
+    def __init__(self, offsets: np.ndarray):
+        self.offsets = offsets
+        self.history: list[StepTokens] = []
+        self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __call__(self, batch, losses) -> None:
+        # The copy is waited for at the end of the step, not here: no stall in a micro-batch.
+        self._pending.append((batch["target_index"], losses.to("cpu", non_blocking=True)))
+
+    def finish_step(self, step: int) -> StepTokens:
+        torch.cuda.synchronize()
+        targets, values = [], []
+        for target_index, losses in self._pending:
+            is_target = target_index >= 0
+            targets.append(target_index[is_target].numpy())
+            values.append(-losses[is_target].numpy())
+        self._pending.clear()
+        if not targets:
+            return StepTokens(step, np.zeros(0, np.int64), np.zeros(0, np.float32))
+        return StepTokens(step, np.concatenate(targets), np.concatenate(values))
+
+    def forget(self) -> None:
+        self.history.clear()
+
+
+@dataclass(frozen=True)
+class TokenGroups:
+    """Anchors and the others, with c(theta_0), as a last-stage rank needs them."""
+
+    is_anchor: np.ndarray  # bool[n_target_tokens]
+    c_0: np.ndarray  # float32[n_target_tokens]
+
+
+def step_figures(tokens: StepTokens, keep: np.ndarray | None, groups: TokenGroups | None) -> dict:
+    """Sums over all ranks of one step. Collective over last-stage ranks; empty elsewhere.
+
+    Keys: kept, targets; with groups also loss_anchor, loss_other, delta_anchor, delta_other
+    (means over the batch's tokens; NaN for an empty group).
+    """
+    if not on_last_stage():
+        return {}
+    target, c = tokens.target, tokens.c.astype(np.float64)
+    sums = [len(target) if keep is None else int(keep[target].sum()), len(target)]
+    if groups is not None:
+        anchor = groups.is_anchor[target]
+        delta = c - groups.c_0[target]
+        for part in (anchor, ~anchor):
+            sums += [part.sum(), -c[part].sum(), delta[part].sum()]
+    total = torch.tensor(sums, dtype=torch.float64, device=torch.cuda.current_device())
+    dist.all_reduce(total, group=data_and_context_group())
+    total = total.tolist()
+    figures = {"kept": int(total[0]), "targets": int(total[1])}
+    if groups is not None:
+        for name, (count, loss, delta) in (("anchor", total[2:5]), ("other", total[5:8])):
+            figures[f"loss_{name}"] = loss / count if count else float("nan")
+            figures[f"delta_{name}"] = delta / count if count else float("nan")
+    return figures
+
+
+def inline_snapshots(
+    history: list[StepTokens], theta_b_step: int, n_targets: int
+) -> tuple[np.ndarray, np.ndarray, int] | None:
+    """Approximate (c(theta_0), c(theta_b), unseen tokens) on the root rank; None elsewhere.
+
+    c(theta_0): a token's first training forward. c(theta_b): its last one with weights of at most
+    theta_b_step updates. Both are up to one epoch off; a token never seen gets 0 for both, hence
+    no change and no anchor. Collective over the world's last-stage, first-tensor-parallel ranks.
+    """
+    if not speaks_for_its_samples():
+        return None
+    seen = [tokens for tokens in history if tokens.step - 1 <= theta_b_step]
+    group = data_and_context_group()
+    root = dist.get_global_rank(group, 0)
+    parts = [None] * group.size() if dist.get_rank() == root else None
+    dist.gather_object(seen, parts, dst=root, group=group)
+    if parts is None:
+        return None
+    c_0 = np.full(n_targets, np.nan, dtype=np.float32)
+    c_b = np.full(n_targets, np.nan, dtype=np.float32)
+    for tokens in sorted((t for part in parts for t in part), key=lambda t: t.step):
+        new = np.isnan(c_0[tokens.target])
+        c_0[tokens.target[new]] = tokens.c[new]
+        c_b[tokens.target] = tokens.c
+    unseen = int(np.isnan(c_0).sum())
+    return np.nan_to_num(c_0, nan=0.0), np.nan_to_num(c_b, nan=0.0), unseen

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Leave training for a forward-only pass, and come back to exactly where it was.
+
+Scoring and generation run between two training steps. Nothing of them may be felt by the training
+that follows: modes, hooks, random state, timers and MoE counters are put back, and the tests compare
+the losses of a run with and without such a pause bit for bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+
+import numpy as np
+import torch
+from megatron.core import tensor_parallel
+from megatron.core.rerun_state_machine import RerunMode, get_rerun_state_machine
+from megatron.training import get_args
+
+import megatron.training.training as training
+from t3s_megatron.megatron.seam import CallbackContext
+
+
+def capture_rng() -> dict:
+    """Every random state a training step can draw from."""
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state(),
+        # The tracker hands out its own tensors, which later steps overwrite in place on CUDA.
+        "tracker": {
+            name: state.clone() if torch.is_tensor(state) else state
+            for name, state in tensor_parallel.get_cuda_rng_tracker().get_states().items()
+        },
+    }
+
+
+def restore_rng(state: dict) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    torch.cuda.set_rng_state(state["cuda"])
+    tensor_parallel.get_cuda_rng_tracker().set_states(
+        {
+            name: value.clone() if torch.is_tensor(value) else value
+            for name, value in state["tracker"].items()
+        }
+    )
+
+
+def parameters_are_stale(context: CallbackContext) -> bool:
+    """Whether model parameters may lag the optimizer's shards (overlapped parameter gather)."""
+    return training.should_disable_forward_pre_hook(get_args())
+
+
+def forward_hooks_are_on(context: CallbackContext) -> bool:
+    return bool(getattr(context.model[0], "remove_forward_pre_hook_handles", None))
+
+
+@contextlib.contextmanager
+def training_paused(context: CallbackContext):
+    """Evaluation mode without gradients over `context.model`; everything restored on leaving.
+
+    Collective over all ranks when parameters are gathered lazily.
+    """
+    rng = capture_rng()
+    modes = [(module, module.training) for chunk in context.model for module in chunk.modules()]
+    rerun = get_rerun_state_machine()
+    rerun_mode = rerun.get_mode()
+    config = context.config
+    timers, param_sync, grad_sync = (
+        config.timers, config.param_sync_func, config.grad_sync_func
+    )
+    hooks_on = forward_hooks_are_on(context)
+    if hooks_on:  # asking twice raises KeyError
+        training.disable_forward_pre_hook(context.model)
+    elif parameters_are_stale(context):
+        # Before the first hooked step the gather of the last update has not been started.
+        for chunk in context.model:
+            chunk.start_param_sync(force_sync=True)
+    try:
+        rerun.set_mode(RerunMode.DISABLED)
+        config.timers = config.param_sync_func = config.grad_sync_func = None
+        for chunk in context.model:
+            chunk.eval()
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        config.timers, config.param_sync_func, config.grad_sync_func = (
+            timers, param_sync, grad_sync
+        )
+        rerun.set_mode(rerun_mode)
+        if get_args().num_experts is not None:
+            _clear_moe_metrics()
+        if hooks_on:
+            training.enable_forward_pre_hook(context.model)
+        restore_rng(rng)
+
+
+def _clear_moe_metrics() -> None:
+    """Drop the auxiliary losses that a forward-only pass has logged, as `train()` does."""
+    tracker = getattr(training, "get_moe_metrics_tracker", None)
+    if tracker is not None:  # 0.19
+        tracker().clear()
+        return
+    from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker
+
+    clear_aux_losses_tracker()

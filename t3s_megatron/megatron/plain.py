@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plain Megatron training on `--t3s-data` without `--t3s`: what a T3S run is compared with."""
+
+from __future__ import annotations
+
+from t3s_megatron.data.order import EpochOrder
+from t3s_megatron.errors import T3SError
+from t3s_megatron.megatron.batches import RowMaker, TrainingBatches
+from t3s_megatron.megatron.forward import TrainingForward
+from t3s_megatron.prepare import load_corpus, load_tokenizer
+
+
+class PlainTraining:
+    """Data provider and forward step for `pretrain`; the corpus is read when Megatron asks."""
+
+    def __init__(self, args):
+        if not args.t3s_data:
+            raise T3SError("nothing to train on: give --t3s-data (and --t3s for a T3S run)")
+        self.forward_step = TrainingForward()
+        self._corpus = None
+
+        def data_provider(num_samples, vp_stage=None):
+            return self._batches(), None, None
+
+        data_provider.is_distributed = True
+        self.data_provider = data_provider
+
+    def _batches(self) -> TrainingBatches:
+        from megatron.training import get_args
+
+        args = get_args()
+        if not args.calculate_per_token_loss:
+            raise T3SError("samples differ in length: add --calculate-per-token-loss")
+        tokenizer = load_tokenizer(args.tokenizer_model)
+        if self._corpus is None:
+            self._corpus = load_corpus(
+                args.t3s_data,
+                args,
+                tokenizer,
+                split=args.t3s_data_split,
+                prompt_format=args.t3s_prompt_format,
+                overlong=args.t3s_overlong,
+            )
+        args.dataloader_type = "external"
+        args.eval_iters = 0
+        pad = tokenizer.pad_token_id
+        rows = RowMaker(self._corpus, tokenizer.eos_token_id if pad is None else pad)
+        seed = args.seed if args.t3s_seed is None else args.t3s_seed
+        order = EpochOrder(len(self._corpus.samples), seed)
+        return TrainingBatches(rows, order, args.consumed_train_samples)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What differs between the supported Megatron releases, in one place.
+
+`pretrain` takes its pieces in another order in each of 0.17, 0.18 and 0.19, and the functions the
+seam wraps have other parameters. Both are recorded here by signature and checked at run time, so
+that a release we have not read is refused by name instead of half working.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from importlib import metadata
+
+from t3s_megatron.errors import T3SError
+
+#: Parameters of the functions of `megatron.training.training` that the seam wraps, by release.
+_TRAIN = (
+    "forward_step_func model optimizer opt_param_scheduler train_data_iterator "
+    "valid_data_iterator process_non_loss_data_func config checkpointing_context "
+    "non_loss_data_func inference_model"
+)
+_TRAIN_STEP = (
+    "forward_step_func data_iterator model optimizer opt_param_scheduler config "
+    "forward_backward_func iteration"
+)
+_TRAINING_LOG = (
+    "loss_dict total_loss_dict learning_rate iteration loss_scale report_memory_flag skipped_iter "
+    "grad_norm params_norm num_zeros_in_grad max_attention_logit pg_collection is_first_iteration"
+)
+_SEQLEN_STATS = " seqlen_squared_sum_in_batch total_real_tokens_in_batch"
+
+SIGNATURES: dict[str, dict[str, str]] = {
+    "0.17": {
+        "train": _TRAIN,
+        "train_step": _TRAIN_STEP,
+        "training_log": _TRAINING_LOG,
+    },
+    "0.18": {
+        "train": _TRAIN,
+        "train_step": _TRAIN_STEP,
+        "training_log": _TRAINING_LOG + _SEQLEN_STATS,
+    },
+    "0.19": {
+        "train": _TRAIN + " p2p_communicator pg_collection",
+        "train_step": _TRAIN_STEP + " pg_collection p2p_communicator",
+        "training_log": _TRAINING_LOG + _SEQLEN_STATS,
+    },
+}
+
+TESTED_RELEASES = ("0.17.1", "0.18.2", "0.19.2")
+
+
+def megatron_version() -> str:
+    import megatron.core
+
+    return megatron.core.__version__
+
+
+def megatron_series() -> str:
+    """"0.19" for 0.19.2. Raises T3SError for a release this plugin has not been checked with."""
+    version = megatron_version()
+    series = ".".join(version.split(".")[:2])
+    if series not in SIGNATURES:
+        raise T3SError(
+            f"megatron-core {version} is not supported by t3s-megatron "
+            f"{metadata.version('t3s-megatron')}: it was checked with {', '.join(TESTED_RELEASES)}."
+            " Install one of those."
+        )
+    return series
+
+
+def check_signature(name: str, function: Callable) -> None:
+    """Raise T3SError when `function` does not take the parameters recorded for this release."""
+    expected = SIGNATURES[megatron_series()][name].split()
+    found = list(inspect.signature(function).parameters)
+    if found != expected:
+        raise T3SError(
+            f"megatron.training.training.{name} of megatron-core {megatron_version()} takes "
+            f"({', '.join(found)}), expected ({', '.join(expected)}). The release was changed, or "
+            "something else wrapped this function first."
+        )
+
+
+def parse_arguments(extra_args_provider: Callable, args_defaults: dict):
+    """Megatron's own parse and validation; sets its global arguments. Returns the namespace.
+
+    In 0.17 `pretrain` parses by itself, so there the namespace is validated but not yet global.
+    """
+    if megatron_series() == "0.17":
+        from megatron.training.arguments import parse_args, validate_args
+
+        args = parse_args(extra_args_provider)
+        validate_args(args, args_defaults)
+        return args
+    from megatron.training.arguments import parse_and_validate_args
+
+    return parse_and_validate_args(
+        extra_args_provider=extra_args_provider, args_defaults=args_defaults
+    )
+
+
+def call_pretrain(
+    args, *, data_provider, model_provider, forward_step, extra_args_provider, args_defaults
+) -> None:
+    """`megatron.training.pretrain` with this release's order of parameters."""
+    from megatron.core.enums import ModelType
+    from megatron.training import pretrain
+
+    series = megatron_series()
+    if series == "0.17":
+        pretrain(
+            data_provider,
+            model_provider,
+            ModelType.encoder_or_decoder,
+            forward_step,
+            extra_args_provider=extra_args_provider,
+            args_defaults=args_defaults,
+        )
+        return
+    from megatron.training.argument_utils import pretrain_cfg_container_from_args
+
+    container = pretrain_cfg_container_from_args(args)
+    if series == "0.18":
+        pretrain(
+            container,
+            data_provider,
+            model_provider,
+            ModelType.encoder_or_decoder,
+            forward_step,
+        )
+    else:
+        pretrain(
+            container,
+            data_provider,
+            ModelType.encoder_or_decoder,
+            forward_step,
+            model_provider=model_provider,
+        )

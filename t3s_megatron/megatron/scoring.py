@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""c_t for every target token of the corpus at the live weights (Eq. 2): a forward-only pass.
+
+Taken where the last pipeline stage turns logits into per-token losses, so there is no second copy
+of the logits and no second code path: theta_0 and theta_b are scored by the same forward, in the
+same layout, as training.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from megatron.core import mpu
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.training import get_args
+
+from t3s_megatron.megatron.batches import RowMaker, scoring_batches
+from t3s_megatron.megatron.forward import call_model, next_batch
+from t3s_megatron.megatron.layout import data_and_context_group, speaks_for_its_samples
+from t3s_megatron.megatron.pause import training_paused
+from t3s_megatron.megatron.seam import CallbackContext
+
+
+def score_corpus(context: CallbackContext, rows: RowMaker) -> np.ndarray | None:
+    """log p(y_t | y_<t, x), float32[n_target_tokens] in corpus order, on the root rank; else None.
+
+    Collective over the world. Leaves training as it was (see `training_paused`).
+    """
+    args = get_args()
+    stages = mpu.get_virtual_pipeline_model_parallel_world_size() or 1
+    multiple = mpu.get_pipeline_model_parallel_world_size() if stages > 1 else 1
+    iterators = []
+    for _ in range(stages):
+        count, batches = scoring_batches(
+            rows, args.micro_batch_size, args.seq_length, multiple_of=multiple
+        )
+        iterators.append(batches)
+    with training_paused(context):
+        reports = get_forward_backward_func()(
+            forward_step_func=_score_step,
+            data_iterator=iterators if stages > 1 else iterators[0],
+            model=context.model,
+            num_microbatches=count,
+            seq_length=args.seq_length,
+            micro_batch_size=args.micro_batch_size,
+            decoder_seq_length=args.decoder_seq_length,
+            forward_only=True,
+        )
+        # Still paused: the collectives below belong to the pass.
+        return _collect(reports or [], rows)
+
+
+def _score_step(data_iterator, model, return_schedule_plan: bool = False):
+    batch = next_batch(data_iterator, model)
+    return call_model(model, batch), partial(_report_scores, batch)
+
+
+def _report_scores(batch, per_token_loss):
+    zero = per_token_loss.new_zeros(())
+    is_target = batch["target_index"] >= 0
+    report = {
+        # [b, s / cp] leaves the device here; only targets are kept, on the host.
+        "c": -per_token_loss.float().cpu()[is_target].numpy(),
+        "target": batch["target_index"][is_target].numpy(),
+    }
+    return zero, torch.zeros((), dtype=torch.int, device=zero.device), report
+
+
+def _collect(reports: list[dict], rows: RowMaker) -> np.ndarray | None:
+    """Scores of all data- and context-parallel ranks as one flat array, on the root rank."""
+    if not speaks_for_its_samples():
+        return None
+    group = data_and_context_group()
+    root = dist.get_global_rank(group, 0)
+    mine = tuple(
+        np.concatenate([report[key] for report in reports]) for key in ("target", "c")
+    )
+    parts = [None] * group.size() if dist.get_rank() == root else None
+    dist.gather_object(mine, parts, dst=root, group=group)
+    if parts is None:
+        return None
+    flat = np.full(int(rows.corpus.offsets[-1]), np.nan, dtype=np.float32)
+    for target, c in parts:
+        flat[target] = c
+    return flat

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The callback seam: events of Megatron's coming native callback system, raised in 0.17 to 0.19.
+
+Megatron-LM merged `Callback` and `CallbackManager` after 0.19 (Megatron-LM #5610). A T3S run is
+written as such a callback. Where the release lacks the system, this seam raises the same events by
+wrapping the three functions that `megatron.training.training` looks up as module globals:
+
+    train         -> on_train_start, on_train_end
+    train_step    -> on_train_step_start, on_train_step_end
+    training_log  -> on_log
+
+`install` checks each function against the signature recorded for the release, changes nothing when
+called twice with one callback, and `remove` puts the originals back. `calls` counts how often each
+wrapped function really ran: a run asserts in its first step that Megatron went through the seam.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from t3s_megatron.errors import T3SError
+from t3s_megatron.megatron.releases import SIGNATURES, check_signature, megatron_series
+
+
+@dataclass
+class CallbackContext:
+    """What an event may look at. `model` is the list of chunks (virtual pipeline stages).
+
+    `iteration` is Megatron's count of finished steps when the event is raised. `result` is
+    `train_step`'s return value and only set in `on_train_step_end`.
+    """
+
+    model: list
+    optimizer: Any
+    opt_param_scheduler: Any
+    config: Any
+    data_iterator: Any
+    iteration: int = 0
+    result: tuple | None = None
+    user_state: dict = field(default_factory=dict)
+
+
+class Callback(Protocol):
+    """Subset of Megatron's native callback events that T3S uses."""
+
+    def on_train_start(self, context: CallbackContext) -> None: ...
+    def on_train_step_start(self, context: CallbackContext) -> None: ...
+    def on_train_step_end(self, context: CallbackContext) -> None: ...
+    def on_log(self, context: CallbackContext) -> None: ...
+    def on_train_end(self, context: CallbackContext) -> None: ...
+
+
+class Seam:
+    """Raises the events of one callback from the wrapped functions of one process."""
+
+    def __init__(self, callback: Callback):
+        self.callback = callback
+        self.calls = {name: 0 for name in SIGNATURES[megatron_series()]}
+        self._originals: dict[str, Any] = {}
+        self._context: CallbackContext | None = None
+
+    @property
+    def installed(self) -> bool:
+        return bool(self._originals)
+
+    def install(self) -> Seam:
+        """Wrap. Raises T3SError when a target is missing, changed, or wrapped by another seam."""
+        import megatron.training.training as training
+
+        if self.installed:
+            return self
+        for name in self.calls:
+            target = getattr(training, name, None)
+            if target is None:
+                raise T3SError(f"megatron.training.training.{name} does not exist in this release")
+            if getattr(target, "_t3s_seam", None) is not None:
+                raise T3SError(f"another T3S run has already wrapped {name}: remove it first")
+            check_signature(name, target)
+        for name in self.calls:
+            original = getattr(training, name)
+            wrapper = functools.wraps(original)(getattr(self, f"_{name}")(original))
+            wrapper._t3s_seam = self
+            self._originals[name] = original
+            setattr(training, name, wrapper)
+        return self
+
+    def remove(self) -> None:
+        """Put Megatron's own functions back. Does nothing when not installed."""
+        import megatron.training.training as training
+
+        for name, original in self._originals.items():
+            if getattr(getattr(training, name), "_t3s_seam", None) is self:
+                setattr(training, name, original)
+        self._originals.clear()
+
+    def assert_called(self, *names: str) -> None:
+        """Raise T3SError when Megatron has not gone through one of the wrapped functions."""
+        silent = [name for name in names if not self.calls[name]]
+        if silent:
+            raise T3SError(
+                f"Megatron ran a training step without calling {', '.join(silent)} through the "
+                "seam: something rebound it after installation. The run would not have been T3S."
+            )
+
+    # ------------------------------------------------------------------------- wrapped functions
+
+    def _train(self, original):
+        signature = inspect.signature(original)
+
+        def train(*args, **kwargs):
+            self.calls["train"] += 1
+            given = signature.bind(*args, **kwargs).arguments
+            self._context = CallbackContext(
+                model=given["model"],
+                optimizer=given["optimizer"],
+                opt_param_scheduler=given["opt_param_scheduler"],
+                config=given["config"],
+                data_iterator=given["train_data_iterator"],
+            )
+            self.callback.on_train_start(self._context)
+            result = original(*args, **kwargs)
+            self._context.iteration = result[0]
+            self.callback.on_train_end(self._context)
+            return result
+
+        return train
+
+    def _train_step(self, original):
+        signature = inspect.signature(original)
+
+        def train_step(*args, **kwargs):
+            self.calls["train_step"] += 1
+            context = self._context
+            if context is None:
+                self.assert_called("train")
+            given = signature.bind(*args, **kwargs).arguments
+            context.iteration = given["iteration"]
+            context.result = None
+            self.callback.on_train_step_start(context)
+            context.result = original(*args, **kwargs)
+            context.iteration = given["iteration"] + 1
+            self.callback.on_train_step_end(context)
+            return context.result
+
+        return train_step
+
+    def _training_log(self, original):
+        def training_log(*args, **kwargs):
+            self.calls["training_log"] += 1
+            result = original(*args, **kwargs)
+            self.callback.on_log(self._context)
+            return result
+
+        return training_log

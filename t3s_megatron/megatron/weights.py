@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies of the weights on the host: theta_0 and the candidate theta_b.
+
+What is copied is what training updates: the optimizer's float32 main parameters, each rank its own
+shard, plus the model's buffers (MoE expert bias, ...). Model parameters are derived from them the
+way the optimizer itself derives them after a step, so a restored state is bit-exact whatever the
+parameter dtype.
+"""
+
+from __future__ import annotations
+
+import torch
+from megatron.training import get_args
+
+from t3s_megatron.errors import T3SError
+from t3s_megatron.megatron.device import is_cpu_layer_active
+from t3s_megatron.megatron.seam import CallbackContext
+
+
+def inner_optimizers(optimizer) -> list:
+    """Megatron's optimizers that hold parameters, out of a possible chain (dense, experts)."""
+    chain = getattr(optimizer, "chained_optimizers", [optimizer])
+    return [one for one in chain if getattr(one, "optimizer", None) is not None]
+
+
+def main_parameters(optimizer) -> list[torch.Tensor]:
+    """float32 main parameters of this rank, in a fixed order.
+
+    The inner optimizer's groups hold exactly those: float32 copies under bf16, shards of them under
+    the distributed optimizer, the model's own parameters under plain float32.
+    """
+    found = [
+        parameter
+        for one in inner_optimizers(optimizer)
+        for group in one.optimizer.param_groups
+        for parameter in group["params"]
+    ]
+    wrong = {p.dtype for p in found if p.dtype != torch.float32}
+    if wrong:
+        raise T3SError(f"main parameters must be float32 to be snapshot exactly, found {wrong}")
+    return found
+
+
+class WeightSnapshot:
+    """Main parameters and buffers of this rank on the host. Costs 4 bytes a main parameter."""
+
+    def __init__(self, context: CallbackContext):
+        pin = not is_cpu_layer_active()
+        self.parameters = [_host_copy(p, pin) for p in main_parameters(context.optimizer)]
+        self.buffers = [_host_copy(b, pin) for b in _buffers(context)]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (*self.parameters, *self.buffers))
+
+    @torch.no_grad()
+    def copy_from(self, context: CallbackContext) -> None:
+        """Overwrite with the live weights, reusing the host memory."""
+        for kept, live in zip(self.parameters, main_parameters(context.optimizer), strict=True):
+            kept.copy_(live.detach(), non_blocking=True)
+        for kept, live in zip(self.buffers, _buffers(context), strict=True):
+            kept.copy_(live, non_blocking=True)
+        torch.cuda.synchronize()
+
+    @torch.no_grad()
+    def restore(self, context: CallbackContext) -> None:
+        """Make these the live weights. Collective over the data-parallel group."""
+        for kept, live in zip(self.parameters, main_parameters(context.optimizer), strict=True):
+            live.data.copy_(kept, non_blocking=True)
+        for kept, live in zip(self.buffers, _buffers(context), strict=True):
+            live.copy_(kept, non_blocking=True)
+        publish_main_parameters(context)
+
+
+@torch.no_grad()
+def publish_main_parameters(context: CallbackContext) -> None:
+    """Model parameters := main parameters, as at the end of an optimizer step. Collective."""
+    for one in inner_optimizers(context.optimizer):
+        copy = getattr(one, "_copy_main_params_to_model_params", None)
+        if copy is not None:  # float32 without a distributed optimizer trains the model's own
+            copy()
+    if get_args().use_distributed_optimizer:
+        # No gather is in flight between two steps, so this one is of the new shards.
+        for chunk in context.model:
+            chunk.start_param_sync(force_sync=True)
+    torch.cuda.synchronize()
+
+
+def _buffers(context: CallbackContext) -> list[torch.Tensor]:
+    # Not `chunk.buffers()`: Megatron's DDP has a list of that name.
+    return [buffer for chunk in context.model for _, buffer in chunk.named_buffers()]
+
+
+def _host_copy(tensor: torch.Tensor, pin: bool) -> torch.Tensor:
+    kept = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=pin)
+    return kept.copy_(tensor.detach())

@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The phases of a T3S run, as a plain object that consumes events and returns decisions.
+
+    PROFILE ------ minimum confirmed / budget of the profile used up / step 10 (simple) -----+
+      plain SFT from theta_0;                                                                |
+      accuracy measured,            score theta_b, REWIND to theta_0, score theta_0, select  |
+      candidate theta_b kept                                                                 v
+      |        |                                                                         TARGETED
+      | sft    | rrt: theta_0 + (theta_f - theta_b)                  masked SFT, full budget |
+      v        v                                                                             v
+     DONE   TRANSFERRED ----------------------------------------------------------------> DONE
+
+With a loaded selection, or a baseline with a share of its own, the run starts in TARGETED.
+
+The driver asks `next_action()` until it is None, carries each action out and reports it with
+`measured(accuracy)` or `done(action)`; then it makes one training step and calls `step_done()`.
+Nothing here knows what a weight or a rank is.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import asdict, dataclass
+
+from t3s_megatron.method.detector import BottleneckDetector
+from t3s_megatron.method.selection import MASKING_BASELINES
+
+
+class Phase(str, enum.Enum):
+    PROFILE = "profile"
+    TARGETED = "targeted"
+    TRANSFERRED = "transferred"
+    DONE = "done"
+
+
+class ActionKind(str, enum.Enum):
+    KEEP_THETA_0 = "keep theta_0"
+    MEASURE = "measure"
+    KEEP_CANDIDATE = "keep candidate"
+    SCORE_THETA_B = "score theta_b"
+    REWIND = "rewind"
+    SCORE_THETA_0 = "score theta_0"
+    SELECT = "select"
+    RESIDUAL_TRANSFER = "residual transfer"
+    FINISH = "finish"
+
+
+@dataclass(frozen=True)
+class Action:
+    """`live`, for SCORE_THETA_B: the current weights are theta_b, no candidate has to be loaded."""
+
+    kind: ActionKind
+    live: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run was asked to do. `budget` and `profile_iters` count training steps."""
+
+    method: str
+    budget: int
+    simple: bool = False
+    simple_step: int = 10
+    profile_iters: int = 50
+    accuracy_interval: int = 1  # 0: never measured
+    targeted_accuracy_interval: int = 1
+    patience: int = 5
+    min_delta: float = 0.0
+    no_shock: str = "simple"
+    loaded_selection: bool = False
+    share: float | None = None
+    measure_final: bool = True
+
+    @property
+    def starts_targeted(self) -> bool:
+        return self.loaded_selection or (
+            self.method in MASKING_BASELINES and self.share is not None
+        )
+
+    @property
+    def trains_to_theta_f(self) -> bool:
+        """The first phase is the whole of plain fine-tuning."""
+        return self.method in ("sft", "rrt")
+
+    @property
+    def detects(self) -> bool:
+        return not (self.starts_targeted or self.simple or self.method == "sft")
+
+    def validate(self) -> None:
+        """ValueError for a plan that cannot be carried out."""
+        if self.budget < 1 or self.profile_iters < 1:
+            raise ValueError("budget and profile_iters must be at least 1 step")
+        if self.detects and self.accuracy_interval < 1:
+            raise ValueError("the detector needs accuracy measurements")
+        needs_simple_step = self.simple or (self.detects and self.no_shock == "simple")
+        last = self.budget if self.trains_to_theta_f else self.profile_iters
+        if needs_simple_step and not self.starts_targeted and not 1 <= self.simple_step <= last:
+            raise ValueError(
+                f"step {self.simple_step}, which T3S-simple takes as theta_b, is not among the "
+                f"{last} steps of the profile"
+            )
+
+
+class PhaseMachine:
+    """See the module's docstring. `phase_step`: steps done in the phase; `total_steps`: in all."""
+
+    def __init__(self, plan: Plan):
+        plan.validate()
+        self.plan = plan
+        self.phase = Phase.TARGETED if plan.starts_targeted else Phase.PROFILE
+        self.phase_step = 0
+        self.offset = 0
+        self.candidate_step: int | None = None
+        self.theta_b_step: int | None = None
+        self.theta_b_reason: str | None = None
+        self.goes_on_as_sft = False
+        self.detector = BottleneckDetector(plan.patience, plan.min_delta)
+        self.records: list[dict] = []
+        self._log: list[str] = []
+        self._pending: list[Action] = []
+        self._begin()
+
+    # ------------------------------------------------------------------------------- what to do
+
+    @property
+    def total_steps(self) -> int:
+        return self.offset + self.phase_step
+
+    @property
+    def train_iters_now(self) -> int:
+        """Steps of the whole run; an upper bound while the end of the profile is open."""
+        plan = self.plan
+        if self.phase is Phase.DONE:
+            return self.total_steps
+        if self.phase is not Phase.PROFILE or plan.trains_to_theta_f or self.goes_on_as_sft:
+            return self.offset + plan.budget
+        return (plan.simple_step if plan.simple else plan.profile_iters) + plan.budget
+
+    def next_action(self) -> Action | None:
+        """What to do now; None when the next training step is due (or the run is done)."""
+        return self._pending[0] if self._pending else None
+
+    def drain_log(self) -> list[str]:
+        """Plain sentences about what was decided since the last call."""
+        lines, self._log = self._log, []
+        return lines
+
+    # ------------------------------------------------------------------------------------ events
+
+    def step_done(self) -> None:
+        """One training step was made."""
+        if self._pending or self.phase is Phase.DONE:
+            raise ValueError(f"no training step was due: {self.next_action()}")
+        self.phase_step += 1
+        if self._measurement_is_due():
+            self._pending = [Action(ActionKind.MEASURE)]
+        else:
+            self._decide(new_minimum=False)
+
+    def measured(self, accuracy: float) -> None:
+        """The MEASURE action gave this accuracy; NaN for a void measurement."""
+        self._pop(ActionKind.MEASURE)
+        new_minimum = False
+        if self.phase is Phase.PROFILE and not self.plan.simple:
+            seen = self.detector.observe(self.phase_step, accuracy)
+            new_minimum = seen.is_new_minimum
+            self._say(seen.reason)
+        if self.phase_step > 0 and self.phase is not Phase.TRANSFERRED:
+            self._decide(new_minimum)
+
+    def done(self, action: Action) -> None:
+        """Any other action was carried out."""
+        self._pop(action.kind)
+        if action.kind is ActionKind.KEEP_CANDIDATE:
+            self.candidate_step = self.phase_step
+        elif action.kind is ActionKind.REWIND:
+            self._say(f"rewound to theta_0 after {self.phase_step} profile steps")
+            self._enter(Phase.TARGETED)
+        elif action.kind is ActionKind.SELECT:
+            self.candidate_step = None
+            self._say(f"targeted training begins: {self.plan.budget} steps")
+        elif action.kind is ActionKind.RESIDUAL_TRANSFER:
+            self._say(f"weights are theta_0 + (theta_f - theta_b), theta_b = {self.theta_b_step}")
+            self._close_record()
+            self.phase = Phase.TRANSFERRED
+        elif action.kind is ActionKind.FINISH:
+            if self.phase is not Phase.TRANSFERRED:
+                self._close_record()
+            self.phase = Phase.DONE
+            self._say("done")
+
+    # --------------------------------------------------------------------------------- decisions
+
+    def _begin(self) -> None:
+        plan, actions = self.plan, []
+        if plan.starts_targeted:
+            if not plan.loaded_selection:
+                if plan.method != "random":
+                    actions.append(Action(ActionKind.SCORE_THETA_0))
+                actions.append(Action(ActionKind.SELECT))
+            if plan.targeted_accuracy_interval:
+                actions.append(Action(ActionKind.MEASURE))
+        else:
+            if plan.method != "sft":
+                actions.append(Action(ActionKind.KEEP_THETA_0))
+            if plan.accuracy_interval:
+                actions.append(Action(ActionKind.MEASURE))
+        self._pending = actions
+
+    def _measurement_is_due(self) -> bool:
+        plan, step = self.plan, self.phase_step
+        if self.phase is Phase.PROFILE:
+            interval = plan.accuracy_interval
+            final = (plan.trains_to_theta_f or self.goes_on_as_sft) and step == plan.budget
+            # The last profile step is measured too, or the minimum could hide behind the interval.
+            final = final or (plan.detects and step == plan.profile_iters)
+            return bool(interval) and (step % interval == 0 or final)
+        interval = plan.targeted_accuracy_interval
+        final = plan.measure_final and step == plan.budget
+        return final or (bool(interval) and step % interval == 0)
+
+    def _decide(self, new_minimum: bool) -> None:
+        """After each training step and its measurement, if any."""
+        plan, step = self.plan, self.phase_step
+        if self.phase is Phase.TARGETED:
+            if step == plan.budget:
+                self._pending.append(Action(ActionKind.FINISH))
+            return
+        if plan.method == "sft" or self.goes_on_as_sft:
+            if step >= plan.budget:
+                self._pending.append(Action(ActionKind.FINISH))
+            return
+        if plan.method == "rrt":
+            self._decide_rrt(new_minimum)
+        else:
+            self._decide_selecting(new_minimum)
+
+    def _decide_selecting(self, new_minimum: bool) -> None:
+        """Methods that rewind and train on with a selection."""
+        plan, step = self.plan, self.phase_step
+        if plan.simple:
+            if step == plan.simple_step:
+                self._fix_theta_b(step, f"T3S-simple takes step {step}")
+                self._score_and_rewind()
+            return
+        if self.detector.confirmed:
+            self._fix_theta_b(self.detector.theta_b_step, f"patience {plan.patience}")
+            self._score_and_rewind()
+        elif step >= plan.profile_iters:
+            self._end_of_profile()
+        else:
+            self._keep_candidate(new_minimum)
+
+    def _end_of_profile(self) -> None:
+        plan = self.plan
+        if self.detector.shock_seen:
+            self._fix_theta_b(
+                self.detector.theta_b_step, f"lowest of all {self.phase_step} profile steps"
+            )
+            self._score_and_rewind()
+            return
+        seen = f"no Imitation Shock in {self.phase_step} steps: accuracy never fell below step 0"
+        if plan.no_shock == "simple":
+            self._fix_theta_b(plan.simple_step, f"{seen}; going on as T3S-simple")
+            self._score_and_rewind()
+        elif plan.no_shock == "sft" and self.phase_step < plan.budget:
+            self.goes_on_as_sft = True
+            self._say(f"{seen}; going on as plain SFT")
+        else:
+            self.theta_b_reason = seen
+            self._say(f"{seen}; stopping here")
+            self._pending.append(Action(ActionKind.FINISH))
+
+    def _decide_rrt(self, new_minimum: bool) -> None:
+        plan, step = self.plan, self.phase_step
+        if plan.simple:
+            if step == plan.simple_step:
+                self._pending.append(Action(ActionKind.KEEP_CANDIDATE))
+        else:
+            self._keep_candidate(new_minimum)
+        if step < plan.budget:
+            return
+        if plan.simple:
+            self._fix_theta_b(plan.simple_step, f"T3S-simple takes step {plan.simple_step}")
+        elif self.detector.shock_seen:
+            self._fix_theta_b(self.detector.theta_b_step, "lowest training accuracy")
+        elif plan.no_shock == "simple":
+            self._fix_theta_b(plan.simple_step, "no Imitation Shock; going on as T3S-simple")
+        else:
+            self.theta_b_reason = "no Imitation Shock: theta_f is left as it is"
+            self._say(self.theta_b_reason)
+            self._pending.append(Action(ActionKind.FINISH))
+            return
+        self._pending.append(Action(ActionKind.RESIDUAL_TRANSFER))
+        if plan.measure_final:
+            self._pending.append(Action(ActionKind.MEASURE))
+        self._pending.append(Action(ActionKind.FINISH))
+
+    def _keep_candidate(self, new_minimum: bool) -> None:
+        """Host memory holds theta_0 and one candidate, never more: step 10 until a real minimum."""
+        fallback = (
+            self.plan.no_shock == "simple"
+            and self.phase_step == self.plan.simple_step
+            and not self.detector.shock_seen
+        )
+        if new_minimum or fallback:
+            self._pending.append(Action(ActionKind.KEEP_CANDIDATE))
+
+    def _fix_theta_b(self, step: int, reason: str) -> None:
+        self.theta_b_step, self.theta_b_reason = step, reason
+        self._say(f"theta_b is step {step} ({reason})")
+
+    def _score_and_rewind(self) -> None:
+        live = self.theta_b_step == self.phase_step
+        self._pending += [
+            Action(ActionKind.SCORE_THETA_B, live=live),
+            Action(ActionKind.REWIND),
+            Action(ActionKind.SCORE_THETA_0),
+            Action(ActionKind.SELECT),
+        ]
+        if not self.plan.accuracy_interval and self.plan.targeted_accuracy_interval:
+            self._pending.append(Action(ActionKind.MEASURE))  # step 0 was never measured
+
+    # ------------------------------------------------------------------------------- bookkeeping
+
+    def _enter(self, phase: Phase) -> None:
+        self._close_record()
+        self.offset, self.phase_step, self.phase = self.total_steps, 0, phase
+
+    def _close_record(self) -> None:
+        self.records.append(
+            {
+                "phase": self.phase.value,
+                "first_iteration": self.offset + 1,
+                "last_iteration": self.total_steps,
+            }
+        )
+
+    def _pop(self, kind: ActionKind) -> None:
+        if not self._pending or self._pending[0].kind is not kind:
+            raise ValueError(f"{kind.value} was reported, but due was {self.next_action()}")
+        self._pending.pop(0)
+
+    def _say(self, line: str) -> None:
+        self._log.append(line)
+
+    def state_dict(self) -> dict:
+        """JSON-able; a machine that loads it takes the same decisions from there on."""
+        state = {
+            key: value
+            for key, value in vars(self).items()
+            if key not in ("plan", "detector", "_pending", "phase")
+        }
+        state["plan"] = asdict(self.plan)
+        state["phase"] = self.phase.value
+        state["detector"] = self.detector.state_dict()
+        state["_pending"] = [[a.kind.value, a.live] for a in self._pending]
+        return {k: list(v) if isinstance(v, list) else v for k, v in state.items()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """ValueError when the state was made by a run with another plan."""
+        state = dict(state)
+        if state.pop("plan") != asdict(self.plan):
+            raise ValueError("the saved phases belong to a run with other --t3s arguments")
+        self.phase = Phase(state.pop("phase"))
+        self.detector.load_state_dict(state.pop("detector"))
+        self._pending = [Action(ActionKind(k), live) for k, live in state.pop("_pending")]
+        vars(self).update({k: list(v) if isinstance(v, list) else v for k, v in state.items()})
+
+

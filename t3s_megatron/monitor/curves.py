@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Curves of a T3S run, to the TensorBoard and wandb writers that Megatron opened.
+
+Both exist on one rank only (the last of the world); everywhere else the writers are None and
+nothing happens. All steps are Megatron iterations, which never go back.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+
+class Curves:
+    def __init__(self, tensorboard=None, wandb=None):
+        self.tensorboard = tensorboard
+        self.wandb = wandb
+
+    def scalars(self, values: dict[str, float], iteration: int) -> None:
+        """`values` without the `t3s/` prefix; non-finite ones (an empty group) are left out."""
+        for name, value in values.items():
+            if value is None or not math.isfinite(value):
+                continue
+            if self.tensorboard is not None:
+                self.tensorboard.add_scalar(f"t3s/{name}", value, iteration)
+            if self.wandb is not None:
+                self.wandb.log({f"t3s/{name}": value}, iteration)
+
+    def histogram(self, name: str, values: np.ndarray, iteration: int) -> None:
+        if self.tensorboard is not None and values.size:
+            self.tensorboard.add_histogram(f"t3s/{name}", values, iteration)
+
+    def text(self, name: str, text: str, iteration: int) -> None:
+        if self.tensorboard is not None:
+            self.tensorboard.add_text(f"t3s/{name}", text, iteration)
+
+    def flush(self) -> None:
+        if self.tensorboard is not None:
+            self.tensorboard.flush()

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`t3s/summary.json`: one file that says what a run did and what came of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+
+from t3s_megatron.data.durable import write_bytes
+
+
+class Summary:
+    """Collected as the run goes, written whenever something of weight has been added.
+
+    `measurements` are the accuracies on training prompts by step; `evaluations` those asked for
+    with --t3s-report-temperatures at named weights (theta_0, theta_f, theta_rrt, theta_t3s, ...).
+    """
+
+    def __init__(self, path: str | None):
+        self.path = path  # None on the ranks that do not write
+        self.started = time.time()
+        self.content: dict = {
+            "format": 1,
+            "finished": False,
+            "method": None,
+            "theta_b_step": None,
+            "theta_b_reason": None,
+            "measurements": [],
+            "evaluations": [],
+            "tokens": {},
+            "figure_4": [],
+            "phases": [],
+            "seconds": {},
+            "log": [],
+        }
+
+    def add_seconds(self, what: str, seconds: float) -> None:
+        """Accumulate under `seconds`: generation, scoring, rewind, verification."""
+        total = self.content["seconds"].get(what, 0.0) + seconds
+        self.content["seconds"][what] = round(total, 4)
+
+    def update(self, **values) -> None:
+        self.content.update(values)
+
+    def append(self, key: str, value) -> None:
+        if dataclasses.is_dataclass(value):
+            value = value.to_dict()
+        self.content[key].append(value)
+
+    def write(self) -> None:
+        if self.path is None:
+            return
+        self.content["seconds"]["run"] = round(time.time() - self.started, 3)
+        os.makedirs(os.path.dirname(self.path), exist_ok=True)
+        text = json.dumps(_plain(self.content), indent=1, allow_nan=False)
+        write_bytes(self.path, text.encode())
+
+
+def _plain(value):
+    """JSON without NaN: a figure that does not exist is null."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if hasattr(value, "item"):
+        return _plain(value.item())
+    return value

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""T3S for a Megatron pretrain script: three added lines.
+
+    from t3s_megatron.plugin import T3S                                              # 1
+    t3s = T3S(extra_args_provider)                                                   # 2
+    args = parse_and_validate_args(extra_args_provider=t3s.add_arguments)
+    provider, forward_step = t3s.attach(provider, forward_step, args)                # 3
+    pretrain(..., provider, ..., forward_step, ...)
+
+Without `--t3s`, `attach` hands back what it was given and nothing else happens. With it, samples,
+rows and loss are T3S's (a selection has to know which sample stands in which row); the model, the
+optimizer and every Megatron argument stay the script's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from t3s_megatron.config import add_t3s_arguments
+from t3s_megatron.data.order import EpochOrder
+from t3s_megatron.prepare import Prepared, prepare
+
+
+class T3S:
+    """One T3S run in this process; make a new one for each `pretrain` call."""
+
+    def __init__(self, extra_args_provider: Callable | None = None):
+        self._extra_args_provider = extra_args_provider
+        self._prepared: Prepared | None = None
+        self._run = None
+        self.seam = None
+
+    def add_arguments(self, parser):
+        """`extra_args_provider` for Megatron: the script's own, then the `--t3s` group."""
+        if self._extra_args_provider is not None:
+            parser = self._extra_args_provider(parser)
+        return add_t3s_arguments(parser)
+
+    def attach(self, provider: Callable, forward_step: Callable, args=None):
+        """(data provider, forward step) for `pretrain`. Reads and checks all input.
+
+        `args`: Megatron's validated namespace. In 0.17, where `pretrain` parses by itself, leave it
+        out: the checks then run when Megatron asks for data. Raises T3SError.
+        """
+        if args is not None:
+            if not args.t3s:
+                return provider, forward_step
+            self._prepare(args)
+        from t3s_megatron.megatron.forward import TrainingForward
+
+        ours = TrainingForward()
+
+        def data_provider(num_samples, vp_stage=None):
+            from megatron.training import get_args
+
+            if not get_args().t3s:  # only known now when attached without args
+                return provider(num_samples, **({} if vp_stage is None else {"vp_stage": vp_stage}))
+            return self._training_batches(ours), None, None
+
+        data_provider.is_distributed = True
+
+        def step(data_iterator, model, *args, **kwargs):
+            return (forward_step if self._run is None else ours)(
+                data_iterator, model, *args, **kwargs
+            )
+
+        return data_provider, step
+
+    def _prepare(self, args) -> Prepared:
+        if self._prepared is None:
+            self._prepared = prepare(args)
+        return self._prepared
+
+    def _training_batches(self, forward):
+        """This rank's batches for one (virtual) stage; on the first call also the run and seam."""
+        from megatron.training import get_args
+
+        from t3s_megatron.megatron.batches import RowMaker, TrainingBatches
+
+        args = get_args()
+        prepared = self._prepare(args)
+        if self._run is None:
+            self._start(args, prepared, RowMaker(prepared.corpus, prepared.pad_token), forward)
+        order = EpochOrder(len(prepared.corpus.samples), prepared.config.seed)
+        return TrainingBatches(self._run.rows, order, args.consumed_train_samples)
+
+    def _start(self, args, prepared: Prepared, rows, forward) -> None:
+        from t3s_megatron.errors import T3SError
+        from t3s_megatron.megatron.seam import Seam
+        from t3s_megatron.run import T3SRun
+
+        if args.iteration > 0:
+            raise T3SError(
+                f"--load {args.load} continues at iteration {args.iteration}: resuming inside a "
+                "T3S run is not supported yet. Start from a student with --finetune."
+            )
+        # Our iterator is complete and positioned by itself; Megatron passes it through.
+        args.dataloader_type = "external"
+        args.eval_iters = 0  # there is no validation set: accuracy takes its place
+        self._run = T3SRun(prepared, rows, forward)
+        self.seam = Seam(self._run).install()
+        self._run.seam = self.seam

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run was made of, for its summary."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from importlib import metadata
+
+import torch
+
+import t3s_megatron
+from t3s_megatron.megatron.releases import megatron_version
+from t3s_megatron.prepare import Prepared
+
+_LAYOUT = {
+    "world_size": "world_size",
+    "tensor": "tensor_model_parallel_size",
+    "pipeline": "pipeline_model_parallel_size",
+    "virtual_pipeline": "virtual_pipeline_model_parallel_size",
+    "context": "context_parallel_size",
+    "expert": "expert_model_parallel_size",
+    "data": "data_parallel_size",
+    "sequence_parallel": "sequence_parallel",
+}
+
+
+def provenance(prepared: Prepared, args) -> dict:
+    """versions, fingerprints, layout, seeds and arguments of a run."""
+    return {
+        "versions": {
+            "t3s_megatron": t3s_megatron.__version__,
+            "megatron_core": megatron_version(),
+            "torch": torch.__version__,
+            "transformers": metadata.version("transformers"),
+            "python": platform.python_version(),
+        },
+        "fingerprints": {
+            "dataset": prepared.corpus.fingerprint,
+            "tokenizer": prepared.corpus.tokenizer_fingerprint,
+        },
+        "layout": {name: getattr(args, key, None) for name, key in _LAYOUT.items()},
+        "seeds": {"megatron": args.seed, "t3s": prepared.config.seed},
+        "arguments": asdict(prepared.config),
+    }

@@ -1,0 +1,407 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A T3S run as a Megatron callback: carries out what the phase machine decides.
+
+The machine (`method.phases`) knows the method and nothing of Megatron; the rooms under `megatron/`
+know how to score, snapshot, generate and rewind and nothing of the method. This file is where they
+meet. Actions run between two training steps, on every rank, in the same order:
+
+    before step 1     keep theta_0, measure accuracy
+    after each step   measure, keep a candidate, score the live weights, finish
+    before a step     what has to stand before it: rewind, score theta_0, select
+
+A rewind waits for the start of the next step, because Megatron adds the finished step to its
+sample counter, logs it and saves its checkpoint after `on_train_step_end`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+from megatron.training import get_args, get_tensorboard_writer, get_wandb_writer, print_rank_0
+
+from t3s_megatron.accuracy.measurement import Answer, Measurement, grade
+from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.selection_file import Selection
+from t3s_megatron.data.stores import LogProbStore
+from t3s_megatron.megatron import layout
+from t3s_megatron.megatron.batches import RowMaker
+from t3s_megatron.megatron.forward import TrainingForward
+from t3s_megatron.megatron.generation import Generated, Sampling, generate
+from t3s_megatron.megatron.meter import (
+    StepTokens,
+    TokenGroups,
+    TokenMeter,
+    inline_snapshots,
+    step_figures,
+)
+from t3s_megatron.megatron.residual import transfer_residual
+from t3s_megatron.megatron.rewind import StartingPoint
+from t3s_megatron.megatron.scoring import score_corpus
+from t3s_megatron.megatron.seam import CallbackContext
+from t3s_megatron.megatron.weights import WeightSnapshot
+from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine
+from t3s_megatron.method.selection import (
+    anchors,
+    delta_c,
+    disagreement,
+    keep_mask,
+    selection_counts,
+)
+from t3s_megatron.monitor.curves import Curves
+from t3s_megatron.monitor.summary import Summary
+from t3s_megatron.prepare import Prepared
+from t3s_megatron.provenance import provenance
+
+
+class T3SRun:
+    """One run in one process. Nothing of it outlives the object."""
+
+    def __init__(self, prepared: Prepared, rows: RowMaker, forward: TrainingForward):
+        self.prepared = prepared
+        self.config = prepared.config
+        self.rows = rows
+        self.machine = PhaseMachine(prepared.plan)
+        self.meter = TokenMeter(prepared.corpus.offsets)
+        forward.observer = self.meter
+        self.seam = None  # set by whoever installs it
+        self.groups: TokenGroups | None = None
+        self.theta_0: StartingPoint | None = None
+        self.candidate: WeightSnapshot | None = None
+        self.c_0: np.ndarray | None = None  # root rank only
+        self.c_b: np.ndarray | None = None  # root rank only
+        self._finished = False
+
+    # ------------------------------------------------------------------------------------ events
+
+    def on_train_start(self, context: CallbackContext) -> None:
+        self.root = layout.root_rank()
+        self.is_root = layout.rank() == self.root
+        self.curves = Curves(get_tensorboard_writer(), get_wandb_writer())
+        path = os.path.join(self.config.dir, "summary.json") if self.is_root else None
+        self.summary = Summary(path)
+        self.summary.update(
+            method="t3s-simple" if self.config.simple else self.config.method,
+            data=self.prepared.corpus.counts,
+            **provenance(self.prepared, get_args()),
+        )
+        # Megatron's loop ends at args.train_iters: an upper bound while the profile is open.
+        get_args().train_iters = self.machine.train_iters_now
+        if self.prepared.selection is not None:
+            self._apply(self.prepared.selection.keep)
+            self.say(f"training with the selection of {self.config.selection_load}")
+
+    def on_train_step_start(self, context: CallbackContext) -> None:
+        self._carry_out(context, between_steps=False)
+
+    def on_train_step_end(self, context: CallbackContext) -> None:
+        if self.machine.total_steps == 0:
+            self.seam.assert_called("train", "train_step")
+        profiling = self.machine.phase is Phase.PROFILE
+        tokens = self.meter.finish_step(self.machine.phase_step + 1)
+        self.machine.step_done()
+        if profiling:
+            self.meter.history.append(tokens)
+        self._report_step(tokens, context.iteration)
+        self._carry_out(context, between_steps=True)
+
+    def on_log(self, context: CallbackContext) -> None:
+        if self.seam.calls["training_log"] == 1:
+            calls = ", ".join(f"{name} {n}x" for name, n in self.seam.calls.items())
+            self.say(f"Megatron runs through the callback seam: {calls}")
+        self.curves.flush()
+
+    def on_train_end(self, context: CallbackContext) -> None:
+        self.seam.assert_called(*self.seam.calls)
+        self.summary.update(finished=self._finished)
+        self.summary.write()
+        self.curves.flush()
+
+    # ----------------------------------------------------------------------------------- actions
+
+    def _carry_out(self, context: CallbackContext, between_steps: bool) -> None:
+        handlers = {
+            ActionKind.KEEP_THETA_0: self._keep_theta_0,
+            ActionKind.MEASURE: self._measure,
+            ActionKind.KEEP_CANDIDATE: self._keep_candidate,
+            ActionKind.SCORE_THETA_B: self._score_theta_b,
+            ActionKind.REWIND: self._rewind,
+            ActionKind.SCORE_THETA_0: self._score_theta_0,
+            ActionKind.SELECT: self._select,
+            ActionKind.RESIDUAL_TRANSFER: self._transfer_residual,
+            ActionKind.FINISH: self._finish,
+        }
+        while (action := self.machine.next_action()) is not None:
+            if between_steps and action.kind is ActionKind.REWIND:
+                break
+            handlers[action.kind](context, action)
+        # Ends Megatron's loop with this step once the machine is done.
+        get_args().train_iters = self.machine.train_iters_now
+
+    def _keep_theta_0(self, context, action: Action) -> None:
+        self.theta_0 = StartingPoint(context)
+        self.machine.done(action)
+
+    def _keep_candidate(self, context, action: Action) -> None:
+        if self.candidate is None:
+            self.candidate = WeightSnapshot(context)
+        else:
+            self.candidate.copy_from(context)
+        self.machine.done(action)
+
+    def _measure(self, context, action: Action) -> None:
+        if self.machine.total_steps == 0:
+            self._evaluate(context, "theta_0")
+        config = self.config
+        measured = self.accuracy(
+            context,
+            self.prepared.corpus,
+            temperature=config.temperature,
+            samples=config.accuracy_samples,
+            limit=config.accuracy_prompts,
+            split="train",
+        )
+        self.machine.measured(measured.accuracy)
+        self.summary.append("measurements", measured)
+        self.curves.scalars(
+            {
+                "accuracy": measured.accuracy,
+                "accuracy_standard_error": measured.standard_error,
+                "truncated_share": measured.truncated / measured.total,
+                "answer_tokens": measured.generated_tokens / measured.total,
+            },
+            context.iteration,
+        )
+        self.say(
+            f"{measured.phase} step {measured.step}: accuracy {measured.accuracy:.3f} "
+            f"+- {measured.standard_error:.3f} ({measured.correct}/{measured.total}, "
+            f"{measured.truncated} truncated, {measured.seconds:.1f} s)"
+        )
+        self._say_reasons()
+        self.summary.write()
+
+    def _score_theta_b(self, context, action: Action) -> None:
+        if self.config.scoring == "inline":
+            pass  # read from the training forwards in _select
+        else:
+            if not action.live:
+                self.candidate.restore(context)
+            self.c_b = self._score(context, "theta_b", self.machine.theta_b_step)
+        self.machine.done(action)
+
+    def _rewind(self, context, action: Action) -> None:
+        started = time.perf_counter()
+        self.theta_0.rewind(context)
+        seconds = time.perf_counter() - started
+        self.machine.done(action)
+        self._spent("rewind", seconds, context.iteration)
+        self._say_reasons()
+
+    def _score_theta_0(self, context, action: Action) -> None:
+        if self.config.scoring != "inline":
+            self.c_0 = self._score(context, "theta_0", 0)
+        self.machine.done(action)
+
+    def _select(self, context, action: Action) -> None:
+        keep = self._selection(context) if layout.speaks_for_its_samples() else None
+        keep = layout.broadcast(None if keep is None else np.packbits(keep), self.root)
+        n = int(self.prepared.corpus.offsets[-1])
+        self._apply(np.unpackbits(keep, count=n).astype(bool))
+        self._draw_figure_4(context)
+        self.theta_0 = self.candidate = None  # there is no way back from here: free the host
+        self.meter.forget()
+        self.machine.done(action)
+        self._say_reasons()
+        self.summary.write()
+
+    def _transfer_residual(self, context, action: Action) -> None:
+        self._evaluate(context, "theta_f")
+        transfer_residual(context, self.theta_0.weights, self.candidate)
+        self.machine.done(action)
+        self._say_reasons()
+
+    def _finish(self, context, action: Action) -> None:
+        name = {"rrt": "theta_rrt", "sft": "theta_f"}.get(self.config.method, "theta_targeted")
+        self._evaluate(context, name)
+        self._finished = True
+        self.machine.done(action)
+        self._say_reasons()
+        self.summary.update(
+            phases=self.machine.records,
+            theta_b_step=self.machine.theta_b_step,
+            theta_b_reason=self.machine.theta_b_reason,
+        )
+        self.summary.write()
+
+    # ---------------------------------------------------------------------------------- accuracy
+
+    def accuracy(
+        self, context, corpus: Corpus, *, temperature, samples, limit, split
+    ) -> Measurement:
+        """Generate answers to the prompts of `corpus` and verify them. Collective over the world.
+
+        The seed of an answer depends on its prompt and sample number only, so measurements of
+        different steps are paired.
+        """
+        started = time.perf_counter()
+        asked = corpus.samples[:limit] if limit else corpus.samples
+        prompts = [s.tokens[: s.prompt_length].tolist() for s in asked for _ in range(samples)]
+        sampling = Sampling(
+            temperature=temperature,
+            max_new_tokens=self.prepared.max_new_tokens,
+            end_token=self.prepared.tokenizer.eos_token_id,
+            seed=self.config.seed,
+            vocab_size=len(self.prepared.tokenizer),
+            batch_size=self.config.generation_batch_size,
+        )
+        generated = generate(context, prompts, sampling)
+        generation_seconds = time.perf_counter() - started
+        result = None
+        if self.is_root:  # one rank verifies, so that all ranks decide by the same numbers
+            result = self._grade(generated, asked, samples)
+            result = result.with_context(
+                step=self.machine.phase_step,
+                phase=self.machine.phase.value,
+                temperature=temperature,
+                samples_per_prompt=samples,
+                split=split,
+                seconds=time.perf_counter() - started,
+            )
+        result = layout.broadcast(result, self.root)
+        self._spent("generation", generation_seconds, context.iteration)
+        self._spent("verification", result.seconds - generation_seconds, context.iteration)
+        return result
+
+    def _grade(self, generated: list[Generated], asked, samples: int) -> Measurement:
+        tokenizer = self.prepared.tokenizer
+        answers = [
+            Answer(tokenizer.decode(one.tokens), len(one.tokens), one.truncated)
+            for one in generated
+        ]
+        repeated = [sample for sample in asked for _ in range(samples)]
+        return grade(answers, repeated, self.prepared.verifier)
+
+    def _evaluate(self, context, weights: str) -> None:
+        """The accuracies of --t3s-report-temperatures at the live weights."""
+        corpora = {"train": self.prepared.corpus, "heldout": self.prepared.heldout}
+        for split, corpus in corpora.items():
+            for temperature in self.config.report_temperatures if corpus else ():
+                measured = self.accuracy(
+                    context,
+                    corpus,
+                    temperature=temperature,
+                    samples=self.config.report_samples if temperature > 0 else 1,
+                    limit=0,
+                    split=split,
+                )
+                self.summary.append("evaluations", measured.to_dict() | {"weights": weights})
+                self.say(
+                    f"{weights}, {split} prompts at T = {temperature:g}: accuracy "
+                    f"{measured.accuracy:.3f} +- {measured.standard_error:.3f}"
+                )
+
+    # --------------------------------------------------------------------- scoring and selection
+
+    def _score(self, context, tag: str, step: int) -> np.ndarray | None:
+        started = time.perf_counter()
+        c = score_corpus(context, self.rows)
+        if c is not None:
+            corpus = self.prepared.corpus
+            store = LogProbStore(c, corpus, tag=tag, step=step, mode="exact")
+            store.save(os.path.join(self.config.dir, f"c_{tag}.safetensors"))
+        seconds = time.perf_counter() - started
+        self._spent("scoring", seconds, context.iteration)
+        self.say(f"scored {tag}: {self.prepared.corpus.offsets[-1]} tokens in {seconds:.1f} s")
+        return c
+
+    def _selection(self, context) -> np.ndarray | None:
+        """Compute and save on the root rank: bool[n_target_tokens], None on other ranks."""
+        config, corpus, step = self.config, self.prepared.corpus, self.machine.theta_b_step
+        approximate = None
+        if config.scoring != "exact" and step is not None:
+            approximate = inline_snapshots(self.meter.history, step, int(corpus.offsets[-1]))
+        if not self.is_root:
+            return None
+        if config.scoring == "inline":
+            self.c_0, self.c_b, unseen = approximate
+            self.say(f"inline scoring is approximate: {unseen} tokens were never seen", root=True)
+        elif approximate is not None:
+            difference = disagreement(
+                delta_c(self.c_b, self.c_0), delta_c(approximate[1], approximate[0])
+            )
+            self.summary.update(inline_disagreement=difference)
+            self.say(f"inline against exact scoring: {difference}", root=True)
+        keep = keep_mask(
+            config.method,
+            c_0=self.c_0,
+            c_b=self.c_b,
+            seed=config.seed,
+            share=config.mask_share,
+            tau=config.anchor_threshold,
+            n=int(corpus.offsets[-1]),
+        )
+        delta = None if self.c_b is None else delta_c(self.c_b, self.c_0)
+        counts = selection_counts(keep, delta, tau=config.anchor_threshold)
+        self.summary.update(tokens=counts)
+        selection = Selection(keep, corpus, config.method, step, counts)
+        paths = [os.path.join(config.dir, "selection.safetensors"), config.selection_save]
+        for path in filter(None, paths):
+            selection.save(path)
+        return keep
+
+    def _apply(self, keep: np.ndarray) -> None:
+        self.rows.use_selection(keep)
+        share = 1 - keep.mean()
+        self.say(f"{share:.1%} of {keep.size} target tokens are masked out of the loss")
+
+    def _draw_figure_4(self, context) -> None:
+        """Mean delta_c of both groups over the profile's steps, now that the groups are known."""
+        known = layout.broadcast(self.c_b is not None, self.root)
+        if not known:
+            return
+        c_0 = layout.broadcast(self.c_0, self.root)
+        delta = delta_c(layout.broadcast(self.c_b, self.root), c_0)
+        self.groups = TokenGroups(anchors(delta, self.config.anchor_threshold), c_0)
+        iteration = context.iteration
+        self.curves.histogram("delta_c_at_theta_b", delta, iteration)
+        self.curves.scalars({"anchor_share": float(self.groups.is_anchor.mean())}, iteration)
+        first = iteration - len(self.meter.history)
+        for tokens in self.meter.history:
+            figures = step_figures(tokens, None, self.groups)
+            self._plot_groups(figures, first + tokens.step)
+            self.summary.append("figure_4", {"phase": "profile", "step": tokens.step} | figures)
+
+    # ---------------------------------------------------------------------------------- watching
+
+    def _report_step(self, tokens: StepTokens, iteration: int) -> None:
+        figures = step_figures(tokens, self.rows.keep, self.groups)
+        if not figures:
+            return
+        phase = {Phase.PROFILE: 0, Phase.TARGETED: 1}.get(self.machine.phase, 2)
+        self.curves.scalars({"kept_tokens": figures["kept"], "phase": phase}, iteration)
+        if self.groups is not None:
+            self._plot_groups(figures, iteration)
+            self.summary.append(
+                "figure_4", {"phase": "targeted", "step": tokens.step} | figures
+            )
+
+    def _plot_groups(self, figures: dict, iteration: int) -> None:
+        names = ("loss_anchor", "loss_other", "delta_anchor", "delta_other")
+        self.curves.scalars({name: figures[name] for name in names if name in figures}, iteration)
+
+    def _spent(self, what: str, seconds: float, iteration: int) -> None:
+        self.summary.add_seconds(what, seconds)
+        self.curves.scalars({f"seconds_{what}": seconds}, iteration)
+
+    def _say_reasons(self) -> None:
+        for line in self.machine.drain_log():
+            self.say(line)
+
+    def say(self, line: str, root: bool = False) -> None:
+        """A line in plain words: on rank 0's log, and in the summary. `root`: said by root only."""
+        self.summary.append("log", line)
+        if root:
+            print(f"[t3s] {line}", flush=True)
+        else:
+            print_rank_0(f"[t3s] {line}")
