@@ -92,6 +92,11 @@ class Plan:
             raise ValueError("budget and profile_iters must be at least 1 step")
         if self.detects and self.accuracy_interval < 1:
             raise ValueError("the detector needs accuracy measurements")
+        rewinds = self.detects and not self.trains_to_theta_f
+        if rewinds and self.no_shock == "sft" and self.profile_iters > self.budget:
+            raise ValueError(
+                f"a profile of {self.profile_iters} steps cannot go on as SFT of {self.budget}"
+            )
         needs_simple_step = self.simple or (self.detects and self.no_shock == "simple")
         last = self.budget if self.trains_to_theta_f else self.profile_iters
         if needs_simple_step and not self.starts_targeted and not 1 <= self.simple_step <= last:
@@ -170,6 +175,8 @@ class PhaseMachine:
 
     def done(self, action: Action) -> None:
         """Any other action was carried out."""
+        if action.kind is ActionKind.MEASURE:
+            raise ValueError("a measurement is reported with measured()")
         self._pop(action.kind)
         if action.kind is ActionKind.KEEP_CANDIDATE:
             self.candidate_step = self.phase_step
@@ -213,7 +220,8 @@ class PhaseMachine:
             interval = plan.accuracy_interval
             final = (plan.trains_to_theta_f or self.goes_on_as_sft) and step == plan.budget
             # The last profile step is measured too, or the minimum could hide behind the interval.
-            final = final or (plan.detects and step == plan.profile_iters)
+            ends = plan.detects and not plan.trains_to_theta_f and step == plan.profile_iters
+            final = final or ends
             return bool(interval) and (step % interval == 0 or final)
         interval = plan.targeted_accuracy_interval
         final = plan.measure_final and step == plan.budget
@@ -265,7 +273,8 @@ class PhaseMachine:
             self._score_and_rewind()
         elif plan.no_shock == "sft" and self.phase_step < plan.budget:
             self.goes_on_as_sft = True
-            self._say(f"{seen}; going on as plain SFT")
+            self.theta_b_reason = f"{seen}; going on as plain SFT"
+            self._say(self.theta_b_reason)
         else:
             self.theta_b_reason = seen
             self._say(f"{seen}; stopping here")

@@ -11,10 +11,12 @@ def residual_transfer(
 ) -> torch.Tensor:
     """theta_0 + (theta_f - theta_b), in float32 and in this order of operations.
 
-    Tensors of one shape on one device; a new tensor is returned. ValueError for other dtypes:
-    in bfloat16 the small difference would be rounded away.
+    Tensors of one shape on one device; a new tensor is returned. ValueError for other dtypes (in
+    bfloat16 the small difference would be rounded away) and for shapes that differ.
     """
     for name, tensor in (("theta_0", theta_0), ("theta_f", theta_f), ("theta_b", theta_b)):
         if tensor.dtype != torch.float32:
             raise ValueError(f"{name} is {tensor.dtype}; residual transfer needs float32")
+        if tensor.shape != theta_0.shape:  # or it would be broadcast
+            raise ValueError(f"{name} has shape {tensor.shape}, theta_0 {theta_0.shape}")
     return theta_0 + (theta_f - theta_b)

@@ -15,13 +15,17 @@ def delta_c(c_b: np.ndarray, c_0: np.ndarray) -> np.ndarray:
     """Eq. 3: c_t(theta_b) - c_t(theta_0). float32[n], from two float32[n] of finite values."""
     if c_b.shape != c_0.shape:
         raise ValueError(f"c(theta_b) has shape {c_b.shape}, c(theta_0) has {c_0.shape}")
-    for name, values in (("theta_b", c_b), ("theta_0", c_0)):
-        bad = np.flatnonzero(~np.isfinite(values))
-        if bad.size:
-            raise ValueError(
-                f"{bad.size} log-probs at {name} are not finite, the first is token {bad[0]}"
-            )
+    _require_finite("theta_b", c_b)
+    _require_finite("theta_0", c_0)
     return c_b.astype(np.float32) - c_0.astype(np.float32)
+
+
+def _require_finite(name: str, values: np.ndarray) -> None:
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        raise ValueError(
+            f"{bad.size} log-probs at {name} are not finite, the first is token {bad[0]}"
+        )
 
 
 def anchors(delta: np.ndarray, tau: float = 0.0) -> np.ndarray:
@@ -42,8 +46,14 @@ def keep_mask(
     """bool[n], True for tokens that stay in the loss (Eq. 5).
 
     `share` is the masked share of the baselines; None masks as many tokens as T3S would. `c_b` is
-    not needed with a share, `c_0` not for a random mask with a share.
+    not needed with a share, `c_0` not for a random mask with a share. ValueError for another number
+    of tokens than n, log-probs that are not finite, a share outside 0 to 1 or of another method.
     """
+    if share is not None and not (method in MASKING_BASELINES and 0 <= share <= 1):
+        raise ValueError(f"a masked share of {share} does not apply to {method!r}")
+    for name, values in (("theta_0", c_0), ("theta_b", c_b)):
+        if values is not None and values.shape != (n,):
+            raise ValueError(f"c({name}) has shape {values.shape}, the corpus has {n} tokens")
     if method in ("sft", "rrt"):
         return np.ones(n, dtype=bool)
     is_anchor = None
@@ -64,6 +74,7 @@ def keep_mask(
         return keep
     if c_0 is None:
         raise ValueError(f"{method} needs log-probs at theta_0")
+    _require_finite("theta_0", c_0)  # a NaN would be sorted as if it were a confidence
     # Stable, so that ties are cut by position and the count is exact.
     by_confidence = np.argsort(c_0 if method == "mask-bottom-confidence" else -c_0, kind="stable")
     keep[by_confidence[:masked]] = False

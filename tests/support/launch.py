@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Start real torchrun jobs of `t3s_megatron.pretrain` on CPU with gloo."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+#: A student of 4 layers that every layout can split; what CPU runs need is at the end.
+MODEL = """
+--num-layers 4 --hidden-size 64 --ffn-hidden-size 128 --num-attention-heads 4
+--group-query-attention --num-query-groups 2 --qk-layernorm --normalization RMSNorm --swiglu
+--disable-bias-linear --position-embedding-type rope --untie-embeddings-and-output-weights
+--seq-length 48 --max-position-embeddings 64 --make-vocab-size-divisible-by 2
+--tokenizer-type HuggingFaceTokenizer --attention-dropout 0 --hidden-dropout 0
+--attention-backend unfused --calculate-per-token-loss
+--micro-batch-size 2 --global-batch-size 8 --lr-decay-style cosine
+--log-interval 1 --eval-interval 1000 --eval-iters 0 --num-workers 0
+--transformer-impl local --distributed-backend gloo --no-persist-layer-norm
+--no-gradient-accumulation-fusion --no-masked-softmax-fusion --no-bias-swiglu-fusion
+--no-rope-fusion --no-bias-dropout-fusion
+""".split()
+
+MOE = """
+--num-experts 4 --moe-router-topk 2 --moe-ffn-hidden-size 64 --moe-token-dispatcher-type alltoall
+--moe-router-load-balancing-type none
+""".split()
+
+FRESH = "--finetune --no-load-optim --no-load-rng".split()
+
+
+@dataclass
+class Job:
+    """A finished job: its output, and the losses it printed by Megatron iteration."""
+
+    returncode: int
+    output: str
+
+    @property
+    def said(self) -> list[str]:
+        return [line for line in self.output.splitlines() if line.startswith("[t3s]")]
+
+
+def run(
+    arguments: list[str],
+    *,
+    processes: int = 1,
+    module: str = "t3s_megatron.pretrain",
+    model: list[str] | None = None,
+    expect: int | None = 0,
+    environment: dict | None = None,
+    cwd: str | None = None,
+    timeout: int = 300,
+) -> Job:
+    """Run to the end. `expect`: the exit status asserted, None for any."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        "--nproc-per-node", str(processes), "-m", module, *(model or MODEL), *map(str, arguments),
+    ]  # fmt: skip
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+        "PYTHONWARNINGS": "ignore",
+        "PYTHONPATH": os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")]),
+        **(environment or {}),
+    }
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=timeout, cwd=cwd
+    )
+    output = done.stdout + done.stderr
+    if expect is not None and (done.returncode == 0) != (expect == 0):
+        raise AssertionError(f"exit status {done.returncode}:\n{_relevant(output)}")
+    return Job(done.returncode, output)
+
+
+def _relevant(output: str) -> str:
+    lines = [
+        line for line in output.splitlines()
+        if not re.match(r"^\s+\w+ \.{3,}", line) and "arguments" not in line
+    ]  # fmt: skip
+    return "\n".join(lines[-80:])

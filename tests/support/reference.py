@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same student in plain PyTorch, one process, no Megatron: what layouts are compared with.
+
+Reads the weights of a `torch_dist` checkpoint with torch.distributed.checkpoint.
+Shapes: B batch, S positions, D hidden, H query heads, G key-value groups, K head size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
+from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+
+
+def latest(folder: str) -> str:
+    with open(os.path.join(folder, "latest_checkpointed_iteration.txt")) as file:
+        return os.path.join(folder, f"iter_{int(file.read()):07d}")
+
+
+def read_weights(folder: str) -> dict[str, torch.Tensor]:
+    """Model tensors of the latest checkpoint in `folder`, whole; layers stacked in dim 0."""
+    state: dict = {}
+    _load_state_dict(
+        state,
+        storage_reader=FileSystemReader(latest(folder)),
+        planner=_EmptyStateDictLoadPlanner(),
+        no_dist=True,
+    )
+    flat: dict = {}
+
+    def visit(node, prefix):
+        for key, value in node.items():
+            if isinstance(value, dict):
+                visit(value, f"{prefix}{key}.")
+            elif torch.is_tensor(value) and not prefix.startswith("optimizer"):
+                flat[prefix + key] = value
+
+    visit(state, "")
+    return {k: v for k, v in flat.items() if not k.startswith(("optimizer.", "chained_"))}
+
+
+class Reference:
+    """Forward and loss over `read_weights`; heads and groups as the tests' model has them."""
+
+    def __init__(self, weights: dict[str, torch.Tensor], heads=4, groups=2, eps=1e-5, top_k=2):
+        self.w = {k: v.clone().requires_grad_(v.is_floating_point()) for k, v in weights.items()}
+        self.heads, self.groups, self.eps, self.top_k = heads, groups, eps, top_k
+
+    def logits(self, tokens_BS: torch.Tensor) -> torch.Tensor:
+        w = self.w
+        x = w["embedding.word_embeddings.weight"][tokens_BS]
+        for layer in range(w["decoder.layers.self_attention.linear_qkv.weight"].shape[0]):
+            x = x + self._attention(x, layer)
+            x = x + self._mlp(x, layer)
+        x = self._norm(x, w["decoder.final_layernorm.weight"])
+        return x @ w["output_layer.weight"].T
+
+    def log_probs(self, tokens: np.ndarray) -> torch.Tensor:
+        """log p(tokens[i] | tokens[:i]) for i >= 1, float32[L - 1]."""
+        ids = torch.from_numpy(tokens.astype(np.int64))[None]
+        logits = self.logits(ids[:, :-1])
+        return torch.log_softmax(logits.float(), -1).gather(-1, ids[:, 1:, None])[0, :, 0]
+
+    def greedy(self, prompt: list[int], end: int, limit: int) -> list[int]:
+        tokens = list(prompt)
+        with torch.no_grad():
+            for _ in range(limit):
+                chosen = int(self.logits(torch.tensor([tokens]))[0, -1].argmax())
+                if chosen == end:
+                    break
+                tokens.append(chosen)
+        return tokens[len(prompt) :]
+
+    def _norm(self, x, weight):
+        return F.rms_norm(x, (x.shape[-1],), weight, self.eps)
+
+    def _attention(self, x, layer):
+        prefix = "decoder.layers.self_attention."
+        part = lambda name: self.w[prefix + name][layer]  # noqa: E731
+        B, S, D = x.shape
+        H, G = self.heads, self.groups
+        x = self._norm(x, part("linear_qkv.layer_norm_weight"))
+        qkv = (x @ part("linear_qkv.weight").T).view(B, S, G, H // G + 2, -1)
+        K = qkv.shape[-1]
+        q = self._norm(qkv[..., : H // G, :].reshape(B, S, H, K), part("q_layernorm.weight"))
+        k = self._norm(qkv[..., H // G, :], part("k_layernorm.weight"))
+        v = qkv[..., H // G + 1, :]
+        q, k = self._rotate(q), self._rotate(k)
+        k, v = (t.repeat_interleave(H // G, dim=2) for t in (k, v))
+        scores = torch.einsum("bshk,bthk->bhst", q, k) / K**0.5
+        causal = torch.ones(S, S, dtype=torch.bool).tril()
+        weights = scores.masked_fill(~causal, float("-inf")).softmax(-1)
+        out = torch.einsum("bhst,bthk->bshk", weights, v).reshape(B, S, D)
+        return out @ part("linear_proj.weight").T
+
+    @staticmethod
+    def _rotate(x):
+        S, K = x.shape[1], x.shape[-1]
+        frequency = 1.0 / (10000 ** (torch.arange(0, K, 2).float() / K))
+        angle = torch.outer(torch.arange(S).float(), frequency)
+        cos, sin = (f(torch.cat([angle, angle], -1))[None, :, None] for f in (torch.cos, torch.sin))
+        a, b = x.chunk(2, -1)
+        return x * cos + torch.cat([-b, a], -1) * sin
+
+    def _mlp(self, x, layer):
+        part = lambda name: self.w["decoder.layers." + name][layer]  # noqa: E731
+        if "decoder.layers.mlp.router.weight" in self.w:
+            return self._experts(self._norm(x, part("mlp.linear_fc1.layer_norm_weight")), part)
+        x = self._norm(x, part("mlp.linear_fc1.layer_norm_weight"))
+        return _swiglu(x, part("mlp.linear_fc1.weight"), part("mlp.linear_fc2.weight"))
+
+    def _experts(self, x, part):
+        """Softmax after the top-k, as Megatron's default router."""
+        scores, chosen = (x @ part("mlp.router.weight").T).topk(self.top_k, dim=-1)
+        gates = scores.softmax(-1)
+        fc1, fc2 = (part(f"mlp.experts.experts.linear_fc{i}.weight") for i in (1, 2))
+        out = torch.zeros_like(x)
+        for expert in range(fc1.shape[0]):
+            gate = torch.where(chosen == expert, gates, 0.0).sum(-1, keepdim=True)
+            out = out + gate * _swiglu(x, fc1[expert], fc2[expert])
+        return out
+
+
+def _swiglu(x, fc1, fc2):
+    gate, up = (x @ fc1.T).chunk(2, -1)
+    return (F.silu(gate) * up) @ fc2.T

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Walks a `PhaseMachine` through a whole run, with a driver that only has one candidate slot.
+
+The driver keeps what a real one keeps on the host, as names instead of tensors, and asserts that
+each action finds what it needs: a rewind its theta_0, a score of theta_b the weights of theta_b.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine, Plan
+
+Curve = Callable[[str, int], float]
+THETA_0 = ("profile", 0)
+
+
+def curve(*accuracies: float, targeted: float = 0.9) -> Curve:
+    """Accuracy by profile step; the last one stays. Anything after the profile is `targeted`."""
+
+    def accuracy(phase: str, step: int) -> float:
+        return accuracies[min(step, len(accuracies) - 1)] if phase == "profile" else targeted
+
+    return accuracy
+
+
+class Walk:
+    """`trace`: each action as "phase step: kind", with " (live)" where the weights are theta_b."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        accuracy: Curve = curve(0.5),
+        resume_at: Callable[[int], bool] = lambda event: False,
+    ):
+        self.plan, self.accuracy, self.resume_at = plan, accuracy, resume_at
+        self.machine = PhaseMachine(plan)
+        self.weights = THETA_0
+        self.kept_theta_0: tuple | None = None
+        self.candidate: tuple | None = None  # the one slot
+        self.events = 0
+        self.trace: list[str] = []
+        self.log: list[str] = []
+        self.steps = {"profile": 0, "targeted": 0}
+
+    def run(self) -> Walk:
+        while self.machine.phase is not Phase.DONE:
+            self._may_resume()
+            action = self.machine.next_action()
+            if action is None:
+                self._train()
+            else:
+                self._carry_out(action)
+            # Not drained before a resume: what was not yet said has to survive it.
+            if self.events % 3 == 0:
+                self.log += self.machine.drain_log()
+            assert self.events < 10_000, "the run does not end"
+        assert self.machine.next_action() is None
+        self.log += self.machine.drain_log()
+        return self
+
+    def _may_resume(self) -> None:
+        if self.resume_at(self.events):
+            state = json.loads(json.dumps(self.machine.state_dict()))
+            self.machine = PhaseMachine(self.plan)
+            self.machine.load_state_dict(state)
+        self.events += 1
+
+    def _train(self) -> None:
+        machine = self.machine
+        assert machine.total_steps < machine.train_iters_now, "Megatron's loop would have ended"
+        before = machine.total_steps
+        machine.step_done()
+        assert machine.total_steps == before + 1
+        self.steps[machine.phase.value] += 1
+        self.weights = (machine.phase.value, machine.phase_step)
+
+    def _carry_out(self, action: Action) -> None:
+        machine, kind = self.machine, action.kind
+        live = " (live)" if action.live else ""
+        self.trace.append(f"{machine.phase.value} {machine.phase_step}: {kind.value}{live}")
+        theta_b = ("profile", machine.theta_b_step)
+        if kind is ActionKind.MEASURE:
+            machine.measured(self.accuracy(machine.phase.value, machine.phase_step))
+            return
+        if kind is ActionKind.KEEP_THETA_0:
+            assert self.weights == THETA_0
+            self.kept_theta_0 = self.weights
+        elif kind is ActionKind.KEEP_CANDIDATE:
+            self.candidate = self.weights
+        elif kind is ActionKind.SCORE_THETA_B:
+            assert (self.weights if action.live else self.candidate) == theta_b
+            self.weights = theta_b
+        elif kind is ActionKind.REWIND:
+            assert self.kept_theta_0 == THETA_0
+            self.weights = THETA_0
+        elif kind is ActionKind.SCORE_THETA_0:
+            assert self.weights == THETA_0
+        elif kind is ActionKind.SELECT:
+            assert self.weights == THETA_0
+        elif kind is ActionKind.RESIDUAL_TRANSFER:
+            assert self.kept_theta_0 == THETA_0 and self.candidate == theta_b
+        machine.done(action)
+        if kind is ActionKind.KEEP_CANDIDATE:
+            assert ("profile", machine.candidate_step) == self.candidate
+        elif kind is ActionKind.SELECT:
+            assert machine.candidate_step is None

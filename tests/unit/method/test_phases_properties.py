@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds on every path: one candidate is enough, budgets are exact, resuming changes nothing.
+
+Plans and accuracy curves are drawn at random. That the single candidate slot, theta_0 and the live
+weights hold what each action needs is asserted inside `Walk`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from phase_walk import Walk
+
+from t3s_megatron.method.phases import PhaseMachine, Plan
+
+METHODS = ("t3s", "inverse", "random", "mask-top-confidence", "mask-bottom-confidence")
+quick = settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.filter_too_much]
+)
+
+
+@st.composite
+def plans(draw) -> Plan:
+    method = draw(st.sampled_from((*METHODS, "rrt", "sft")))
+    baseline = method.startswith(("random", "mask-"))
+    simple = method != "sft" and draw(st.booleans())
+    budget = draw(st.integers(1, 9))
+    no_shock = draw(st.sampled_from(["simple", "sft", "stop"]))
+    profile_iters = draw(st.integers(1, budget if no_shock == "sft" else 9))
+    last = budget if method in ("rrt", "sft") else profile_iters
+    return Plan(
+        method=method,
+        budget=budget,
+        simple=simple,
+        simple_step=draw(st.integers(1, last)),
+        profile_iters=profile_iters,
+        accuracy_interval=0 if simple else draw(st.integers(1, 4)),
+        targeted_accuracy_interval=draw(st.integers(0, 4)),
+        patience=draw(st.integers(1, 4)),
+        min_delta=draw(st.sampled_from([0.0, 0.125])),
+        no_shock=no_shock,
+        loaded_selection=method in METHODS and not simple and draw(st.booleans()),
+        share=0.25 if baseline and draw(st.booleans()) else None,
+        measure_final=draw(st.booleans()),
+    )
+
+
+@st.composite
+def curves(draw):
+    """Accuracies of few values, some void; step 0 is not."""
+    values = st.one_of(st.integers(0, 8).map(lambda k: k / 8), st.just(math.nan))
+    accuracies = [draw(st.integers(0, 8)) / 8, *draw(st.lists(values, min_size=1, max_size=12))]
+    return lambda phase, step: accuracies[min(step, len(accuracies) - 1)]
+
+
+@quick
+@given(plans(), curves())
+def test_budgets_are_exact_and_iterations_never_go_back(plan, curve):
+    walk = Walk(plan, curve).run()
+    machine, steps = walk.machine, walk.steps
+    assert machine.total_steps == sum(steps.values()) == machine.train_iters_now
+    assert steps["targeted"] in (0, plan.budget)
+    if machine.goes_on_as_sft:
+        assert steps == {"profile": plan.budget, "targeted": 0}
+    if plan.method in ("sft", "rrt"):
+        assert steps == {"profile": plan.budget, "targeted": 0}
+    if plan.simple and plan.method in METHODS and not plan.starts_targeted:
+        assert steps["profile"] == plan.simple_step
+    ends = [0, *(record["last_iteration"] for record in machine.records)]
+    starts = [record["first_iteration"] - 1 for record in machine.records]
+    assert starts == ends[:-1] and ends[-1] == machine.total_steps
+
+
+@quick
+@given(plans(), curves())
+def test_a_run_that_selects_does_so_once_after_its_rewind(plan, curve):
+    walk = Walk(plan, curve).run()
+    kinds = [action.split(": ")[1] for action in walk.trace]
+    assert kinds.count("finish") == 1 and kinds[-1] == "finish"
+    assert kinds.count("keep theta_0") <= 1 and kinds.count("rewind") <= 1
+    selects = walk.steps["targeted"] > 0 and not plan.loaded_selection
+    assert kinds.count("select") == selects
+    if "rewind" in kinds:
+        at = kinds.index("rewind")
+        assert kinds[at - 1].startswith("score theta_b")
+        assert kinds[at + 1 : at + 3] == ["score theta_0", "select"]
+
+
+@quick
+@given(plans(), curves())
+def test_theta_b_is_the_lowest_measured_accuracy_of_the_profile(plan, curve):
+    """Eq. 1 by brute force over the trace, where a shock decided theta_b."""
+    walk = Walk(plan, curve).run()
+    machine = walk.machine
+    if not plan.detects or plan.min_delta or plan.method == "rrt" or machine.theta_b_step is None:
+        return
+    measured = [int(a.split()[1][:-1]) for a in walk.trace if a.startswith("profile")
+                and a.endswith("measure")]
+    finite = {step: curve("profile", step) for step in measured}
+    finite = {step: a for step, a in finite.items() if math.isfinite(a)}
+    lowest = min(finite.values())
+    if lowest < finite[0]:
+        assert machine.theta_b_step == min(s for s, a in finite.items() if a == lowest)
+    else:
+        assert plan.no_shock == "simple" and machine.theta_b_step == plan.simple_step
+
+
+@quick
+@given(plans(), curves())
+def test_a_run_that_dies_at_every_point_makes_the_same_run(plan, curve):
+    whole = Walk(plan, curve).run()
+    resumed = Walk(plan, curve, resume_at=lambda event: True).run()
+    assert resumed.trace == whole.trace and resumed.log == whole.log
+    assert resumed.machine.records == whole.machine.records
+    assert resumed.machine.state_dict() == whole.machine.state_dict()
+
+
+@settings(max_examples=40, deadline=None)
+@given(plans(), curves())
+def test_a_run_that_dies_once_makes_the_same_run_wherever_that_is(plan, curve):
+    whole = Walk(plan, curve).run()
+    for point in range(whole.events):
+        resumed = Walk(plan, curve, resume_at=lambda event, point=point: event == point).run()
+        assert (resumed.trace, resumed.log) == (whole.trace, whole.log), f"died at event {point}"
+
+
+@quick
+@given(plans())
+def test_a_state_is_a_copy(plan):
+    """A checkpoint that is written later must not change with the run."""
+    walk = Walk(plan)
+    state = walk.machine.state_dict()
+    frozen = json.dumps(state)
+    walk.run()
+    assert json.dumps(state) == frozen
+    PhaseMachine(plan).load_state_dict(state)

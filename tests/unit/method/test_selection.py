@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Selections against hand-computed values and a token-by-token brute force (Eq. 3 to 5, App. K)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from t3s_megatron.method.selection import (
+    MASKING_BASELINES,
+    anchors,
+    delta_c,
+    disagreement,
+    keep_mask,
+    selection_counts,
+)
+
+# Token:            0      1      2      3      4      5
+C_0 = np.array([-1.00, -2.00, -0.50, -3.00, -0.25, -2.00], dtype=np.float32)
+C_B = np.array([-0.50, -2.50, -0.50, -1.00, -0.75, -4.00], dtype=np.float32)
+DELTA = np.array([0.50, -0.50, 0.00, 2.00, -0.50, -2.00], dtype=np.float32)
+
+
+def kept(method: str, **changed) -> list[bool]:
+    arguments = dict(n=6, c_0=C_0, c_b=C_B, seed=1) | changed
+    return keep_mask(method, **arguments).tolist()
+
+
+# ------------------------------------------------------------------------------- delta_c, anchors
+
+
+def test_delta_c_by_hand():
+    delta = delta_c(C_B, C_0)
+    assert delta.dtype == np.float32
+    np.testing.assert_array_equal(delta, DELTA)
+
+
+def test_delta_c_refuses_other_shapes():
+    with pytest.raises(ValueError, match=r"\(5,\).*\(6,\)"):
+        delta_c(C_B[:5], C_0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["theta_b", "theta_0"])
+def test_delta_c_counts_what_is_not_finite_and_names_the_first(bad, name):
+    damaged = C_0.copy()
+    damaged[[2, 4]] = bad
+    pair = (damaged, C_0) if name == "theta_b" else (C_B, damaged)
+    with pytest.raises(ValueError, match=f"2 log-probs at {name} .* token 2"):
+        delta_c(*pair)
+
+
+def test_a_tie_is_not_an_anchor():
+    assert anchors(DELTA).tolist() == [True, False, False, True, False, False]
+    assert anchors(np.array([0.0, -0.0], dtype=np.float32)).tolist() == [False, False]
+
+
+@pytest.mark.parametrize("tau, expected", [(0.5, [3]), (-0.5, [0, 2, 3]), (2.0, [])])
+def test_a_threshold_is_strict_too(tau, expected):
+    assert np.flatnonzero(anchors(DELTA, tau)).tolist() == expected
+
+
+# -------------------------------------------------------------------------------------- keep_mask
+
+
+def test_t3s_masks_the_anchors_and_inverse_everything_else():
+    assert kept("t3s") == [False, True, True, False, True, True]
+    assert kept("inverse") == [True, False, False, True, False, False]
+
+
+@pytest.mark.parametrize("method", ["sft", "rrt"])
+def test_sft_and_rrt_keep_every_token(method):
+    assert kept(method, c_0=None, c_b=None) == [True] * 6
+
+
+def test_confidence_baselines_mask_as_many_as_t3s():
+    """Two anchors, so two are masked: c_0 is highest at 4 and 2, lowest at 3 and (1, 5 tie) 1."""
+    assert kept("mask-top-confidence") == [True, True, False, True, False, True]
+    assert kept("mask-bottom-confidence") == [True, False, True, False, True, True]
+
+
+@pytest.mark.parametrize("method", ["mask-top-confidence", "mask-bottom-confidence"])
+def test_ties_in_confidence_are_cut_by_position(method):
+    flat = np.full(6, -1.0, dtype=np.float32)
+    assert kept(method, c_0=flat, c_b=None, share=0.5) == [False] * 3 + [True] * 3
+
+
+@pytest.mark.parametrize("share, masked", [(1 / 6, 1), (0.5, 3), (2 / 3, 4), (0.0, 0), (1.0, 6)])
+@pytest.mark.parametrize("method", MASKING_BASELINES)
+def test_a_share_of_its_own_is_exact_and_needs_no_theta_b(method, share, masked):
+    assert kept(method, c_b=None, share=share).count(False) == masked
+
+
+def test_a_random_mask_with_a_share_needs_no_log_probs():
+    assert kept("random", c_0=None, c_b=None, share=0.5).count(False) == 3
+
+
+def test_a_random_mask_depends_on_its_seed_only():
+    def mask(seed, c_0):
+        return keep_mask("random", n=1000, c_0=c_0, c_b=None, seed=seed, share=0.2)
+
+    some = np.linspace(-5, 0, 1000, dtype=np.float32)
+    np.testing.assert_array_equal(mask(7, None), mask(7, some))
+    assert (mask(7, None) != mask(8, None)).any()
+
+
+def test_random_masks_every_token_equally_often():
+    masked = sum(
+        ~keep_mask("random", n=20, c_0=None, c_b=None, seed=seed, share=0.25)
+        for seed in range(2000)
+    )
+    # 500 expected each, standard deviation 19.4: five of them either way.
+    assert masked.sum() == 2000 * 5 and abs(masked - 500).max() < 97
+
+
+def test_tau_moves_the_budget_of_the_baselines_as_well():
+    assert kept("t3s", tau=0.5) == [True, True, True, False, True, True]
+    for method in MASKING_BASELINES:
+        assert kept(method, tau=0.5).count(False) == 1
+
+
+@pytest.mark.parametrize("method", ["t3s", "inverse", *MASKING_BASELINES])
+@pytest.mark.parametrize("missing", ["c_0", "c_b"])
+def test_missing_log_probs_are_named(method, missing):
+    with pytest.raises(ValueError, match=f"{method} needs log-probs"):
+        kept(method, **{missing: None})
+
+
+@pytest.mark.parametrize("method", ["mask-top-confidence", "mask-bottom-confidence"])
+def test_confidence_needs_theta_0_even_with_a_share(method):
+    with pytest.raises(ValueError, match="theta_0"):
+        kept(method, c_0=None, c_b=None, share=0.5)
+
+
+@pytest.mark.parametrize("method", ["mask-top-confidence", "mask-bottom-confidence"])
+def test_confidence_has_to_be_finite_even_with_a_share(method):
+    damaged = np.where(np.arange(6) == 3, np.nan, C_0).astype(np.float32)
+    with pytest.raises(ValueError, match="1 log-probs at theta_0 .* token 3"):
+        kept(method, c_0=damaged, c_b=None, share=0.5)
+
+
+@pytest.mark.parametrize("share", [-0.5, 1.5, np.nan])
+def test_a_share_lies_between_0_and_1(share):
+    with pytest.raises(ValueError, match="masked share"):
+        kept("random", share=share)
+
+
+@pytest.mark.parametrize("method", ["t3s", "inverse", "sft", "rrt"])
+def test_a_share_is_refused_where_it_would_be_ignored(method):
+    with pytest.raises(ValueError, match=f"does not apply to '{method}'"):
+        kept(method, share=0.5)
+
+
+@pytest.mark.parametrize("short", [dict(c_0=C_0[:5]), dict(c_b=C_B[:5]), dict(n=7)])
+def test_log_probs_have_to_be_those_of_the_corpus(short):
+    with pytest.raises(ValueError, match="the corpus has"):
+        kept("t3s", **short)
+
+
+def test_an_unknown_method_is_refused():
+    with pytest.raises(ValueError, match="unknown method 't4s'"):
+        kept("t4s")
+
+
+logits = st.integers(-8, 0).map(lambda k: k / 4)  # few values, so that ties are common
+
+
+@st.composite
+def scored_corpora(draw):
+    n = draw(st.integers(1, 40))
+    arrays = hnp.arrays(np.float32, n, elements=logits)
+    return draw(arrays), draw(arrays)
+
+
+@settings(deadline=None)
+@given(scored_corpora())
+def test_t3s_and_inverse_are_complements_and_equal_the_brute_force(scored):
+    c_0, c_b = scored
+    t3s, inverse = (
+        keep_mask(m, n=len(c_0), c_0=c_0, c_b=c_b) for m in ("t3s", "inverse")
+    )
+    assert t3s.tolist() == [not (b > a) for a, b in zip(c_0.tolist(), c_b.tolist(), strict=True)]
+    np.testing.assert_array_equal(inverse, ~t3s)
+
+
+@settings(deadline=None)
+@given(scored_corpora(), st.sampled_from(MASKING_BASELINES), st.integers(0, 5))
+def test_baselines_mask_exactly_as_many_as_there_are_anchors(scored, method, seed):
+    c_0, c_b = scored
+    keep = keep_mask(method, n=len(c_0), c_0=c_0, c_b=c_b, seed=seed)
+    assert keep.dtype == bool and (~keep).sum() == sum(b > a for a, b in zip(c_0, c_b, strict=True))
+
+
+@settings(deadline=None)
+@given(scored_corpora(), st.floats(0, 1))
+def test_confidence_masks_equal_a_sorted_list(scored, share):
+    c_0, _ = scored
+    n, masked = len(c_0), round(share * len(c_0))
+    sign = {"mask-top-confidence": -1, "mask-bottom-confidence": 1}
+    for method, s in sign.items():
+        expected = sorted(range(n), key=lambda i, s=s: (s * c_0[i], i))[:masked]
+        keep = keep_mask(method, n=n, c_0=c_0, c_b=None, share=share)
+        assert np.flatnonzero(~keep).tolist() == sorted(expected)
+
+
+# ------------------------------------------------------------------------------ figures of a mask
+
+
+def test_counts_by_hand():
+    counts = selection_counts(keep_mask("t3s", n=6, c_0=C_0, c_b=C_B), DELTA)
+    assert counts == {
+        "target_tokens": 6,
+        "kept": 4,
+        "masked": 2,
+        "masked_share": pytest.approx(1 / 3),
+        "anchors": 2,
+        "anchor_share": pytest.approx(1 / 3),
+        "ties": 1,
+        "mean_delta_anchor": 1.25,
+        "mean_delta_other": -0.75,
+    }
+
+
+def test_counts_of_another_mask_still_speak_of_the_anchors():
+    counts = selection_counts(np.array([True] * 5 + [False]), DELTA)
+    assert counts["masked"] == 1 and counts["anchors"] == 2
+
+
+def test_counts_without_theta_b():
+    counts = selection_counts(np.array([True, False]), None)
+    assert counts == {"target_tokens": 2, "kept": 1, "masked": 1, "masked_share": 0.5}
+
+
+@pytest.mark.parametrize(
+    "delta, empty", [([1.0], "mean_delta_other"), ([0.0], "mean_delta_anchor")]
+)
+def test_the_mean_of_an_empty_group_is_none(delta, empty):
+    delta = np.array(delta, dtype=np.float32)
+    assert selection_counts(~anchors(delta), delta)[empty] is None
+
+
+def test_disagreement_by_hand():
+    """Anchors {0, 3} against {0, 1}: two of six labels differ, one of three tokens is in both."""
+    approximate = DELTA + np.array([0, 1, 0, -3, 0, 0], dtype=np.float32)
+    assert disagreement(DELTA, approximate) == {
+        "label_disagreement_share": pytest.approx(1 / 3),
+        "anchor_jaccard": pytest.approx(1 / 3),
+        "max_abs_difference": 3.0,
+        "mean_abs_difference": pytest.approx(4 / 6),
+    }
+
+
+def test_no_disagreement_and_no_anchors_at_all():
+    assert disagreement(DELTA, DELTA)["anchor_jaccard"] == 1.0
+    none = np.full(3, -1.0, dtype=np.float32)
+    assert disagreement(none, none)["anchor_jaccard"] == 1.0
