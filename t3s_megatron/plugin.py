@@ -42,12 +42,14 @@ class T3S:
         `args`: Megatron's validated namespace. In 0.17, where `pretrain` parses by itself, leave it
         out: the checks then run when Megatron asks for data. Raises T3SError.
         """
+        from t3s_megatron.megatron.batches import take_over_batches
+        from t3s_megatron.megatron.forward import TrainingForward
+
         if args is not None:
             if not args.t3s:
                 return provider, forward_step
             self._prepare(args)
-        from t3s_megatron.megatron.forward import TrainingForward
-
+            take_over_batches(args)
         ours = TrainingForward()
 
         def data_provider(num_samples, vp_stage=None):
@@ -86,6 +88,7 @@ class T3S:
 
     def _start(self, args, prepared: Prepared, rows, forward) -> None:
         from t3s_megatron.errors import T3SError
+        from t3s_megatron.megatron.batches import take_over_batches
         from t3s_megatron.megatron.seam import Seam
         from t3s_megatron.run import T3SRun
 
@@ -94,9 +97,7 @@ class T3S:
                 f"--load {args.load} continues at iteration {args.iteration}: resuming inside a "
                 "T3S run is not supported yet. Start from a student with --finetune."
             )
-        # Our iterator is complete and positioned by itself; Megatron passes it through.
-        args.dataloader_type = "external"
-        args.eval_iters = 0  # there is no validation set: accuracy takes its place
+        take_over_batches(args)  # there is no validation set: accuracy takes its place
         self._run = T3SRun(prepared, rows, forward)
         self.seam = Seam(self._run).install()
         self._run.seam = self.seam

@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     parser.add_argument("--seed", type=int, default=0, help="of the 200 training traces")
     parser.add_argument("--terms", type=int, default=6)
-    parser.add_argument("--pretrain-samples", type=int, default=60000)
+    parser.add_argument("--pretrain-samples", type=int, default=45000)
     parser.add_argument("--train-samples", type=int, default=200)
     parser.add_argument("--heldout-samples", type=int, default=200)
     parser.add_argument("--wordy-share", type=float, default=0.15, help="of pre-training")

@@ -21,6 +21,17 @@ from t3s_megatron.data.order import EpochOrder
 from t3s_megatron.data.rows import collate, empty_row, row
 
 
+def take_over_batches(args) -> None:
+    """Tell Megatron that the iterators are ours: passed through as they are, no validation set.
+
+    `args` is its global namespace; has to run before the data loaders are built.
+    """
+    args.dataloader_type = "external"
+    args.eval_iters = 0
+    if args.eval_interval is None:  # divided by even when nothing is evaluated (0.18, 0.19)
+        args.eval_interval = max(1, args.train_iters or 1)
+
+
 class RowMaker:
     """Rows of one corpus, narrowed by a selection once there is one."""
 

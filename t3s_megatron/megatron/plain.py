@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from t3s_megatron.data.order import EpochOrder
 from t3s_megatron.errors import T3SError
-from t3s_megatron.megatron.batches import RowMaker, TrainingBatches
+from t3s_megatron.megatron.batches import RowMaker, TrainingBatches, take_over_batches
 from t3s_megatron.megatron.forward import TrainingForward
 from t3s_megatron.prepare import load_corpus, load_tokenizer
 
@@ -16,6 +16,7 @@ class PlainTraining:
     def __init__(self, args):
         if not args.t3s_data:
             raise T3SError("nothing to train on: give --t3s-data (and --t3s for a T3S run)")
+        take_over_batches(args)
         self.forward_step = TrainingForward()
         self._corpus = None
 
@@ -41,8 +42,7 @@ class PlainTraining:
                 prompt_format=args.t3s_prompt_format,
                 overlong=args.t3s_overlong,
             )
-        args.dataloader_type = "external"
-        args.eval_iters = 0
+        take_over_batches(args)
         pad = tokenizer.pad_token_id
         rows = RowMaker(self._corpus, tokenizer.eos_token_id if pad is None else pad)
         seed = args.seed if args.t3s_seed is None else args.t3s_seed

@@ -58,8 +58,12 @@ def make_samples(n: int, seed: int) -> list[dict]:
 def write_task(folder: str, n: int = 24, seed: int = 0) -> tuple[str, str]:
     """(path of train.jsonl, tokenizer folder)."""
     os.makedirs(folder, exist_ok=True)
-    path, tokenizer = os.path.join(folder, "train.jsonl"), os.path.join(folder, "tokenizer")
+    tokenizer = os.path.join(folder, "tokenizer")
+    make_tokenizer(tokenizer)
+    return write_samples(os.path.join(folder, "train.jsonl"), n, seed), tokenizer
+
+
+def write_samples(path: str, n: int, seed: int) -> str:
     with open(path, "w") as file:
         file.writelines(json.dumps(sample) + "\n" for sample in make_samples(n, seed))
-    make_tokenizer(tokenizer)
-    return path, tokenizer
+    return path

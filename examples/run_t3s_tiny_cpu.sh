@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# The whole method on a CPU, from a clean clone: bash examples/run_t3s_tiny_cpu.sh
+#
+# Installs the project, makes the data, pre-trains a tiny student (kept and reused), then runs T3S
+# (profile, bottleneck, snapshot, rewind, targeted training) and RRT from it, and prints a table.
+# Every knob is an environment variable:
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+RUN=${RUN:-$ROOT/runs/tiny}           # everything this script writes
+NPROC=${NPROC:-$(( $(nproc) < 2 ? 1 : 2 ))}
+TP=${TP:-1}                           # tensor parallel size; NPROC / (TP * PP) is data parallel
+PP=${PP:-1}                           # pipeline parallel size
+SEED=${SEED:-0}                       # of the 200 teacher traces and of the run
+METHODS=${METHODS:-"t3s rrt"}         # any of --t3s-method
+STUDENT_STEPS=${STUDENT_STEPS:-700}
+STEPS=${STEPS:-50}                    # the paper's budget
+BATCH=${BATCH:-64}                    # the paper's batch size
+LR=${LR:-5e-4}
+EXTRA_ARGS=${EXTRA_ARGS:-}            # appended to the T3S runs
+
+source "$ROOT/examples/lib/python.sh"
+source "$ROOT/examples/models/tiny.sh"
+t3s_python "$ROOT"
+
+if (( NPROC % (TP * PP) )); then
+    echo "NPROC=$NPROC is not a multiple of TP*PP=$(( TP * PP ))" >&2
+    exit 2
+fi
+DP=$(( NPROC / (TP * PP) ))
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} CUDA_DEVICE_MAX_CONNECTIONS=1 PYTHONWARNINGS=ignore
+
+# What a CPU run needs (no fused kernels, gloo), and what every run here has in common.
+COMMON_ARGS=(
+    --t3s-device cpu --transformer-impl local --distributed-backend gloo
+    --no-gradient-accumulation-fusion --no-persist-layer-norm --no-masked-softmax-fusion
+    --no-bias-swiglu-fusion --no-rope-fusion --no-bias-dropout-fusion --attention-backend unfused
+    --tensor-model-parallel-size "$TP" --pipeline-model-parallel-size "$PP"
+    --tokenizer-type HuggingFaceTokenizer --tokenizer-model "$RUN/data/tokenizer"
+    --seq-length 112 --micro-batch-size $(( BATCH / DP / PP )) --global-batch-size "$BATCH"
+    --calculate-per-token-loss --num-workers 0 --eval-iters 0 --log-interval 1
+)
+
+# launch NAME arguments...: full log to $RUN/NAME.log, one line a person can follow to the screen.
+launch() {
+    local name=$1 status=0
+    shift
+    mkdir -p "$RUN"
+    "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$NPROC" \
+        -m t3s_megatron.pretrain "${MODEL_ARGS[@]}" "${COMMON_ARGS[@]}" "$@" 2>&1 \
+        | tee "$RUN/$name.log" | awk -v name="$name" '
+            /^\[t3s\]/ { sub(/^\[t3s\] /, ""); print "  " name ": " $0; fflush() }
+            match($0, /iteration +[0-9]+\/ +[0-9]+/) {
+                step = substr($0, RSTART + 9, RLENGTH - 9); gsub(/ /, "", step); split(step, n, "/")
+                if (name == "student" && (n[1] % 50 == 0 || n[1] == 1) \
+                    && match($0, /lm loss: [0-9.E+-]+/))
+                    { print "  " name ": step " step ", " substr($0, RSTART, RLENGTH); fflush() }
+            }
+            /t3s-megatron: error/ { print; fflush() }' || status=$?
+    if [ "$status" -ne 0 ]; then
+        echo "$name failed; the end of $RUN/$name.log:" >&2
+        tail -n 30 "$RUN/$name.log" >&2
+        exit "$status"
+    fi
+}
+
+echo "1. data: $RUN/data"
+if [ "$(cat "$RUN/data/seed" 2>/dev/null)" != "$SEED" ]; then
+    "$PYTHON" "$ROOT/examples/tiny/make_data.py" --out "$RUN/data" --seed "$SEED"
+    echo "$SEED" >"$RUN/data/seed"
+fi
+
+echo "2. student: $RUN/student"
+if [ ! -e "$RUN/student/latest_checkpointed_iteration.txt" ]; then
+    launch student --t3s-data "$RUN/data/pretrain.jsonl" --train-iters "$STUDENT_STEPS" \
+        --lr 2e-3 --min-lr 1e-4 --lr-warmup-iters 50 --lr-decay-style cosine \
+        --adam-beta2 0.98 --weight-decay 0.05 \
+        --save "$RUN/student" --save-interval "$STUDENT_STEPS" --no-save-optim --no-save-rng
+else
+    echo "  kept from an earlier run"
+fi
+
+number=3
+for method in $METHODS; do
+    echo "$number. $method: $RUN/$method"
+    number=$(( number + 1 ))
+    rm -rf "${RUN:?}/$method"
+    launch "$method" --load "$RUN/student" --finetune --no-load-optim --no-load-rng \
+        --save "$RUN/$method/checkpoints" --save-interval 1000 \
+        --tensorboard-dir "$RUN/$method/tensorboard" \
+        --train-iters "$STEPS" --lr "$LR" --lr-decay-style constant --weight-decay 0 \
+        --adam-beta2 0.999 --seed "$(( 1234 + SEED ))" \
+        --t3s --t3s-method "$method" --t3s-dir "$RUN/$method/t3s" \
+        --t3s-data "$RUN/data/train.jsonl" --t3s-heldout-data "$RUN/data/heldout.jsonl" \
+        --t3s-verifier reasoning-gym --t3s-max-new-tokens 90 \
+        --t3s-temperature 0.6 --t3s-patience 6 --t3s-targeted-accuracy-interval 2 \
+        --t3s-report-temperatures 0 0.6 1 --t3s-report-samples 4 $EXTRA_ARGS
+done
+
+echo "$number. report"
+runs=()
+for method in $METHODS; do runs+=("$RUN/$method/t3s/summary.json"); done
+"$PYTHON" -m t3s_megatron.cli report "${runs[@]}" --picture "$RUN/accuracy.png"

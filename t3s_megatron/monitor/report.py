@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables and a picture of finished runs, from their summaries."""
+
+from __future__ import annotations
+
+import json
+
+from t3s_megatron.errors import T3SError
+
+#: Names of weights in the tables; theta_0 is the same student in every run.
+_WEIGHTS = {"theta_0": "base (theta_0)", "theta_f": "SFT (theta_f)", "theta_rrt": "RRT"}
+
+
+def read_summary(path: str) -> dict:
+    """T3SError when the file is not a summary of this package."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            summary = json.load(file)
+    except (OSError, json.JSONDecodeError) as error:
+        raise T3SError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(summary, dict) or "measurements" not in summary:
+        raise T3SError(f"{path}: not a t3s/summary.json")
+    return summary
+
+
+def tables(summaries: list[dict]) -> str:
+    """The text a person sees at the end: accuracy by step, then accuracy by weights."""
+    parts = [_by_step(summary) for summary in summaries]
+    evaluations = _by_weights(summaries)
+    if evaluations:
+        parts.append(evaluations)
+    return "\n\n".join(parts)
+
+
+def _by_step(summary: dict) -> str:
+    lines = [_headline(summary)]
+    for phase in ("profile", "targeted", "transferred"):
+        measured = [m for m in summary["measurements"] if m["phase"] == phase]
+        if not measured:
+            continue
+        cells = [f"{m['step']}:{m['accuracy']:.2f}" for m in measured]
+        for first in range(0, len(cells), 12):
+            title = phase if first == 0 else ""
+            lines.append(f"  {title:<12}{'  '.join(cells[first : first + 12])}")
+    return "\n".join(lines)
+
+
+def _headline(summary: dict) -> str:
+    temperature = summary["arguments"]["temperature"]
+    line = f"{summary['method']}: training accuracy by step at T = {temperature:g}"
+    if summary["theta_b_step"] is not None:
+        line += f"; theta_b = step {summary['theta_b_step']} ({summary['theta_b_reason']})"
+    tokens = summary["tokens"]
+    if tokens:
+        line += f"; {tokens['masked_share']:.0%} of {tokens['target_tokens']} tokens masked"
+    if tokens.get("anchor_share") is not None:
+        line += f", anchor share {tokens['anchor_share']:.2f}"
+    return line
+
+
+def _by_weights(summaries: list[dict]) -> str:
+    cells: dict[str, dict[tuple, str]] = {}
+    columns: list[tuple] = []
+    for summary in summaries:
+        for e in summary["evaluations"]:
+            name = _WEIGHTS.get(e["weights"], summary["method"].upper())
+            column = (e["split"], e["temperature"])
+            if column not in columns:
+                columns.append(column)
+            text = f"{e['accuracy']:.3f} +- {e['standard_error']:.3f}"
+            cells.setdefault(name, {}).setdefault(column, text)
+    if not cells:
+        return ""
+    width = max(len(name) for name in cells) + 2
+    titles = [f"{split} T={temperature:g}" for split, temperature in columns]
+    lines = ["accuracy by weights (T=0 is greedy, one answer a prompt)"]
+    lines.append(" " * width + "  ".join(f"{title:>14}" for title in titles))
+    for name, row in cells.items():
+        values = "  ".join(f"{row.get(column, '-'):>14}" for column in columns)
+        lines.append(f"{name:<{width}}{values}")
+    return "\n".join(lines)
+
+
+def draw(summaries: list[dict], path: str) -> None:
+    """Accuracy by Megatron iteration with the phases shaded, one panel a run, as a .png."""
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise T3SError('a picture needs matplotlib: pip install "t3s-megatron[tiny]"') from error
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(
+        len(summaries), 1, figsize=(9, 3.2 * len(summaries)), squeeze=False
+    )
+    colours = {"profile": "tab:blue", "targeted": "tab:green", "transferred": "tab:red"}
+    for panel, summary in zip(panels[:, 0], summaries, strict=True):
+        offsets = {r["phase"]: r["first_iteration"] - 1 for r in summary["phases"]}
+        for record in summary["phases"]:
+            span = (record["first_iteration"] - 1, record["last_iteration"])
+            panel.axvspan(*span, color=colours[record["phase"]], alpha=0.08)
+            panel.text(sum(span) / 2, 1.03, record["phase"], ha="center", fontsize=9)
+        for phase, colour in colours.items():
+            points = [m for m in summary["measurements"] if m["phase"] == phase]
+            if points:
+                panel.errorbar(
+                    [offsets.get(phase, 0) + m["step"] for m in points],
+                    [m["accuracy"] for m in points],
+                    yerr=[m["standard_error"] for m in points],
+                    marker="o", markersize=3, linewidth=1, color=colour,
+                )  # fmt: skip
+        if summary["theta_b_step"] is not None:
+            panel.axvline(summary["theta_b_step"], color="black", linestyle=":", linewidth=1)
+            panel.text(summary["theta_b_step"], 0.02, " theta_b", fontsize=9)
+        panel.set_ylim(0, 1.1)
+        panel.set_ylabel("training accuracy")
+        panel.set_title(summary["method"], loc="left", fontsize=10)
+    panels[-1, 0].set_xlabel("iteration")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

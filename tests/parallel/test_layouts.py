@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every parallel layout against an independent PyTorch model and against one process.
+
+From one checkpoint, each layout runs a whole T3S job (profile, scoring, rewind, selection, masked
+training) and a single masked step. What has to hold, and how closely:
+
+log-probs             PyTorch reference, 1e-5 (float32 sums in another order)
+greedy generations    PyTorch reference, token for token
+theta_b               equal to one process
+selection             equal to one process but for |delta_c| < 1e-5
+rewind                bit-exact: losses and gradient norms of the profile's first steps again
+masked gradient       PyTorch reference, every parameter, 1e-5 of the largest entry; with samples,
+                      micro-batches and data-parallel ranks in which nothing is kept
+
+Not covered here: NCCL, Transformer Engine, CUDA; see the README's table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.order import EpochOrder
+from t3s_megatron.data.records import load_records
+from t3s_megatron.data.selection_file import Selection
+from t3s_megatron.data.stores import LogProbStore
+from tests.parallel.probed_job import PROBE_STEPS
+from tests.support.launch import FRESH, MOE, run
+from tests.support.reference import Reference, read_weights
+
+PROFILE_STEPS = 5
+BUDGET = 5
+GLOBAL_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Layout:
+    processes: int
+    arguments: str
+    moe: bool = False
+    micro_batch_size: int = 2
+
+
+LAYOUTS = {
+    "1": Layout(1, ""),
+    "1-one-micro-batch": Layout(1, "", micro_batch_size=8),
+    "tp2": Layout(2, "--tensor-model-parallel-size 2"),
+    "tp2-sp": Layout(2, "--tensor-model-parallel-size 2 --sequence-parallel"),
+    "pp2": Layout(2, "--pipeline-model-parallel-size 2"),
+    "pp2-vpp2": Layout(
+        2, "--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1"
+    ),
+    "tp2-pp2": Layout(4, "--tensor-model-parallel-size 2 --pipeline-model-parallel-size 2"),
+    "dp2-distributed-optimizer": Layout(
+        2, "--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather"
+    ),
+    "cp2": Layout(2, "--context-parallel-size 2"),
+    "tp2-fused-loss": Layout(
+        2,
+        "--tensor-model-parallel-size 2 --cross-entropy-loss-fusion "
+        "--cross-entropy-fusion-impl native",
+    ),
+    "moe-1": Layout(1, "", moe=True),
+    "moe-ep2": Layout(2, "--expert-model-parallel-size 2", moe=True),
+}
+
+
+class Baseline:
+    """What the plain PyTorch model says about one student and the corpus."""
+
+    def __init__(self, corpus: Corpus, student: str):
+        self.corpus = corpus
+        self.model = Reference(read_weights(student))
+        with torch.no_grad():
+            parts = [
+                self.model.log_probs(s.tokens).numpy()[s.is_target[1:]] for s in corpus.samples
+            ]
+        self.c_0 = np.concatenate(parts)
+        end = corpus.samples[0].tokens[-1]
+        self.greedy = [
+            self.model.greedy(s.tokens[: s.prompt_length].tolist(), int(end), 16)
+            for s in corpus.samples
+        ]
+
+    def masked_gradient(self, keep: np.ndarray) -> dict[str, torch.Tensor]:
+        """Gradient of the mean loss over the kept targets of the first batch."""
+        order = EpochOrder(len(self.corpus.samples), seed=1234)
+        for tensor in self.model.w.values():
+            tensor.grad = None
+        count = 0
+        for position in range(GLOBAL_BATCH):
+            index = order.sample_at(position)
+            sample = self.corpus.samples[index]
+            kept = torch.from_numpy(keep[self.corpus.target_slice(index)])
+            if kept.any():
+                targets = self.model.log_probs(sample.tokens)[torch.from_numpy(sample.is_target[1:])]
+                (-targets[kept].sum()).backward()
+            count += int(kept.sum())
+        return {k: v.grad / count for k, v in self.model.w.items() if v.grad is not None}
+
+
+@pytest.fixture(scope="module")
+def corpus(task) -> Corpus:
+    tokenizer = AutoTokenizer.from_pretrained(task[1])
+    return Corpus.build(load_records(task[0]), tokenizer, seq_length=48)
+
+
+@pytest.fixture(scope="module")
+def dense(corpus, student) -> Baseline:
+    return Baseline(corpus, student)
+
+
+@pytest.fixture(scope="module")
+def mixture(corpus, moe_student) -> Baseline:
+    return Baseline(corpus, moe_student)
+
+
+@pytest.fixture(scope="module")
+def sparse_selection(corpus, tmp_path_factory) -> Selection:
+    """Keeps a third of the tokens, and nothing at all in half of the first batch: with 2 samples a
+    micro-batch, two whole micro-batches, and the first data-parallel rank, have nothing."""
+    keep = np.random.default_rng(0).random(corpus.n_targets) < 0.33
+    order = EpochOrder(len(corpus.samples), seed=1234)
+    for position in (0, 1, 4, 5):
+        keep[corpus.target_slice(order.sample_at(position))] = False
+    return Selection(keep, corpus, "t3s", None)
+
+
+class Outcome:
+    """One whole probed job in one layout."""
+
+    def __init__(self, folder: str, corpus: Corpus):
+        with open(os.path.join(folder, "probe.json")) as file:
+            probe = json.load(file)
+        self.greedy, self.losses = probe["greedy"], probe["losses"]
+        with open(os.path.join(folder, "summary.json")) as file:
+            self.summary = json.load(file)
+        self.c = {
+            tag: LogProbStore.load(os.path.join(folder, f"c_{tag}.safetensors"), corpus).c
+            for tag in ("theta_0", "theta_b")
+        }
+        self.keep = Selection.load(os.path.join(folder, "selection.safetensors"), corpus).keep
+
+
+def whole_job(folder, layout: Layout, student: str, data_arguments, corpus) -> Outcome:
+    method = ["--t3s", "--t3s-dir", folder, "--t3s-patience", 2, "--t3s-max-new-tokens", 16,
+              "--t3s-profile-iters", PROFILE_STEPS, "--t3s-simple-step", 3,
+              "--t3s-temperature", 1]  # fmt: skip
+    schedule = f"--train-iters {BUDGET} --lr 1e-3 --min-lr 1e-4 --lr-warmup-iters 1".split()
+    run(
+        [*_common(layout, student, data_arguments), *schedule, *method],
+        processes=layout.processes,
+        module="tests.parallel.probed_job",
+        environment={"T3S_PROBE": os.path.join(folder, "probe.json")},
+    )
+    return Outcome(folder, corpus)
+
+
+def one_masked_step(folder, layout, student, data_arguments, selection) -> dict[str, torch.Tensor]:
+    """Gradient of one masked step: plain SGD with lr 1 leaves it as theta_0 - theta_1."""
+    selection_file = os.path.join(folder, "given.safetensors")
+    selection.save(selection_file)
+    saved = os.path.join(folder, "after")
+    sgd = "--optimizer sgd --sgd-momentum 0 --lr 1 --min-lr 1 --lr-decay-style constant".split()
+    sgd += "--weight-decay 0 --clip-grad 0 --train-iters 1 --no-save-optim --no-save-rng".split()
+    run(
+        [*_common(layout, student, data_arguments), *sgd, "--save", saved, "--save-interval", 1,
+         "--t3s", "--t3s-selection-load", selection_file, "--t3s-accuracy-interval", 0,
+         "--t3s-dir", folder],
+        processes=layout.processes,
+    )  # fmt: skip
+    before, after = read_weights(student), read_weights(saved)
+    return {key: before[key] - after[key] for key in before}
+
+
+def _common(layout: Layout, student: str, data_arguments) -> list:
+    moe = MOE if layout.moe else []
+    batch = ["--micro-batch-size", layout.micro_batch_size, "--global-batch-size", GLOBAL_BATCH]
+    return [*data_arguments, "--load", student, *FRESH, *moe, *batch, *layout.arguments.split()]
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory, student, moe_student, data_arguments, corpus):
+    """The whole job at one process, by kind of student: (dense, mixture)."""
+    made = {}
+    for moe, folder in ((False, student), (True, moe_student)):
+        name = str(tmp_path_factory.mktemp("one"))
+        made[moe] = whole_job(name, Layout(1, "", moe), folder, data_arguments, corpus)
+    return made
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layout(
+    name, tmp_path, request, corpus, one_process, sparse_selection, data_arguments
+):
+    layout = LAYOUTS[name]
+    student = request.getfixturevalue("moe_student" if layout.moe else "student")
+    baseline: Baseline = request.getfixturevalue("mixture" if layout.moe else "dense")
+    reference = one_process[layout.moe]
+    got = whole_job(str(tmp_path), layout, student, data_arguments, corpus)
+
+    assert np.abs(got.c["theta_0"] - baseline.c_0).max() < 1e-5
+    assert got.greedy == baseline.greedy
+    assert got.summary["theta_b_step"] == reference.summary["theta_b_step"]
+    # Measured at the same answers: the same tokens were sampled in every layout.
+    assert _accuracies(got) == _accuracies(reference)
+
+    delta = reference.c["theta_b"] - reference.c["theta_0"]
+    decided = np.abs(delta) >= 1e-5
+    assert decided.any()
+    assert (got.keep == reference.keep)[decided].all()
+    assert 0 < got.keep.sum() < got.keep.size
+
+    first = got.losses[:PROBE_STEPS]
+    profile_steps = got.summary["phases"][0]["last_iteration"]
+    again = got.losses[profile_steps : profile_steps + PROBE_STEPS]
+    assert len(again) == PROBE_STEPS and again == first
+    masked = got.losses[profile_steps + PROBE_STEPS][0]
+    assert masked != first[0][0], "the selection did not change the loss"
+
+    gradient = one_masked_step(str(tmp_path), layout, student, data_arguments, sparse_selection)
+    expected = baseline.masked_gradient(sparse_selection.keep)
+    assert set(expected) <= set(gradient)
+    for key, wanted in expected.items():
+        bound = 1e-5 * float(wanted.abs().max()) + 3e-7  # + rounding of theta_0 - theta_1
+        assert float((gradient[key] - wanted).abs().max()) <= bound, key
+
+
+def _accuracies(outcome: Outcome) -> list[tuple]:
+    return [
+        (m["phase"], m["step"], m["correct"])
+        for m in outcome.summary["measurements"]
+        if m["phase"] == "profile"
+    ]
