@@ -58,7 +58,12 @@ class Measurement:
 
 
 def grade(answers: list[Answer], samples: list[Sample], verifier: Verifier) -> Measurement:
-    """Verify answers[i] against samples[i]. A truncated answer is not verified: it has no end."""
+    """Verify answers[i] against samples[i]. A truncated answer is not verified: it has no end.
+
+    ValueError when there is nothing to grade, or not one sample to each answer.
+    """
+    if not answers:
+        raise ValueError("nothing to grade: an accuracy needs at least one answer")
     verdicts = [
         None if answer.truncated else verifier(answer.text, sample)
         for answer, sample in zip(answers, samples, strict=True)

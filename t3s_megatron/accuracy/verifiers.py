@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import enum
+import functools
 import importlib
+import logging
 from collections.abc import Callable
 
 from t3s_megatron.accuracy.extraction import boxed, final_answer, last_number, number, tagged
@@ -15,18 +17,27 @@ from t3s_megatron.data.tokenizing import Sample
 from t3s_megatron.errors import DataError, T3SError
 
 
+_log = logging.getLogger(__name__)
+
+
 class Verdict(str, enum.Enum):
+    """What a verifier says of one response."""
+
     CORRECT = "correct"
     WRONG = "wrong"
     UNPARSEABLE = "unparseable"  # no answer found in the response
     FAILED = "failed"  # the verifier itself broke
 
 
+#: (response text, its sample) -> verdict
 Verifier = Callable[[str, Sample], Verdict]
 
 
 def make_verifier(spec: str) -> Verifier:
-    """The verifier named `spec`. T3SError when it is unknown or cannot be imported."""
+    """The verifier named `spec`. T3SError when it is unknown or cannot be imported.
+
+    An exception inside it becomes FAILED; the first one is logged with its traceback.
+    """
     if spec in _BUILT_IN:
         return _never_raise(_BUILT_IN[spec]())
     if ":" in spec:
@@ -55,10 +66,16 @@ def check_gold(spec: str, samples: list[Sample]) -> None:
 
 
 def _never_raise(verify: Verifier) -> Verifier:
+    told = False
+
     def verified(text: str, sample: Sample) -> Verdict:
+        nonlocal told
         try:
             return verify(text, sample)
-        except Exception:  # a verdict on the answer must not depend on a bug in the verifier
+        except Exception:  # a bug in a verifier must not end a run of hours
+            if not told:  # once: it may happen for every answer of every measurement
+                told = True
+                _log.warning("the verifier failed on %s", sample.where, exc_info=True)
             return Verdict.FAILED
 
     return verified
@@ -69,10 +86,15 @@ def _exact() -> Verifier:
         found = final_answer(text)
         if found is None:
             return Verdict.UNPARSEABLE
-        same = found.split() == sample.answer.split()
+        same = _words(found) == _words(sample.answer)
         return Verdict.CORRECT if same else Verdict.WRONG
 
     return verify
+
+
+def _words(text: str) -> list[str]:
+    """Blind to white space and to one final full stop, on both sides alike."""
+    return text.strip().removesuffix(".").split()
 
 
 def _numeric() -> Verifier:
@@ -98,13 +120,18 @@ def _reasoning_gym() -> Verifier:
             '--t3s-verifier reasoning-gym needs the package: pip install "t3s-megatron[tiny]"'
         ) from error
 
+    # Making a scorer makes its whole data set object.
+    scorer = functools.cache(reasoning_gym.get_score_answer_fn)
+
     def verify(text: str, sample: Sample) -> Verdict:
         answer = tagged(text)
         answer = boxed(text) if answer is None else answer
         if answer is None:
             return Verdict.UNPARSEABLE
-        score = reasoning_gym.get_score_answer_fn(sample.metadata["source_dataset"])
-        entry = {"question": "", "answer": sample.answer, "metadata": sample.metadata}
+        metadata = sample.metadata
+        score = scorer(metadata["source_dataset"])
+        question = metadata.get("question", "")
+        entry = {"question": question, "answer": sample.answer, "metadata": metadata}
         return Verdict.CORRECT if score(answer=answer, entry=entry) == 1.0 else Verdict.WRONG
 
     return verify
@@ -114,8 +141,13 @@ def _user_function(spec: str) -> Verifier:
     module_name, _, function_name = spec.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise T3SError(f"--t3s-verifier {spec}: cannot be imported ({error})") from error
+    except Exception as error:  # importing runs the user's module, which may raise anything
+        raise T3SError(
+            f"--t3s-verifier {spec}: cannot be imported ({type(error).__name__}: {error}); it has "
+            "to be package.module:function, with the package on PYTHONPATH"
+        ) from error
+    if not callable(function):
+        raise T3SError(f"--t3s-verifier {spec}: is not a function")
 
     def verify(text: str, sample: Sample) -> Verdict:
         score = function(text, sample.answer, sample.metadata)
