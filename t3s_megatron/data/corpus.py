@@ -17,7 +17,12 @@ from t3s_megatron.errors import DataError
 @dataclass
 class Corpus:
     """`offsets` int64[n + 1]: targets of sample i are numbers offsets[i] to offsets[i + 1] - 1 of
-    the corpus, the numbering of every flat per-target array (log-probs, selections)."""
+    the corpus, the numbering of every flat per-target array (log-probs, selections).
+
+    `fingerprint`: sha256 over ids, token ids and targets in order; blind to where they came from.
+    `counts`: records read, samples kept, dropped_overlong, truncated_overlong, tokens,
+    target_tokens.
+    """
 
     samples: list[Sample]
     tokenizer_fingerprint: str
@@ -25,12 +30,14 @@ class Corpus:
     offsets: np.ndarray = field(init=False)
     sample_hashes: list[str] = field(init=False)
     fingerprint: str = field(init=False)
+    _index: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self):
         sizes = [sample.n_targets for sample in self.samples]
         self.offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.sample_hashes = [_hash(sample) for sample in self.samples]
         uids = [sample.uid for sample in self.samples]
+        self._index = {uid: i for i, uid in enumerate(uids)}
         whole = json.dumps([uids, self.sample_hashes])
         self.fingerprint = hashlib.sha256(whole.encode()).hexdigest()
 
@@ -70,7 +77,10 @@ class Corpus:
                 kept.append(_truncate(sample, seq_length + 1))
                 truncated += 1
         if not kept:
-            raise DataError(f"no sample fits --seq-length {seq_length}")
+            raise DataError(
+                f"no sample fits --seq-length {seq_length}: --t3s-overlong {overlong} leaves none "
+                f"of {len(samples)}; raise --seq-length"
+            )
         counts = {
             "records": len(records),
             "samples": len(kept),
@@ -84,6 +94,10 @@ class Corpus:
     def target_slice(self, index: int) -> slice:
         """Where sample `index` stands in a flat per-target array."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    def index_of(self, uid: str) -> int:
+        """Index of the sample with this id. KeyError when there is none."""
+        return self._index[uid]
 
     @property
     def n_targets(self) -> int:

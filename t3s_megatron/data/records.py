@@ -18,7 +18,11 @@ from t3s_megatron.errors import DataError
 
 @dataclass(frozen=True)
 class Record:
-    """One sample as read. `where` names file and line (or row) for messages to people."""
+    """One sample as read. `where` names file and line (or row) for messages to people.
+
+    `uid`: the given `id`, else 16 hex digits of sha256 over the content, with "#2", "#3", ... when
+    the same content comes again.
+    """
 
     uid: str
     messages: tuple[dict, ...]
@@ -51,20 +55,22 @@ def _raw_rows(source: str, split: str) -> Iterator[tuple[str, object]]:
         yield from _json_lines(source)
         return
     for number, row in enumerate(_dataset(source, split), start=1):
-        yield f"{source}, row {number}", {k: v for k, v in row.items() if v is not None}
+        yield f"{source}, row {number}", row
 
 
 def _json_lines(path: str) -> Iterator[tuple[str, object]]:
     if not os.path.isfile(path):
         raise DataError(f"{path}: no such file")
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:  # bytes: a line that is not UTF-8 is named like any other
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             where = f"{path}, line {number}"
             try:
-                yield where, json.loads(line)
-            except json.JSONDecodeError as error:
+                yield where, json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise DataError(f"{where}: not UTF-8 text ({error})") from None
+            except (json.JSONDecodeError, RecursionError) as error:
                 raise DataError(f"{where}: not a line of JSON ({error})") from None
 
 
@@ -89,6 +95,8 @@ def _dataset(source: str, split: str) -> Iterable[dict]:
 def _parse(raw: object, where: str, contents: dict[str, int]) -> Record:
     if not isinstance(raw, dict):
         raise DataError(f"{where}: a sample has to be an object, found {type(raw).__name__}")
+    # A table has every column in every row: null means not given, in JSONL too.
+    raw = {key: value for key, value in raw.items() if value is not None}
     messages = _messages(raw, where)
     answer = _text(raw, "answer", where)
     teacher = _text(raw, "teacher", where)
@@ -112,6 +120,15 @@ def _text(raw: dict, key: str, where: str) -> str | None:
     value = str(value)
     if not value.strip():
         raise DataError(f"{where}: `{key}` is empty; leave it out if there is none")
+    return _encodable(value, f"`{key}`", where)
+
+
+def _encodable(value: str, what: str, where: str) -> str:
+    """JSON can spell half a surrogate pair, which is no text: it has no UTF-8 and no tokens."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where}: {what} is not valid Unicode ({error})") from None
     return value
 
 
@@ -154,6 +171,8 @@ def _messages(raw: dict, where: str) -> list[dict]:
         if not content.strip():
             what = "the response" if message is messages[-1] else f"a message of role {role}"
             raise DataError(f"{where}: {what} is empty")
+        for part in (role, content):
+            _encodable(part, f"a message of role {role!a}", where)
         clean.append({"role": role, "content": content})
     if clean[-1]["role"] != "assistant":
         raise DataError(

@@ -19,7 +19,8 @@ def row(
     """One row [s]: tokens, labels, position_ids int64; loss_mask, target_mask float32.
 
     target_mask is 1 where the label is a target; loss_mask is 1 where it is also kept.
-    `keep` bool[n_targets] narrows the targets; None keeps all.
+    `keep` bool[n_targets] narrows the targets; None keeps all. `sample` int64[1] is -1 until the
+    caller fills in the index. ValueError when the sample does not fit, or `keep` is not its own.
     """
     length = len(sample.tokens) - 1
     if length > seq_length:
@@ -32,6 +33,11 @@ def row(
     made["target_mask"][:length] = is_target.float()
     kept = is_target.clone()
     if keep is not None:
+        # Checked, because torch would spread a single value over all targets.
+        if keep.shape != (sample.n_targets,):
+            raise ValueError(
+                f"{sample.where}: keep has shape {keep.shape} for {sample.n_targets} targets"
+            )
         kept[is_target] = torch.from_numpy(np.ascontiguousarray(keep))
     made["loss_mask"][:length] = kept.float()
     return made
@@ -52,3 +58,14 @@ def empty_row(seq_length: int, pad_token: int) -> dict[str, torch.Tensor]:
 def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Rows of one length to a batch [b, s]; `sample` becomes [b, 1]."""
     return {key: torch.stack([one[key] for one in rows]) for key in rows[0]}
+
+
+def scatter_targets(values: np.ndarray, sample: Sample) -> np.ndarray:
+    """Of one value a position, float32[s], those of the sample's targets, float32[n_targets].
+
+    Position p predicts token p + 1. ValueError when the row is too short for the sample.
+    """
+    length = len(sample.tokens) - 1
+    if len(values) < length:
+        raise ValueError(f"{sample.where}: {length} positions, {len(values)} values")
+    return np.asarray(values, dtype=np.float32)[:length][sample.is_target[1:]]

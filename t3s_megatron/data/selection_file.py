@@ -21,16 +21,26 @@ _KIND = "selection"
 
 @dataclass
 class Selection:
-    """keep bool[n_target_tokens] in the order of `corpus`."""
+    """keep bool[n_target_tokens] in the order of `corpus`. `model`: what selected, written down and
+    not checked."""
 
     keep: np.ndarray
     corpus: Corpus
     method: str
     theta_b_step: int | None
     counts: dict = field(default_factory=dict)
+    model: dict = field(default_factory=dict)
 
     def save(self, path: str) -> None:
-        """Durable. Each sample starts at a byte of its own, so that samples can be reordered."""
+        """Durable. Each sample starts at a byte of its own, so that samples can be reordered.
+
+        ValueError when `keep` is not one bool for each target of the corpus.
+        """
+        if self.keep.shape != (self.corpus.n_targets,) or self.keep.dtype != np.bool_:
+            raise ValueError(
+                f"keep has to be bool[{self.corpus.n_targets}], found {self.keep.dtype}"
+                f"{list(self.keep.shape)}"
+            )
         packed = [
             np.packbits(self.keep[self.corpus.target_slice(i)])
             for i in range(len(self.corpus.samples))
@@ -40,22 +50,30 @@ class Selection:
             "method": self.method,
             "theta_b_step": self.theta_b_step,
             "counts": self.counts,
+            "model": self.model,
             "created_by": __version__,
         }
         save_table(path, _KIND, np.concatenate(packed), sizes, corpus_keys(self.corpus), info)
 
     @classmethod
     def load(cls, path: str, corpus: Corpus) -> Selection:
-        """MismatchError when the file is damaged or belongs to other samples or another tokenizer."""
-        values, sizes, header = load_table(path, _KIND)
+        """The bits of the samples of `corpus`, in its order.
+
+        MismatchError when the file is damaged, or belongs to other samples or another tokenizer.
+        """
+        needs = ("method", "theta_b_step", "counts")
+        values, sizes, header = load_table(path, _KIND, np.uint8, needs)
         ends = np.cumsum(sizes)
         parts = []
         for sample, i in zip(corpus.samples, places_of(path, header, corpus), strict=True):
             packed = values[ends[i] - sizes[i] : ends[i]]
             if len(packed) != -(-sample.n_targets // 8):
-                raise MismatchError(f"{path}: sample {sample.uid!r} has the wrong number of bits")
+                raise MismatchError(
+                    f"{path}: damaged, sample {sample.uid!r} has {sample.n_targets} targets and "
+                    f"{len(packed)} bytes of bits in the file; select again"
+                )
             parts.append(np.unpackbits(packed, count=sample.n_targets).astype(bool))
         return cls(
             np.concatenate(parts), corpus, header["method"], header["theta_b_step"],
-            header["counts"],
+            header["counts"], header.get("model", {}),
         )

@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from t3s_megatron import __version__
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.tables import corpus_keys, load_table, places_of, save_table
-from t3s_megatron.errors import T3SError
+from t3s_megatron.errors import MismatchError, T3SError
 
 _KIND = "log-prob store"
 
@@ -18,16 +18,19 @@ _KIND = "log-prob store"
 @dataclass
 class LogProbStore:
     """c float32[n_target_tokens] in corpus order (Eq. 2). `tag`: theta_0 or theta_b; `mode`: exact
-    (one forward pass) or inline (seen in training forwards, approximate)."""
+    (one forward pass) or inline (seen in training forwards, approximate). `model`: what scored
+    them, written down and not checked."""
 
     c: np.ndarray
     corpus: Corpus
     tag: str
     step: int
     mode: str
+    model: dict = field(default_factory=dict)
 
     def save(self, path: str) -> None:
-        """Durable. T3SError, naming the sample, for a log-prob that is not finite."""
+        """Durable. T3SError, naming the sample, for a log-prob that is not finite; ValueError for
+        an array that is not the corpus's."""
         bad = np.flatnonzero(~np.isfinite(self.c))
         if bad.size:
             index = int(np.searchsorted(self.corpus.offsets, bad[0], side="right")) - 1
@@ -36,7 +39,13 @@ class LogProbStore:
                 f"{bad.size} log-probs at {self.tag} are not finite, first in sample "
                 f"{sample.uid!r} ({sample.where}): the weights have diverged"
             )
-        info = {"tag": self.tag, "step": self.step, "mode": self.mode, "created_by": __version__}
+        info = {
+            "tag": self.tag,
+            "step": self.step,
+            "mode": self.mode,
+            "model": self.model,
+            "created_by": __version__,
+        }
         sizes = np.diff(self.corpus.offsets)
         save_table(
             path, _KIND, self.c.astype(np.float32), sizes, corpus_keys(self.corpus), info
@@ -45,9 +54,17 @@ class LogProbStore:
     @classmethod
     def load(cls, path: str, corpus: Corpus) -> LogProbStore:
         """MismatchError when the file is damaged or belongs to other samples."""
-        values, sizes, header = load_table(path, _KIND)
+        values, sizes, header = load_table(path, _KIND, np.float32, ("tag", "step", "mode"))
         ends = np.cumsum(sizes)
-        parts = [
-            values[ends[i] - sizes[i] : ends[i]] for i in places_of(path, header, corpus)
-        ]
-        return cls(np.concatenate(parts), corpus, header["tag"], header["step"], header["mode"])
+        parts = []
+        for sample, i in zip(corpus.samples, places_of(path, header, corpus), strict=True):
+            if sizes[i] != sample.n_targets:
+                raise MismatchError(
+                    f"{path}: damaged, sample {sample.uid!r} has {sample.n_targets} targets and "
+                    f"{sizes[i]} log-probs in the file; score again"
+                )
+            parts.append(values[ends[i] - sizes[i] : ends[i]])
+        return cls(
+            np.concatenate(parts), corpus, header["tag"], header["step"], header["mode"],
+            header.get("model", {}),
+        )

@@ -20,12 +20,18 @@ from t3s_megatron.data.durable import write_bytes
 from t3s_megatron.errors import MismatchError
 
 FORMAT = 1
+_CORPUS_KEYS = ("dataset_fingerprint", "tokenizer_fingerprint", "uids", "sample_hashes")
 
 
 def save_table(
     path: str, kind: str, values: np.ndarray, sizes: np.ndarray, corpus_keys: dict, info: dict
 ) -> None:
-    """`values`: flat array; `sizes` int64[n]: how many of its entries each sample has."""
+    """`values`: flat float32 or uint8; `sizes` int64[n]: how many of its entries each sample has.
+
+    ValueError when they do not go together.
+    """
+    if values.shape != (int(sizes.sum()),):
+        raise ValueError(f"{kind}: {list(values.shape)} values for {int(sizes.sum())} places")
     header = {
         "format": FORMAT,
         "kind": kind,
@@ -50,25 +56,52 @@ def corpus_keys(corpus: Corpus) -> dict:
     }
 
 
-def load_table(path: str, kind: str) -> tuple[np.ndarray, np.ndarray, dict]:
-    """(values, sizes, header) of a whole file. MismatchError when it is damaged or another kind."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            header = json.loads((file.metadata() or {}).get("t3s", "null"))
-            if header is None:
-                raise MismatchError(f"{path}: not a file of t3s-megatron")
-            values, sizes = file.get_tensor("values"), file.get_tensor("sizes")
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise MismatchError(f"{path}: cannot be read, it is missing or damaged ({error})") from None
+def load_table(
+    path: str, kind: str, dtype: type, needs: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray, dict]:
+    """(values, sizes, header) of a whole file; `dtype` and `needs`: its values, its header fields.
+
+    MismatchError when it is missing, damaged, or another kind of file.
+    """
+    header, values, sizes = _read(path)
+    if header is None:
+        raise MismatchError(
+            f"{path}: not a file of t3s-megatron; give a {kind} that one of its runs wrote"
+        )
     if header.get("kind") != kind or header.get("format") != FORMAT:
         raise MismatchError(
             f"{path}: expected a {kind} of format {FORMAT}, found {header.get('kind')} of format "
-            f"{header.get('format')}"
+            f"{header.get('format')}; use the version of t3s-megatron that wrote it "
+            f"({header.get('created_by')}), or make the file again"
         )
+    missing = [key for key in (*_CORPUS_KEYS, *needs) if key not in header]
+    if missing:
+        raise MismatchError(f"{path}: damaged, its header lacks {', '.join(missing)}; remake it")
+    shape = (len(header["uids"]),)
+    fits = sizes.shape == shape and (sizes >= 0).all() and values.shape == (int(sizes.sum()),)
+    # The checksum is over bytes: it does not see a damaged dtype.
+    typed = values.dtype == dtype and sizes.dtype == np.int64
+    if not fits or not typed or len(header["sample_hashes"]) != shape[0]:
+        raise MismatchError(f"{path}: damaged, its sizes or types do not fit; remake it")
     checksum = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
     if checksum != header.get("checksum"):
         raise MismatchError(f"{path}: damaged, its checksum does not match its content; remake it")
     return values, sizes, header
+
+
+def _read(path: str) -> tuple[dict | None, np.ndarray, np.ndarray]:
+    """(header, None where it is not ours, values, sizes). MismatchError when it cannot be read."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {}).get("t3s", "null"))
+            if not isinstance(header, dict):
+                return None, np.empty(0), np.empty(0)
+            return header, file.get_tensor("values"), file.get_tensor("sizes")
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise MismatchError(
+            f"{path}: cannot be read, it is missing or damaged ({error}); check the path, or make "
+            "the file again"
+        ) from None
 
 
 def places_of(path: str, header: dict, corpus: Corpus) -> list[int]:
@@ -77,7 +110,8 @@ def places_of(path: str, header: dict, corpus: Corpus) -> list[int]:
         raise MismatchError(
             f"{path}: made with another tokenizer (fingerprint "
             f"{header['tokenizer_fingerprint'][:12]}, this run has "
-            f"{corpus.tokenizer_fingerprint[:12]}); token positions would not match"
+            f"{corpus.tokenizer_fingerprint[:12]}); token positions would not match. Use "
+            "that tokenizer, or make the file again with this one"
         )
     numbers = {uid: i for i, uid in enumerate(header["uids"])}
     places = []
@@ -86,7 +120,7 @@ def places_of(path: str, header: dict, corpus: Corpus) -> list[int]:
         if number is None:
             raise MismatchError(
                 f"{path}: has nothing for sample {sample.uid!r} ({sample.where}); it belongs to "
-                "another data set"
+                "another data set. Use the data it was made for, or make it again for this"
             )
         if header["sample_hashes"][number] != expected:
             raise MismatchError(

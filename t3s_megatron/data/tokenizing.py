@@ -2,8 +2,8 @@
 """From a record to token ids, and which of them are targets.
 
 Only the response (the last assistant message, with its end token) is a target; earlier turns are
-context. Prompt and response are tokenised apart, so that the prompt of a training sample has exactly
-the tokens that generation is given.
+context. Prompt and response are tokenised apart, so that the prompt of a training sample has
+exactly the tokens that generation is given.
 """
 
 from __future__ import annotations
@@ -35,15 +35,21 @@ class Sample:
         return int(self.is_target.sum())
 
 
-def tokenize(record: Record, tokenizer, *, prompt_format: str, vocab_size: int | None) -> Sample:
-    """`prompt_format` "chat" renders with the tokenizer's template, "raw" joins prompt and response.
+def tokenize(
+    record: Record, tokenizer, *, prompt_format: str, vocab_size: int | None = None
+) -> Sample:
+    """`prompt_format`: "chat" renders with the tokenizer's template, "raw" joins the two texts.
 
-    DataError when the template is missing or does not extend the prompt, or when nothing is left to
-    learn; it names the record.
+    `tokenizer`: a Hugging Face one. DataError, naming the record, when the template is missing or
+    does not extend the prompt, when nothing is left to learn, or when a token id does not fit
+    `vocab_size`. ValueError for another format.
     """
-    render = _render_chat if prompt_format == "chat" else _render_raw
-    prompt, response = render(record, tokenizer)
+    if prompt_format not in _RENDERERS:
+        raise ValueError(f"prompt_format has to be chat or raw, not {prompt_format!r}")
     end = tokenizer.eos_token_id
+    if end is None:
+        raise DataError("the tokenizer has no end-of-text token: set its eos_token")
+    prompt, response = _RENDERERS[prompt_format](record, tokenizer)
     head = tokenizer.encode(prompt, add_special_tokens=False)
     if prompt_format == "raw" and tokenizer.bos_token_id is not None:
         head = [tokenizer.bos_token_id, *head]
@@ -99,9 +105,13 @@ def _render_chat(record: Record, tokenizer) -> tuple[str, str]:
 
 
 def _render_raw(record: Record, tokenizer) -> tuple[str, str]:
-    if len(record.messages) != 2:
+    roles = [message["role"] for message in record.messages]
+    if roles != ["user", "assistant"]:
         raise DataError(
-            f"{record.where}: --t3s-prompt-format raw takes one prompt and one response, found "
-            f"{len(record.messages)} messages"
+            f"{record.where}: --t3s-prompt-format raw takes one user message and one assistant "
+            f"message, found {', '.join(roles)}; use chat for conversations"
         )
     return record.messages[0]["content"], record.messages[1]["content"]
+
+
+_RENDERERS = {"chat": _render_chat, "raw": _render_raw}

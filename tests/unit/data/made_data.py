@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokenizers and samples small enough to work out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.records import Record
+from t3s_megatron.data.tokenizing import Sample
+
+#: Qwen's shape: role headers, <|im_end|> as the end token, a newline after it.
+QWEN = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+#: Qwen3's habit: thinking is removed from every assistant message but the last.
+QWEN_THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'assistant' and not loop.last %}{{ m['content'].split('</think>')[-1] }}"
+    "{% else %}{{ m['content'] }}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+#: The generation prompt opens the thinking, a rendered conversation does not have it.
+R1_THINKING = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
+    "{{ m['content'].split('</think>')[-1] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>{% endif %}"
+)
+#: No end token after the response.
+BARE = (
+    "{% for m in messages %}{{ m['role'] }}\n{{ m['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}assistant\n{% endif %}"
+)
+
+WORDS = ["<unk>", "<bos>", "<|im_start|>", "<|im_end|>", "\n", "user", "assistant", "system"]
+WORDS += ["<think>", "</think>", "a", "b", "c", "d", "e"]
+(UNK, BOS, START, END, LINE, USER, ASSISTANT, SYSTEM) = range(8)
+(THINK, UNTHINK, A, B, C, D, E) = range(8, 15)
+
+
+def word_tokenizer(template: str | None = QWEN, bos: bool = False) -> PreTrainedTokenizerFast:
+    """One token a word of WORDS; spaces vanish."""
+    vocabulary = {word: i for i, word in enumerate(WORDS)}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    pattern = r"<[^<>]*>|\n|[^\s<>]+"
+    inner.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(" +"), behavior="removed"),
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+        ]
+    )
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        unk_token="<unk>",
+        eos_token="<|im_end|>",
+        bos_token="<bos>" if bos else None,
+        additional_special_tokens=["<|im_start|>"],
+    )
+    made.chat_template = template
+    return made
+
+
+def byte_tokenizer(template: str = QWEN) -> PreTrainedTokenizerFast:
+    """Byte-level BPE, trained here on a few lines: any text has tokens."""
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    special = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator(["the sum of two and three is five", "think and answer"], trainer)
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>"],
+    )
+    made.chat_template = template
+    return made
+
+
+def record(prompt: str = "a b", response: str = "c d", uid: str = "r", **changed) -> Record:
+    messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+    fields = dict(messages=tuple(messages), answer="1", teacher=None, metadata=None)
+    return Record(uid=uid, where=f"f.jsonl, line of {uid}", **(fields | changed))
+
+
+def sample(tokens: list[int], n_prompt: int, uid: str = "s", **changed) -> Sample:
+    """The first `n_prompt` tokens are the prompt, the others are targets."""
+    fields = dict(answer="1", metadata=None, teacher=None, where=f"f.jsonl, line of {uid}")
+    is_target = np.arange(len(tokens)) >= n_prompt
+    return Sample(
+        uid, np.array(tokens, dtype=np.int32), is_target, n_prompt, **(fields | changed)
+    )
+
+
+def corpus(*samples: Sample, tokenizer: str = "t" * 64) -> Corpus:
+    return Corpus(list(samples), tokenizer, {})
+
+
+def three_samples() -> list[Sample]:
+    """2, 9 and 1 targets: 12 in all, and one sample needs a second byte for its bits."""
+    return [
+        sample([5, 6, 7, 8], 2, "p"),
+        sample([1, *range(20, 29)], 1, "q"),
+        sample([9, 9, 9, 4], 3, "r"),
+    ]

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log-probs on disk. What is common with selections is tested in test_selection_file.py."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from made_data import corpus, sample, three_samples
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+from t3s_megatron.data.stores import LogProbStore
+from t3s_megatron.errors import MismatchError, T3SError
+
+C = -np.arange(12, dtype=np.float32) / 7
+
+
+@pytest.fixture
+def saved(tmp_path) -> str:
+    path = str(tmp_path / "c_theta_b.safetensors")
+    LogProbStore(C, corpus(*three_samples()), "theta_b", 12, "exact", {"layers": 2}).save(path)
+    return path
+
+
+def rewrite(path: str, without: str = "", **tensors) -> None:
+    with safe_open(path, framework="numpy") as file:
+        fields = json.loads(file.metadata()["t3s"])
+    fields.pop(without, None)
+    save_file(load_file(path) | tensors, path, metadata={"t3s": json.dumps(fields)})
+
+
+def test_round_trip(saved):
+    found = LogProbStore.load(saved, corpus(*three_samples()))
+    assert found.c.dtype == np.float32
+    np.testing.assert_array_equal(found.c, C)
+    assert (found.tag, found.step, found.mode) == ("theta_b", 12, "exact")
+    assert found.model == {"layers": 2}
+
+
+def test_another_order_and_fewer_samples(saved):
+    p, q, r = three_samples()
+    found = LogProbStore.load(saved, corpus(r, q, p)).c
+    np.testing.assert_array_equal(found, np.concatenate([C[11:], C[2:11], C[:2]]))
+    np.testing.assert_array_equal(LogProbStore.load(saved, corpus(q)).c, C[2:11])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("place", "uid"), [(0, "p"), (1, "p"), (2, "q"), (10, "q"), (11, "r")])
+def test_not_finite_names_the_sample_and_writes_nothing(tmp_path, bad, place, uid):
+    path = tmp_path / "c.safetensors"
+    damaged = C.copy()
+    damaged[[place, 11]] = bad
+    count = 1 if place == 11 else 2
+    made = LogProbStore(damaged, corpus(*three_samples()), "theta_b", 12, "exact")
+    with pytest.raises(T3SError, match=f"^{count} log-probs at theta_b .* sample '{uid}'"):
+        made.save(str(path))
+    assert not path.exists()
+
+
+def test_an_array_of_another_corpus_is_not_saved(tmp_path):
+    made = LogProbStore(C[:-1], corpus(*three_samples()), "theta_b", 12, "exact")
+    with pytest.raises(ValueError, match=r"\[11\] values for 12 places"):
+        made.save(str(tmp_path / "c.safetensors"))
+
+
+def test_another_tokenizer(saved):
+    with pytest.raises(MismatchError, match="c_theta_b.safetensors: made with another tokenizer"):
+        LogProbStore.load(saved, corpus(*three_samples(), tokenizer="u" * 64))
+
+
+def test_another_sample(saved):
+    other = [sample([5, 6, 7, 7], 2, "p"), *three_samples()[1:]]
+    with pytest.raises(MismatchError, match="sample 'p' .* other tokens"):
+        LogProbStore.load(saved, corpus(*other))
+
+
+def test_damage(saved):
+    values = load_file(saved)["values"]
+    values[3] += np.float32(1e-6)
+    rewrite(saved, values=values)
+    with pytest.raises(MismatchError, match="checksum"):
+        LogProbStore.load(saved, corpus(*three_samples()))
+
+
+def test_sizes_that_move_the_values(saved):
+    rewrite(saved, sizes=np.array([3, 8, 1]))
+    with pytest.raises(MismatchError, match="sample 'p' has 2 targets and 3 log-probs"):
+        LogProbStore.load(saved, corpus(*three_samples()))
+
+
+def test_same_bytes_of_another_type(saved):
+    rewrite(saved, values=load_file(saved)["values"].view(np.int32))
+    with pytest.raises(MismatchError, match="types do not fit"):
+        LogProbStore.load(saved, corpus(*three_samples()))
+
+
+@pytest.mark.parametrize("name", ["tag", "step", "mode"])
+def test_a_header_that_lacks(saved, name):
+    rewrite(saved, without=name)
+    with pytest.raises(MismatchError, match=f"its header lacks {name}"):
+        LogProbStore.load(saved, corpus(*three_samples()))
