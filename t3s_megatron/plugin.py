@@ -14,6 +14,7 @@ optimizer and every Megatron argument stay the script's own.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 from t3s_megatron.config import add_t3s_arguments
@@ -42,31 +43,22 @@ class T3S:
         `args`: Megatron's validated namespace. In 0.17, where `pretrain` parses by itself, leave it
         out: the checks then run when Megatron asks for data. Raises T3SError.
         """
+        asked_for = args.t3s if args is not None else "--t3s" in sys.argv
+        if not asked_for:
+            return provider, forward_step
         from t3s_megatron.megatron.batches import take_over_batches
         from t3s_megatron.megatron.forward import TrainingForward
 
         if args is not None:
-            if not args.t3s:
-                return provider, forward_step
             self._prepare(args)
             take_over_batches(args)
-        ours = TrainingForward()
+        forward = TrainingForward()
 
         def data_provider(num_samples, vp_stage=None):
-            from megatron.training import get_args
+            return self._training_batches(forward), None, None
 
-            if not get_args().t3s:  # only known now when attached without args
-                return provider(num_samples, **({} if vp_stage is None else {"vp_stage": vp_stage}))
-            return self._training_batches(ours), None, None
-
-        data_provider.is_distributed = True
-
-        def step(data_iterator, model, *args, **kwargs):
-            return (forward_step if self._run is None else ours)(
-                data_iterator, model, *args, **kwargs
-            )
-
-        return data_provider, step
+        data_provider.is_distributed = True  # every rank builds its own rows
+        return data_provider, forward
 
     def _prepare(self, args) -> Prepared:
         if self._prepared is None:

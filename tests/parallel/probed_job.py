@@ -2,19 +2,19 @@
 """A user's own pretrain script with T3S added to it, which also records what the tests compare.
 
 Not a mock: it calls Megatron's `pretrain` with the plugin attached in the documented three lines,
-and looks on through a subclass of the run's callback.
+and looks on from outside.
 
-    T3S_PROBE=FILE torchrun ... -m tests.parallel.probed_job <Megatron arguments> --t3s ...
-
-Beside the ordinary run it trains the first PROBE_STEPS of the targeted phase with an empty mask,
-which have to repeat the profile's first steps bit for bit, then rewinds once more.
+    LOSS_FILE=FILE   every step's loss, exact, as hexadecimal floats (with or without --t3s)
+    PROBE_FILE=FILE  greedy generations at theta_0; and the first PROBE_STEPS of the targeted phase
+                     are trained with an empty mask, which have to repeat the profile's first steps
+                     bit for bit, before the run is rewound once more
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-import sys
 
 from t3s_megatron.megatron.device import install_megatron_layer, install_torch_layer
 
@@ -33,8 +33,9 @@ def main() -> None:
     from t3s_megatron.plugin import T3S  # 1
 
     install_megatron_layer()
-    if os.environ.get("T3S_PROBE"):
+    if os.environ.get("PROBE_FILE"):
         run_module.T3SRun = _probed(run_module.T3SRun)
+    losses = record_losses()
     t3s = T3S()  # 2
     args = parse_arguments(t3s.add_arguments, {})
     plain = PlainTraining(args)
@@ -47,18 +48,41 @@ def main() -> None:
         extra_args_provider=t3s.add_arguments,
         args_defaults={},
     )
+    write_losses(losses)
+
+
+def record_losses() -> list:
+    """[[loss, gradient norm] of each step, hexadecimal] as `training_log` is given them."""
+    import megatron.training.training as training
+
+    original, losses = training.training_log, []
+
+    @functools.wraps(original)
+    def training_log(loss_dict, *args, **kwargs):
+        if "lm loss" in loss_dict:
+            losses.append([float(loss_dict["lm loss"]).hex(), float(args[6]).hex()])
+        return original(loss_dict, *args, **kwargs)
+
+    training.training_log = training_log
+    return losses
+
+
+def write_losses(losses: list) -> None:
+    import torch.distributed as dist
+
+    if os.environ.get("LOSS_FILE") and dist.get_rank() == dist.get_world_size() - 1:
+        with open(os.environ["LOSS_FILE"], "w") as file:
+            json.dump(losses, file)
 
 
 def _probed(base):
     from t3s_megatron.megatron.generation import Sampling, generate
-    from t3s_megatron.megatron.layout import broadcast
     from t3s_megatron.megatron.rewind import StartingPoint
     from t3s_megatron.method.phases import Phase
 
     class ProbedRun(base):
         def on_train_step_start(self, context):
             if self.machine.total_steps == 0:
-                self.losses = []
                 self.own_start = StartingPoint(context)
                 self.greedy = self._greedy(context)
             super().on_train_step_start(context)
@@ -70,18 +94,11 @@ def _probed(base):
                 self.own_start.rewind(context)
                 self.rows.keep = self.selected
 
-        def on_train_step_end(self, context):
-            loss = context.result[0].get("lm loss")
-            norm = context.result[5]
-            last = broadcast(None if loss is None else loss.item(), self.root)
-            self.losses.append([last, float(norm)])
-            super().on_train_step_end(context)
-
         def on_train_end(self, context):
             super().on_train_end(context)
             if self.is_root:
-                with open(os.environ["T3S_PROBE"], "w") as file:
-                    json.dump({"greedy": self.greedy, "losses": self.losses}, file)
+                with open(os.environ["PROBE_FILE"], "w") as file:
+                    json.dump({"greedy": self.greedy}, file)
 
         def _greedy(self, context):
             prompts = [
@@ -102,4 +119,4 @@ def _probed(base):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -138,8 +138,9 @@ class Outcome:
 
     def __init__(self, folder: str, corpus: Corpus):
         with open(os.path.join(folder, "probe.json")) as file:
-            probe = json.load(file)
-        self.greedy, self.losses = probe["greedy"], probe["losses"]
+            self.greedy = json.load(file)["greedy"]
+        with open(os.path.join(folder, "losses.json")) as file:
+            self.losses = json.load(file)
         with open(os.path.join(folder, "summary.json")) as file:
             self.summary = json.load(file)
         self.c = {
@@ -158,7 +159,10 @@ def whole_job(folder, layout: Layout, student: str, data_arguments, corpus) -> O
         [*_common(layout, student, data_arguments), *schedule, *method],
         processes=layout.processes,
         module="tests.parallel.probed_job",
-        environment={"T3S_PROBE": os.path.join(folder, "probe.json")},
+        environment={
+            "PROBE_FILE": os.path.join(folder, "probe.json"),
+            "LOSS_FILE": os.path.join(folder, "losses.json"),
+        },
     )
     return Outcome(folder, corpus)
 
