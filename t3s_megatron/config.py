@@ -86,7 +86,9 @@ class T3SConfig:
     )
     accuracy_prompts: int = _option(0, "measure on the first N training prompts (0: all)")
     accuracy_samples: int = _option(1, "answers generated for each prompt")
-    temperature: float = _option(0.6, "sampling temperature of the accuracy measurements; 0: greedy")
+    temperature: float = _option(
+        0.6, "sampling temperature of the accuracy measurements; 0: greedy"
+    )
     max_new_tokens: int | None = _option(
         None, "length limit of an answer (default: --seq-length minus the longest prompt)"
     )
@@ -117,7 +119,8 @@ class T3SConfig:
         None, "summary, selection and log-prob stores (default: t3s/ inside --save)"
     )
     device: str = _option(
-        "auto", "auto: CUDA where there is one; cpu: the gloo device layer",
+        "auto",
+        "auto: CUDA where there is one; cpu: the gloo device layer",
         choices=("auto", "cpu", "cuda"),
     )
 
@@ -182,13 +185,24 @@ class T3SConfig:
         self._validate_megatron_features(args, refuse)
 
     def _validate_numbers(self, refuse) -> None:
-        at_least_one = ("simple_step", "patience", "profile_iters", "accuracy_samples",
-                        "report_samples", "generation_batch_size")
+        at_least_one = (
+            "simple_step",
+            "patience",
+            "profile_iters",
+            "accuracy_samples",
+            "report_samples",
+            "generation_batch_size",
+        )
         for name in at_least_one:
             if getattr(self, name) < 1:
                 refuse(f"--t3s-{name.replace('_', '-')} must be at least 1")
-        at_least_zero = ("accuracy_interval", "targeted_accuracy_interval", "accuracy_prompts",
-                         "min_delta", "temperature")
+        at_least_zero = (
+            "accuracy_interval",
+            "targeted_accuracy_interval",
+            "accuracy_prompts",
+            "min_delta",
+            "temperature",
+        )
         for name in at_least_zero:
             if getattr(self, name) < 0:
                 refuse(f"--t3s-{name.replace('_', '-')} must not be negative")
@@ -226,7 +240,7 @@ class T3SConfig:
     def _validate_megatron_features(self, args, refuse) -> None:
         unsupported = {
             "use_precision_aware_optimizer": "keeps the fp32 main parameters inside the optimizer",
-            "optimizer_cpu_offload": "keeps a second copy that reverts a rewind (Megatron-LM #5071)",
+            "optimizer_cpu_offload": "keeps a copy that reverts a rewind (Megatron-LM #5071)",
             "use_megatron_fsdp": "shards parameters in a way the rewind does not know",
             "use_torch_fsdp2": "shards parameters in a way the rewind does not know",
             "fp8_param_gather": "keeps quantised parameters that the rewind does not restore",

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from t3s_megatron.accuracy.verifiers import check_gold, make_verifier
 from t3s_megatron.config import T3SConfig
 from t3s_megatron.data.corpus import Corpus
@@ -47,7 +45,9 @@ def load_tokenizer(path: str):
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:  # transformers raises many types for a folder that is not one
-        raise T3SError(f"--tokenizer-model {path}: not a Hugging Face tokenizer ({error})") from error
+        raise T3SError(
+            f"--tokenizer-model {path}: not a Hugging Face tokenizer ({error})"
+        ) from error
     if tokenizer.eos_token_id is None:
         raise T3SError(f"--tokenizer-model {path}: the tokenizer has no end-of-text token")
     return tokenizer
@@ -113,9 +113,7 @@ def prepare(args) -> Prepared:
         measure_final=config.needs_answers,
     )
     plan.validate()
-    return Prepared(
-        config, tokenizer, corpus, heldout, verifier, selection, plan, max_new_tokens
-    )
+    return Prepared(config, tokenizer, corpus, heldout, verifier, selection, plan, max_new_tokens)
 
 
 def _length_limit(args, config: T3SConfig, corpus: Corpus, heldout: Corpus | None) -> int:
@@ -134,5 +132,3 @@ def _length_limit(args, config: T3SConfig, corpus: Corpus, heldout: Corpus | Non
             "--t3s-max-new-tokens."
         )
     return limit
-
-

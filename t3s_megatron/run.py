@@ -382,9 +382,7 @@ class T3SRun:
         self.curves.scalars({"kept_tokens": figures["kept"], "phase": phase}, iteration)
         if self.groups is not None:
             self._plot_groups(figures, iteration)
-            self.summary.append(
-                "figure_4", {"phase": "targeted", "step": tokens.step} | figures
-            )
+            self.summary.append("figure_4", {"phase": "targeted", "step": tokens.step} | figures)
 
     def _plot_groups(self, figures: dict, iteration: int) -> None:
         names = ("loss_anchor", "loss_other", "delta_anchor", "delta_other")

@@ -40,7 +40,7 @@ TOKEN_PATTERN = r"</?[a-z]+>| ?[A-Za-z]+| ?[0-9]| ?[^\sA-Za-z0-9]"
 
 
 def running_steps(expression: str, rng: random.Random | None, slip: float):
-    """[(total, operator, term, new total)] of "4 + 1 - 7"; with probability `slip` a step is off."""
+    """[(total, operator, term, new total)] of "4 + 1 - 7"; a share `slip` of the steps is off."""
     words = expression.split()
     total, steps = int(words[0]), []
     for operator, term in zip(words[1::2], map(int, words[2::2]), strict=True):

@@ -7,6 +7,7 @@ takes time linear in the text.
 
 from __future__ import annotations
 
+import collections
 import re
 from fractions import Fraction
 
@@ -76,10 +77,8 @@ def number(text: str | None) -> Fraction | None:
 
 def last_number(text: str) -> Fraction | None:
     """The last number in running text, read as `number` reads it."""
-    last = None
-    for last in _NUMBER.finditer(_without_typography(text)):
-        pass
-    return _value(last)
+    found = collections.deque(_NUMBER.finditer(_without_typography(text)), maxlen=1)
+    return _value(found[0]) if found else None
 
 
 def _value(match: re.Match | None) -> Fraction | None:

@@ -16,11 +16,10 @@ from t3s_megatron.accuracy.extraction import boxed, final_answer, last_number, n
 from t3s_megatron.data.tokenizing import Sample
 from t3s_megatron.errors import DataError, T3SError
 
-
 _log = logging.getLogger(__name__)
 
 
-class Verdict(str, enum.Enum):
+class Verdict(enum.StrEnum):
     """What a verifier says of one response."""
 
     CORRECT = "correct"

@@ -156,9 +156,7 @@ def _messages(raw: dict, where: str) -> list[dict]:
         messages = [*prompt, {"role": "assistant", "content": raw["response"]}]
     else:
         found = ", ".join(sorted(map(str, raw))) or "nothing"
-        raise DataError(
-            f"{where}: needs `messages`, or `prompt` and `response`; found {found}"
-        )
+        raise DataError(f"{where}: needs `messages`, or `prompt` and `response`; found {found}")
     if not isinstance(messages, list) or len(messages) < 2:
         raise DataError(f"{where}: needs at least a prompt and a response")
     clean = []

@@ -74,6 +74,10 @@ class Selection:
                 )
             parts.append(np.unpackbits(packed, count=sample.n_targets).astype(bool))
         return cls(
-            np.concatenate(parts), corpus, header["method"], header["theta_b_step"],
-            header["counts"], header.get("model", {}),
+            np.concatenate(parts),
+            corpus,
+            header["method"],
+            header["theta_b_step"],
+            header["counts"],
+            header.get("model", {}),
         )

@@ -47,9 +47,7 @@ class LogProbStore:
             "created_by": __version__,
         }
         sizes = np.diff(self.corpus.offsets)
-        save_table(
-            path, _KIND, self.c.astype(np.float32), sizes, corpus_keys(self.corpus), info
-        )
+        save_table(path, _KIND, self.c.astype(np.float32), sizes, corpus_keys(self.corpus), info)
 
     @classmethod
     def load(cls, path: str, corpus: Corpus) -> LogProbStore:
@@ -65,6 +63,10 @@ class LogProbStore:
                 )
             parts.append(values[ends[i] - sizes[i] : ends[i]])
         return cls(
-            np.concatenate(parts), corpus, header["tag"], header["step"], header["mode"],
+            np.concatenate(parts),
+            corpus,
+            header["tag"],
+            header["step"],
+            header["mode"],
             header.get("model", {}),
         )

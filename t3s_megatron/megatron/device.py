@@ -31,7 +31,7 @@ _active = False
 
 
 def choose_device(argv: list[str]) -> str:
-    """"cpu" or "cuda", from `--t3s-device {auto,cpu,cuda}` in `argv` (default auto).
+    """ "cpu" or "cuda", from `--t3s-device {auto,cpu,cuda}` in `argv` (default auto).
 
     Read from the raw command line because the answer is needed before Megatron, and with it the
     argument parser, can be imported. Raises T3SError for "cuda" without a CUDA device.

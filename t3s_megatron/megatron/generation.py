@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers from the live training weights, inside the run, in every layout.
 
-Tokens are chosen so that the answer to a prompt depends on the prompt, its seed and the weights, and
-on nothing else: not on which prompts share its batch, nor on the layout. Each answer owns a
+Tokens are chosen so that the answer to a prompt depends on the prompt, its seed and the weights,
+and on nothing else: not on which prompts share its batch, nor on the layout. Each answer owns a
 generator that draws one uniform number a token, turned into a token by inverting the cumulative
 distribution.
 
 Every rank takes part: chunks of a pipeline hand activations on in order, the last stage samples,
 and bounds and the stop flag are common to all data-parallel ranks, because expert-parallel ranks
-have to step together. With context parallelism there is no key-value cache and the whole sequence is
-computed for each token: correct, and slow; use a server for measurements of long answers there.
+have to step together. With context parallelism there is no key-value cache and the whole sequence
+is computed for each token: correct, and slow.
 """
 
 from __future__ import annotations
@@ -73,9 +73,7 @@ def generate(
             block = order[first : first + sampling.batch_size * ranks]
             lengths = [len(prompts[i]) for i in block]
             mine = block[rank::ranks]
-            texts = decoder.decode(
-                [prompts[i] for i in mine], mine, min(lengths), max(lengths)
-            )
+            texts = decoder.decode([prompts[i] for i in mine], mine, min(lengths), max(lengths))
             for part in gather_over_data(dict(zip(mine, texts, strict=True))):
                 answers.update(part)
     return [answers[i] for i in range(len(prompts))]

@@ -45,7 +45,7 @@ def broadcast(value, source: int):
 
 
 def gather_over_data(value) -> list | None:
-    """Small Python objects of the data-parallel group (without CP), in rank order, on every rank."""
+    """Small objects of the data-parallel group (without CP), in rank order, on every rank."""
     group = mpu.get_data_parallel_group()
     parts = [None] * group.size()
     dist.all_gather_object(parts, value, group=group)

@@ -14,8 +14,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from t3s_megatron.megatron.layout import data_and_context_group, on_last_stage
-from t3s_megatron.megatron.layout import speaks_for_its_samples
+from t3s_megatron.megatron.layout import (
+    data_and_context_group,
+    on_last_stage,
+    speaks_for_its_samples,
+)
 
 
 @dataclass

@@ -2,8 +2,8 @@
 """Leave training for a forward-only pass, and come back to exactly where it was.
 
 Scoring and generation run between two training steps. Nothing of them may be felt by the training
-that follows: modes, hooks, random state, timers and MoE counters are put back, and the tests compare
-the losses of a run with and without such a pause bit for bit.
+that follows: modes, hooks, random state, timers and MoE counters are put back, and the tests
+compare the losses of a run with and without such a pause bit for bit.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import random
 
+import megatron.training.training as training
 import numpy as np
 import torch
 from megatron.core import tensor_parallel
 from megatron.core.rerun_state_machine import RerunMode, get_rerun_state_machine
 from megatron.training import get_args
 
-import megatron.training.training as training
 from t3s_megatron.megatron.seam import CallbackContext
 
 
@@ -69,9 +69,7 @@ def training_paused(context: CallbackContext):
     rerun = get_rerun_state_machine()
     rerun_mode = rerun.get_mode()
     config = context.config
-    timers, param_sync, grad_sync = (
-        config.timers, config.param_sync_func, config.grad_sync_func
-    )
+    timers, param_sync, grad_sync = (config.timers, config.param_sync_func, config.grad_sync_func)
     hooks_on = forward_hooks_are_on(context)
     if hooks_on:  # asking twice raises KeyError
         training.disable_forward_pre_hook(context.model)
@@ -90,7 +88,9 @@ def training_paused(context: CallbackContext):
         for module, mode in modes:
             module.training = mode
         config.timers, config.param_sync_func, config.grad_sync_func = (
-            timers, param_sync, grad_sync
+            timers,
+            param_sync,
+            grad_sync,
         )
         rerun.set_mode(rerun_mode)
         if get_args().num_experts is not None:

@@ -58,7 +58,7 @@ def megatron_version() -> str:
 
 
 def megatron_series() -> str:
-    """"0.19" for 0.19.2. Raises T3SError for a release this plugin has not been checked with."""
+    """ "0.19" for 0.19.2. Raises T3SError for a release this plugin has not been checked with."""
     version = megatron_version()
     series = ".".join(version.split(".")[:2])
     if series not in SIGNATURES:

@@ -75,9 +75,7 @@ def _collect(reports: list[dict], rows: RowMaker) -> np.ndarray | None:
         return None
     group = data_and_context_group()
     root = dist.get_global_rank(group, 0)
-    mine = tuple(
-        np.concatenate([report[key] for report in reports]) for key in ("target", "c")
-    )
+    mine = tuple(np.concatenate([report[key] for report in reports]) for key in ("target", "c"))
     parts = [None] * group.size() if dist.get_rank() == root else None
     dist.gather_object(mine, parts, dst=root, group=group)
     if parts is None:

@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 
 
-class Decision(str, enum.Enum):
+class Decision(enum.StrEnum):
     CONTINUE = "continue"
     CONFIRMED = "confirmed"
 

@@ -26,14 +26,14 @@ from t3s_megatron.method.detector import BottleneckDetector
 from t3s_megatron.method.selection import MASKING_BASELINES
 
 
-class Phase(str, enum.Enum):
+class Phase(enum.StrEnum):
     PROFILE = "profile"
     TARGETED = "targeted"
     TRANSFERRED = "transferred"
     DONE = "done"
 
 
-class ActionKind(str, enum.Enum):
+class ActionKind(enum.StrEnum):
     KEEP_THETA_0 = "keep theta_0"
     MEASURE = "measure"
     KEEP_CANDIDATE = "keep candidate"
@@ -375,5 +375,3 @@ class PhaseMachine:
         self.detector.load_state_dict(state.pop("detector"))
         self._pending = [Action(ActionKind(k), live) for k, live in state.pop("_pending")]
         vars(self).update({k: list(v) if isinstance(v, list) else v for k, v in state.items()})
-
-

@@ -46,7 +46,9 @@ def main() -> None:
             return self.length
 
         def __getitem__(self, position):
-            return row(self.corpus.samples[self.order.sample_at(position)], self.seq_length, None, 0)
+            return row(
+                self.corpus.samples[self.order.sample_at(position)], self.seq_length, None, 0
+            )
 
     def provider(num_samples, vp_stage=None):
         return Rows(num_samples[0]), None, None

@@ -100,7 +100,9 @@ class Baseline:
             sample = self.corpus.samples[index]
             kept = torch.from_numpy(keep[self.corpus.target_slice(index)])
             if kept.any():
-                targets = self.model.log_probs(sample.tokens)[torch.from_numpy(sample.is_target[1:])]
+                targets = self.model.log_probs(sample.tokens)[
+                    torch.from_numpy(sample.is_target[1:])
+                ]
                 (-targets[kept].sum()).backward()
             count += int(kept.sum())
         return {k: v.grad / count for k, v in self.model.w.items() if v.grad is not None}
@@ -201,9 +203,7 @@ def one_process(tmp_path_factory, student, moe_student, data_arguments, corpus):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_layout(
-    name, tmp_path, request, corpus, one_process, sparse_selection, data_arguments
-):
+def test_layout(name, tmp_path, request, corpus, one_process, sparse_selection, data_arguments):
     layout = LAYOUTS[name]
     student = request.getfixturevalue("moe_student" if layout.moe else "student")
     baseline: Baseline = request.getfixturevalue("mixture" if layout.moe else "dense")

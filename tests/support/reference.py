@@ -2,7 +2,7 @@
 """The same student in plain PyTorch, one process, no Megatron: what layouts are compared with.
 
 Reads the weights of a `torch_dist` checkpoint with torch.distributed.checkpoint.
-Shapes: B batch, S positions, D hidden, H query heads, G key-value groups, K head size, V vocabulary.
+Shapes: B batch, S positions, D hidden, H query heads, G key-value groups, K head size.
 """
 
 from __future__ import annotations

@@ -207,7 +207,9 @@ def test_a_gold_answer_that_is_no_number_is_named(answer):
     with pytest.raises(DataError) as caught:
         check_gold("numeric", [gold("1"), bad, gold("x", uid="worse")])
     text = str(caught.value)
-    assert "--t3s-verifier numeric: 2 gold answers" in text and f"{answer!r} is not a number" in text
+    assert (
+        "--t3s-verifier numeric: 2 gold answers" in text and f"{answer!r} is not a number" in text
+    )
     assert "first f.jsonl, line of bad" in text
 
 

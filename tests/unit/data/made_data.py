@@ -96,9 +96,7 @@ def sample(tokens: list[int], n_prompt: int, uid: str = "s", **changed) -> Sampl
     """The first `n_prompt` tokens are the prompt, the others are targets."""
     fields = dict(answer="1", metadata=None, teacher=None, where=f"f.jsonl, line of {uid}")
     is_target = np.arange(len(tokens)) >= n_prompt
-    return Sample(
-        uid, np.array(tokens, dtype=np.int32), is_target, n_prompt, **(fields | changed)
-    )
+    return Sample(uid, np.array(tokens, dtype=np.int32), is_target, n_prompt, **(fields | changed))
 
 
 def corpus(*samples: Sample, tokenizer: str = "t" * 64) -> Corpus:

@@ -7,8 +7,19 @@ import dataclasses
 
 import numpy as np
 import pytest
-from made_data import END, QWEN_THINKING, A, B, C, byte_tokenizer, corpus, record, sample
-from made_data import three_samples, word_tokenizer
+from made_data import (
+    END,
+    QWEN_THINKING,
+    A,
+    B,
+    C,
+    byte_tokenizer,
+    corpus,
+    record,
+    sample,
+    three_samples,
+    word_tokenizer,
+)
 
 from t3s_megatron.data.corpus import Corpus, tokenizer_fingerprint
 from t3s_megatron.errors import DataError

@@ -42,7 +42,7 @@ def test_epochs_and_seeds_differ():
 
 
 def test_the_permutation_is_the_ranking_of_philox_words():
-    """The definition in other words, so that a change of it, which would break resumed jobs, shows."""
+    """The definition in other words: a change of it would break resumed jobs."""
     words = np.random.Philox(key=[11, 2]).random_raw(5).tolist()
     order = EpochOrder(5, 11)
     assert [words[order.sample_at(p)] for p in range(10, 15)] == sorted(words)

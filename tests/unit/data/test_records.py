@@ -126,9 +126,7 @@ def test_split_of_a_saved_dataset_dict(table, tmp_path):
 
 def test_dataset_name_and_split_go_to_datasets(table, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda *a, **k: asked.append((a, k)) or table
-    )
+    monkeypatch.setattr(datasets, "load_dataset", lambda *a, **k: asked.append((a, k)) or table)
     check_rows(load_records("org/name", split="train[:2]"), "org/name")
     assert asked == [(("org/name",), {"split": "train[:2]"})]
 

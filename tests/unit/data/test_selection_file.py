@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -228,7 +229,7 @@ def test_a_header_that_is_not_json(tmp_path):
 
 def test_one_damaged_byte_anywhere_is_refused_or_harmless(saved):
     """Never another exception, and never other bits."""
-    whole = open(saved, "rb").read()
+    whole = Path(saved).read_bytes()
     made, rng, refused = corpus(*three_samples()), random.Random(0), 0
     for place in range(len(whole)):
         damaged = bytearray(whole)

@@ -31,10 +31,10 @@ class Walk:
     def __init__(
         self,
         plan: Plan,
-        accuracy: Curve = curve(0.5),
+        accuracy: Curve | None = None,
         resume_at: Callable[[int], bool] = lambda event: False,
     ):
-        self.plan, self.accuracy, self.resume_at = plan, accuracy, resume_at
+        self.plan, self.accuracy, self.resume_at = plan, accuracy or curve(0.5), resume_at
         self.machine = PhaseMachine(plan)
         self.weights = THETA_0
         self.kept_theta_0: tuple | None = None
@@ -95,9 +95,7 @@ class Walk:
         elif kind is ActionKind.REWIND:
             assert self.kept_theta_0 == THETA_0
             self.weights = THETA_0
-        elif kind is ActionKind.SCORE_THETA_0:
-            assert self.weights == THETA_0
-        elif kind is ActionKind.SELECT:
+        elif kind is ActionKind.SCORE_THETA_0 or kind is ActionKind.SELECT:
             assert self.weights == THETA_0
         elif kind is ActionKind.RESIDUAL_TRANSFER:
             assert self.kept_theta_0 == THETA_0 and self.candidate == theta_b

@@ -218,9 +218,7 @@ def test_rrt_trains_to_theta_f_and_transfers_the_residual():
         "transferred 6: finish",
     ]
     assert walk.machine.theta_b_step == 2
-    assert walk.machine.records == [
-        {"phase": "profile", "first_iteration": 1, "last_iteration": 6}
-    ]
+    assert walk.machine.records == [{"phase": "profile", "first_iteration": 1, "last_iteration": 6}]
 
 
 def test_rrt_keeps_the_first_confirmed_minimum():

@@ -97,8 +97,11 @@ def test_theta_b_is_the_lowest_measured_accuracy_of_the_profile(plan, curve):
     machine = walk.machine
     if not plan.detects or plan.min_delta or plan.method == "rrt" or machine.theta_b_step is None:
         return
-    measured = [int(a.split()[1][:-1]) for a in walk.trace if a.startswith("profile")
-                and a.endswith("measure")]
+    measured = [
+        int(a.split()[1][:-1])
+        for a in walk.trace
+        if a.startswith("profile") and a.endswith("measure")
+    ]
     finite = {step: curve("profile", step) for step in measured}
     finite = {step: a for step, a in finite.items() if math.isfinite(a)}
     lowest = min(finite.values())

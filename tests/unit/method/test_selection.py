@@ -179,9 +179,7 @@ def scored_corpora(draw):
 @given(scored_corpora())
 def test_t3s_and_inverse_are_complements_and_equal_the_brute_force(scored):
     c_0, c_b = scored
-    t3s, inverse = (
-        keep_mask(m, n=len(c_0), c_0=c_0, c_b=c_b) for m in ("t3s", "inverse")
-    )
+    t3s, inverse = (keep_mask(m, n=len(c_0), c_0=c_0, c_b=c_b) for m in ("t3s", "inverse"))
     assert t3s.tolist() == [not (b > a) for a, b in zip(c_0.tolist(), c_b.tolist(), strict=True)]
     np.testing.assert_array_equal(inverse, ~t3s)
 
