@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.launch import MOE, run
+from tests.support.launch import EXPERT_BIAS, MOE, run
 from tests.support.task import write_samples, write_task
 
 
@@ -29,6 +29,11 @@ def student(tmp_path_factory, task) -> str:
 @pytest.fixture(scope="session")
 def moe_student(tmp_path_factory, task) -> str:
     return _pretrained(tmp_path_factory, task[1], MOE)
+
+
+@pytest.fixture(scope="session")
+def expert_bias_student(tmp_path_factory, task) -> str:
+    return _pretrained(tmp_path_factory, task[1], [*MOE, *EXPERT_BIAS])
 
 
 def _pretrained(tmp_path_factory, tokenizer, extra) -> str:

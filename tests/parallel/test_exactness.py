@@ -13,7 +13,7 @@ import json
 
 import pytest
 
-from tests.support.launch import FRESH, MOE, run
+from tests.support.launch import EXPERT_BIAS, FRESH, MOE, run
 
 STEPS = 5
 SCHEDULE = f"--train-iters {STEPS} --lr 2e-3 --min-lr 1e-4 --lr-warmup-iters 2".split()
@@ -39,9 +39,8 @@ CASES = {
     ),
     "moe-ep2-expert-bias": (
         2,
-        [*MOE, "--expert-model-parallel-size", 2, "--moe-router-score-function", "sigmoid",
-         "--moe-router-enable-expert-bias", "--use-distributed-optimizer"],
-        "moe_student",
+        [*MOE, *EXPERT_BIAS, "--expert-model-parallel-size", 2, "--use-distributed-optimizer"],
+        "expert_bias_student",
     ),
 }  # fmt: skip
 

@@ -10,7 +10,8 @@ theta_b               equal to one process
 selection             equal to one process but for |delta_c| < 1e-5
 rewind                bit-exact: losses and gradient norms of the profile's first steps again
 masked gradient       PyTorch reference, every parameter, 1e-5 of the largest entry; with samples,
-                      micro-batches and data-parallel ranks in which nothing is kept
+                      micro-batches and data-parallel ranks in which nothing is kept (2**-8 for
+                      the fused loss, which computes it in bfloat16)
 
 Not covered here: NCCL, Transformer Engine, CUDA; see the README's table.
 """
@@ -33,7 +34,7 @@ from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.stores import LogProbStore
 from tests.parallel.probed_job import PROBE_STEPS
 from tests.support.launch import FRESH, MOE, run
-from tests.support.reference import Reference, read_weights
+from tests.support.reference import HALF, Reference, read_gradient, read_weights
 
 PROFILE_STEPS = 5
 BUDGET = 5
@@ -46,6 +47,7 @@ class Layout:
     arguments: str
     moe: bool = False
     micro_batch_size: int = 2
+    gradient_tolerance: float = 1e-5
 
 
 LAYOUTS = {
@@ -66,6 +68,9 @@ LAYOUTS = {
         2,
         "--tensor-model-parallel-size 2 --cross-entropy-loss-fusion "
         "--cross-entropy-fusion-impl native",
+        # Megatron's fused loss rounds the gradient of the logits to bfloat16, 8 bits
+        # (fused_cross_entropy.py:82); its forward, and so every c_t, stays float32.
+        gradient_tolerance=2**-8,
     ),
     "moe-1": Layout(1, "", moe=True),
     "moe-ep2": Layout(2, "--expert-model-parallel-size 2", moe=True),
@@ -170,20 +175,19 @@ def whole_job(folder, layout: Layout, student: str, data_arguments, corpus) -> O
 
 
 def one_masked_step(folder, layout, student, data_arguments, selection) -> dict[str, torch.Tensor]:
-    """Gradient of one masked step: plain SGD with lr 1 leaves it as theta_0 - theta_1."""
+    """Gradient of one masked step, as the optimizer was given it."""
     selection_file = os.path.join(folder, "given.safetensors")
     selection.save(selection_file)
     saved = os.path.join(folder, "after")
-    sgd = "--optimizer sgd --sgd-momentum 0 --lr 1 --min-lr 1 --lr-decay-style constant".split()
-    sgd += "--weight-decay 0 --clip-grad 0 --train-iters 1 --no-save-optim --no-save-rng".split()
+    step = ["--train-iters", 1, "--lr", 1e-3, "--adam-beta1", HALF, "--clip-grad", 0]
     run(
-        [*_common(layout, student, data_arguments), *sgd, "--save", saved, "--save-interval", 1,
+        [*_common(layout, student, data_arguments), *step, "--save", saved, "--save-interval", 1,
+         "--no-save-rng", "--dist-ckpt-optim-fully-reshardable",
          "--t3s", "--t3s-selection-load", selection_file, "--t3s-accuracy-interval", 0,
          "--t3s-dir", folder],
         processes=layout.processes,
     )  # fmt: skip
-    before, after = read_weights(student), read_weights(saved)
-    return {key: before[key] - after[key] for key in before}
+    return read_gradient(saved)
 
 
 def _common(layout: Layout, student: str, data_arguments) -> list:
@@ -231,9 +235,9 @@ def test_layout(name, tmp_path, request, corpus, one_process, sparse_selection, 
 
     gradient = one_masked_step(str(tmp_path), layout, student, data_arguments, sparse_selection)
     expected = baseline.masked_gradient(sparse_selection.keep)
-    assert set(expected) <= set(gradient)
+    assert set(expected) == set(gradient)
     for key, wanted in expected.items():
-        bound = 1e-5 * float(wanted.abs().max()) + 3e-7  # + rounding of theta_0 - theta_1
+        bound = layout.gradient_tolerance * float(wanted.abs().max())
         assert float((gradient[key] - wanted).abs().max()) <= bound, key
 
 

@@ -31,6 +31,9 @@ MOE = """
 --moe-router-load-balancing-type none
 """.split()
 
+#: A bias of the router that is a buffer, not a parameter: it is updated outside the optimizer.
+EXPERT_BIAS = "--moe-router-score-function sigmoid --moe-router-enable-expert-bias".split()
+
 FRESH = "--finetune --no-load-optim --no-load-rng".split()
 
 

@@ -11,10 +11,13 @@ import os
 
 import numpy as np
 import torch
+import torch.distributed.checkpoint as dcp
 import torch.nn.functional as F
-from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.default_planner import _EmptyStateDictLoadPlanner
-from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+#: Adam's beta1 in the runs whose gradient is read: exp_avg after one step is exactly half of it.
+HALF = 0.5
+_MOMENT = "optimizer.state.exp_avg."
 
 
 def latest(folder: str) -> str:
@@ -22,26 +25,31 @@ def latest(folder: str) -> str:
         return os.path.join(folder, f"iter_{int(file.read()):07d}")
 
 
+def read_tensors(folder: str) -> dict[str, torch.Tensor]:
+    """Every tensor of the latest checkpoint in `folder`, whole; layers stacked in dim 0."""
+    reader = dcp.FileSystemReader(latest(folder))
+    state = {
+        key: torch.empty(entry.size, dtype=entry.properties.dtype)
+        for key, entry in reader.read_metadata().state_dict_metadata.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
+    dcp.load(state, storage_reader=reader, no_dist=True)
+    return state
+
+
 def read_weights(folder: str) -> dict[str, torch.Tensor]:
-    """Model tensors of the latest checkpoint in `folder`, whole; layers stacked in dim 0."""
-    state: dict = {}
-    _load_state_dict(
-        state,
-        storage_reader=FileSystemReader(latest(folder)),
-        planner=_EmptyStateDictLoadPlanner(),
-        no_dist=True,
-    )
-    flat: dict = {}
+    """The model's tensors."""
+    return {k: v for k, v in read_tensors(folder).items() if not k.startswith("optimizer.")}
 
-    def visit(node, prefix):
-        for key, value in node.items():
-            if isinstance(value, dict):
-                visit(value, f"{prefix}{key}.")
-            elif torch.is_tensor(value) and not prefix.startswith("optimizer"):
-                flat[prefix + key] = value
 
-    visit(state, "")
-    return {k: v for k, v in flat.items() if not k.startswith(("optimizer.", "chained_"))}
+def read_gradient(folder: str) -> dict[str, torch.Tensor]:
+    """The gradient of a run's only step, out of Adam's first moment: `--adam-beta1` has to be HALF,
+    the optimizer saved with `--dist-ckpt-optim-fully-reshardable`."""
+    return {
+        key.removeprefix(_MOMENT): value / (1 - HALF)
+        for key, value in read_tensors(folder).items()
+        if key.startswith(_MOMENT)
+    }
 
 
 class Reference:
