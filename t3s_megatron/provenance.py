@@ -24,6 +24,21 @@ _LAYOUT = {
     "sequence_parallel": "sequence_parallel",
 }
 
+_SHAPE = (
+    "num_layers",
+    "hidden_size",
+    "ffn_hidden_size",
+    "num_attention_heads",
+    "num_query_groups",
+    "num_experts",
+    "padded_vocab_size",
+)
+
+
+def model_shape(args) -> dict:
+    """What kind of model it is, for files that another model may read."""
+    return {name: getattr(args, name, None) for name in _SHAPE}
+
 
 def provenance(prepared: Prepared, args) -> dict:
     """versions, fingerprints, layout, seeds and arguments of a run."""
@@ -40,6 +55,7 @@ def provenance(prepared: Prepared, args) -> dict:
             "tokenizer": prepared.corpus.tokenizer_fingerprint,
         },
         "layout": {name: getattr(args, key, None) for name, key in _LAYOUT.items()},
+        "model": model_shape(args),
         "seeds": {"megatron": args.seed, "t3s": prepared.config.seed},
         "arguments": asdict(prepared.config),
     }

@@ -6,11 +6,12 @@ know how to score, snapshot, generate and rewind and nothing of the method. This
 meet. Actions run between two training steps, on every rank, in the same order:
 
     before step 1     keep theta_0, measure accuracy
-    after each step   measure, keep a candidate, score the live weights, finish
-    before a step     what has to stand before it: rewind, score theta_0, select
+    after each step   measure, keep a candidate, finish
+    before a step     score theta_b, rewind, score theta_0, select
 
-A rewind waits for the start of the next step, because Megatron adds the finished step to its
-sample counter, logs it and saves its checkpoint after `on_train_step_end`.
+What changes weights in the middle of a run waits for the start of the next step, because Megatron
+adds the finished step to its sample counter, logs it and saves its checkpoint after
+`on_train_step_end`.
 """
 
 from __future__ import annotations
@@ -21,14 +22,13 @@ import time
 import numpy as np
 from megatron.training import get_args, get_tensorboard_writer, get_wandb_writer, print_rank_0
 
-from t3s_megatron.accuracy.measurement import Answer, Measurement, grade
-from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.stores import LogProbStore
+from t3s_megatron.errors import T3SError
+from t3s_megatron.measuring import Measurer
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.batches import RowMaker
 from t3s_megatron.megatron.forward import TrainingForward
-from t3s_megatron.megatron.generation import Generated, Sampling, generate
 from t3s_megatron.megatron.meter import (
     StepTokens,
     TokenGroups,
@@ -52,7 +52,10 @@ from t3s_megatron.method.selection import (
 from t3s_megatron.monitor.curves import Curves
 from t3s_megatron.monitor.summary import Summary
 from t3s_megatron.prepare import Prepared
-from t3s_megatron.provenance import provenance
+from t3s_megatron.provenance import model_shape, provenance
+
+#: Actions that wait for the start of the next step; the module's docstring says why.
+_BEFORE_A_STEP = (ActionKind.SCORE_THETA_B, ActionKind.REWIND)
 
 
 class T3SRun:
@@ -63,7 +66,7 @@ class T3SRun:
         self.config = prepared.config
         self.rows = rows
         self.machine = PhaseMachine(prepared.plan)
-        self.meter = TokenMeter(prepared.corpus.offsets)
+        self.meter = TokenMeter()
         forward.observer = self.meter
         self.seam = None  # set by whoever installs it
         self.groups: TokenGroups | None = None
@@ -72,6 +75,8 @@ class T3SRun:
         self.c_0: np.ndarray | None = None  # root rank only
         self.c_b: np.ndarray | None = None  # root rank only
         self._finished = False
+        self._phase_started = time.perf_counter()
+        self._phases: list[dict] = []
 
     # ------------------------------------------------------------------------------------ events
 
@@ -79,6 +84,11 @@ class T3SRun:
         self.root = layout.root_rank()
         self.is_root = layout.rank() == self.root
         self.curves = Curves(get_tensorboard_writer(), get_wandb_writer())
+        self.measurer = Measurer(
+            self.prepared,
+            self.root,
+            lambda what, seconds: self._spent(what, seconds, context.iteration),
+        )
         path = os.path.join(self.config.dir, "summary.json") if self.is_root else None
         self.summary = Summary(path)
         self.summary.update(
@@ -88,11 +98,19 @@ class T3SRun:
         )
         # Megatron's loop ends at args.train_iters: an upper bound while the profile is open.
         get_args().train_iters = self.machine.train_iters_now
-        if self.prepared.selection is not None:
-            self._apply(self.prepared.selection.keep)
+        loaded = self.prepared.selection
+        if loaded is not None:
             self.say(f"training with the selection of {self.config.selection_load}")
+            self._apply(loaded.keep)
+            made_by = {"method": loaded.method, "theta_b_step": loaded.theta_b_step}
+            self.summary.update(
+                tokens=selection_counts(loaded.keep, None),
+                selection={"file": self.config.selection_load, "model": loaded.model} | made_by,
+            )
 
     def on_train_step_start(self, context: CallbackContext) -> None:
+        if self.machine.total_steps == 0:
+            self._evaluate(context, "theta_0")
         self._carry_out(context, between_steps=False)
 
     def on_train_step_end(self, context: CallbackContext) -> None:
@@ -133,9 +151,11 @@ class T3SRun:
             ActionKind.FINISH: self._finish,
         }
         while (action := self.machine.next_action()) is not None:
-            if between_steps and action.kind is ActionKind.REWIND:
+            if between_steps and action.kind in _BEFORE_A_STEP:
                 break
             handlers[action.kind](context, action)
+            self._note_finished_phases()
+            self._say_reasons()
         # Ends Megatron's loop with this step once the machine is done.
         get_args().train_iters = self.machine.train_iters_now
 
@@ -151,17 +171,7 @@ class T3SRun:
         self.machine.done(action)
 
     def _measure(self, context, action: Action) -> None:
-        if self.machine.total_steps == 0:
-            self._evaluate(context, "theta_0")
-        config = self.config
-        measured = self.accuracy(
-            context,
-            self.prepared.corpus,
-            temperature=config.temperature,
-            samples=config.accuracy_samples,
-            limit=config.accuracy_prompts,
-            split="train",
-        )
+        measured = self.measurer.training_accuracy(context, **self._now())
         self.machine.measured(measured.accuracy)
         self.summary.append("measurements", measured)
         self.curves.scalars(
@@ -178,13 +188,10 @@ class T3SRun:
             f"+- {measured.standard_error:.3f} ({measured.correct}/{measured.total}, "
             f"{measured.truncated} truncated, {measured.seconds:.1f} s)"
         )
-        self._say_reasons()
         self.summary.write()
 
     def _score_theta_b(self, context, action: Action) -> None:
-        if self.config.scoring == "inline":
-            pass  # read from the training forwards in _select
-        else:
+        if self.config.scoring != "inline":  # else read from the training forwards in _select
             if not action.live:
                 self.candidate.restore(context)
             self.c_b = self._score(context, "theta_b", self.machine.theta_b_step)
@@ -196,7 +203,6 @@ class T3SRun:
         seconds = time.perf_counter() - started
         self.machine.done(action)
         self._spent("rewind", seconds, context.iteration)
-        self._say_reasons()
 
     def _score_theta_0(self, context, action: Action) -> None:
         if self.config.scoring != "inline":
@@ -206,100 +212,50 @@ class T3SRun:
     def _select(self, context, action: Action) -> None:
         keep = self._selection(context) if layout.speaks_for_its_samples() else None
         keep = layout.broadcast(None if keep is None else np.packbits(keep), self.root)
-        n = int(self.prepared.corpus.offsets[-1])
+        n = self.prepared.corpus.n_targets
         self._apply(np.unpackbits(keep, count=n).astype(bool))
         self._draw_figure_4(context)
         self.theta_0 = self.candidate = None  # there is no way back from here: free the host
-        self.meter.forget()
+        self.meter.history.clear()
         self.machine.done(action)
-        self._say_reasons()
         self.summary.write()
 
     def _transfer_residual(self, context, action: Action) -> None:
         self._evaluate(context, "theta_f")
         transfer_residual(context, self.theta_0.weights, self.candidate)
         self.machine.done(action)
-        self._say_reasons()
 
     def _finish(self, context, action: Action) -> None:
-        name = {"rrt": "theta_rrt", "sft": "theta_f"}.get(self.config.method, "theta_targeted")
-        self._evaluate(context, name)
+        names = {Phase.TARGETED: "theta_targeted", Phase.TRANSFERRED: "theta_rrt"}
+        self._evaluate(context, names.get(self.machine.phase, "theta_f"))
         self._finished = True
         self.machine.done(action)
-        self._say_reasons()
+        self._note_finished_phases()
         self.summary.update(
-            phases=self.machine.records,
             theta_b_step=self.machine.theta_b_step,
             theta_b_reason=self.machine.theta_b_reason,
         )
         self.summary.write()
 
-    # ---------------------------------------------------------------------------------- accuracy
-
-    def accuracy(
-        self, context, corpus: Corpus, *, temperature, samples, limit, split
-    ) -> Measurement:
-        """Generate answers to the prompts of `corpus` and verify them. Collective over the world.
-
-        The seed of an answer depends on its prompt and sample number only, so measurements of
-        different steps are paired.
-        """
-        started = time.perf_counter()
-        asked = corpus.samples[:limit] if limit else corpus.samples
-        prompts = [s.tokens[: s.prompt_length].tolist() for s in asked for _ in range(samples)]
-        sampling = Sampling(
-            temperature=temperature,
-            max_new_tokens=self.prepared.max_new_tokens,
-            end_token=self.prepared.tokenizer.eos_token_id,
-            seed=self.config.seed,
-            vocab_size=len(self.prepared.tokenizer),
-            batch_size=self.config.generation_batch_size,
-        )
-        generated = generate(context, prompts, sampling)
-        generation_seconds = time.perf_counter() - started
-        result = None
-        if self.is_root:  # one rank verifies, so that all ranks decide by the same numbers
-            result = self._grade(generated, asked, samples)
-            result = result.with_context(
-                step=self.machine.phase_step,
-                phase=self.machine.phase.value,
-                temperature=temperature,
-                samples_per_prompt=samples,
-                split=split,
-                seconds=time.perf_counter() - started,
-            )
-        result = layout.broadcast(result, self.root)
-        self._spent("generation", generation_seconds, context.iteration)
-        self._spent("verification", result.seconds - generation_seconds, context.iteration)
-        return result
-
-    def _grade(self, generated: list[Generated], asked, samples: int) -> Measurement:
-        tokenizer = self.prepared.tokenizer
-        answers = [
-            Answer(tokenizer.decode(one.tokens), len(one.tokens), one.truncated)
-            for one in generated
-        ]
-        repeated = [sample for sample in asked for _ in range(samples)]
-        return grade(answers, repeated, self.prepared.verifier)
-
     def _evaluate(self, context, weights: str) -> None:
         """The accuracies of --t3s-report-temperatures at the live weights."""
-        corpora = {"train": self.prepared.corpus, "heldout": self.prepared.heldout}
-        for split, corpus in corpora.items():
-            for temperature in self.config.report_temperatures if corpus else ():
-                measured = self.accuracy(
-                    context,
-                    corpus,
-                    temperature=temperature,
-                    samples=self.config.report_samples if temperature > 0 else 1,
-                    limit=0,
-                    split=split,
-                )
-                self.summary.append("evaluations", measured.to_dict() | {"weights": weights})
-                self.say(
-                    f"{weights}, {split} prompts at T = {temperature:g}: accuracy "
-                    f"{measured.accuracy:.3f} +- {measured.standard_error:.3f}"
-                )
+        for measured in self.measurer.evaluations(context, **self._now()):
+            self.summary.append("evaluations", measured.to_dict() | {"weights": weights})
+            self.say(
+                f"{weights}, {measured.split} prompts at T = {measured.temperature:g}: accuracy "
+                f"{measured.accuracy:.3f} +- {measured.standard_error:.3f}"
+            )
+
+    def _now(self) -> dict:
+        return {"step": self.machine.phase_step, "phase": self.machine.phase.value}
+
+    def _note_finished_phases(self) -> None:
+        """Their iterations and seconds, for the summary."""
+        for record in self.machine.records[len(self._phases) :]:
+            now = time.perf_counter()
+            self._phases.append(record | {"seconds": round(now - self._phase_started, 3)})
+            self._phase_started = now
+            self.summary.update(phases=self._phases)
 
     # --------------------------------------------------------------------- scoring and selection
 
@@ -307,25 +263,34 @@ class T3SRun:
         started = time.perf_counter()
         c = score_corpus(context, self.rows)
         if c is not None:
-            corpus = self.prepared.corpus
-            store = LogProbStore(c, corpus, tag=tag, step=step, mode="exact")
-            store.save(os.path.join(self.config.dir, f"c_{tag}.safetensors"))
+            self._store(c, tag, step, "exact")
         seconds = time.perf_counter() - started
         self._spent("scoring", seconds, context.iteration)
-        self.say(f"scored {tag}: {self.prepared.corpus.offsets[-1]} tokens in {seconds:.1f} s")
+        self.say(f"scored {tag}: {self.prepared.corpus.n_targets} tokens in {seconds:.1f} s")
         return c
+
+    def _store(self, c: np.ndarray, tag: str, step: int, mode: str) -> None:
+        shape = model_shape(get_args())
+        store = LogProbStore(c, self.prepared.corpus, tag=tag, step=step, mode=mode, model=shape)
+        store.save(os.path.join(self.config.dir, f"c_{tag}.safetensors"))
 
     def _selection(self, context) -> np.ndarray | None:
         """Compute and save on the root rank: bool[n_target_tokens], None on other ranks."""
         config, corpus, step = self.config, self.prepared.corpus, self.machine.theta_b_step
         approximate = None
         if config.scoring != "exact" and step is not None:
-            approximate = inline_snapshots(self.meter.history, step, int(corpus.offsets[-1]))
+            approximate = inline_snapshots(self.meter.history, step, corpus.n_targets)
         if not self.is_root:
             return None
         if config.scoring == "inline":
             self.c_0, self.c_b, unseen = approximate
-            self.say(f"inline scoring is approximate: {unseen} tokens were never seen", root=True)
+            self._store(self.c_0, "theta_0", 0, "inline")
+            self._store(self.c_b, "theta_b", step, "inline")
+            self.say(
+                "inline scoring is approximate: a value may be one epoch old, and "
+                f"{unseen} of {corpus.n_targets} tokens were never seen",
+                root=True,
+            )
         elif approximate is not None:
             difference = disagreement(
                 delta_c(self.c_b, self.c_0), delta_c(approximate[1], approximate[0])
@@ -339,18 +304,23 @@ class T3SRun:
             seed=config.seed,
             share=config.mask_share,
             tau=config.anchor_threshold,
-            n=int(corpus.offsets[-1]),
+            n=corpus.n_targets,
         )
         delta = None if self.c_b is None else delta_c(self.c_b, self.c_0)
         counts = selection_counts(keep, delta, tau=config.anchor_threshold)
         self.summary.update(tokens=counts)
-        selection = Selection(keep, corpus, config.method, step, counts)
+        selection = Selection(keep, corpus, config.method, step, counts, model_shape(get_args()))
         paths = [os.path.join(config.dir, "selection.safetensors"), config.selection_save]
         for path in filter(None, paths):
             selection.save(path)
         return keep
 
     def _apply(self, keep: np.ndarray) -> None:
+        if not keep.any():
+            raise T3SError(
+                f"every one of the {keep.size} target tokens is masked: nothing is left to learn. "
+                "Look at delta_c_at_theta_b in TensorBoard; --t3s-anchor-threshold masks fewer."
+            )
         self.rows.use_selection(keep)
         share = 1 - keep.mean()
         self.say(f"{share:.1%} of {keep.size} target tokens are masked out of the loss")

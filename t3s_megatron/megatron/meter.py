@@ -19,43 +19,26 @@ from t3s_megatron.megatron.layout import (
     on_last_stage,
     speaks_for_its_samples,
 )
+from t3s_megatron.megatron.token_reader import TokenReader, TokenScores
 
 
 @dataclass
-class StepTokens:
-    """This rank's target tokens of one training step: flat target indices and their c_t."""
+class StepTokens(TokenScores):
+    """This rank's target tokens of one training step."""
 
     step: int  # of the phase, 1-based: the forward saw the weights after step - 1 updates
-    target: np.ndarray  # int64[n]
-    c: np.ndarray  # float32[n]
 
 
-class TokenMeter:
-    """Observer of `TrainingForward`; `finish_step` is collective over last-stage ranks."""
+class TokenMeter(TokenReader):
+    """Observer of `TrainingForward`; `history` is filled by whoever wants to look back."""
 
-    def __init__(self, offsets: np.ndarray):
-        self.offsets = offsets
+    def __init__(self):
+        super().__init__()
         self.history: list[StepTokens] = []
-        self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def __call__(self, batch, losses) -> None:
-        # The copy is waited for at the end of the step, not here: no stall in a micro-batch.
-        self._pending.append((batch["target_index"], losses.to("cpu", non_blocking=True)))
 
     def finish_step(self, step: int) -> StepTokens:
-        torch.cuda.synchronize()
-        targets, values = [], []
-        for target_index, losses in self._pending:
-            is_target = target_index >= 0
-            targets.append(target_index[is_target].numpy())
-            values.append(-losses[is_target].numpy())
-        self._pending.clear()
-        if not targets:
-            return StepTokens(step, np.zeros(0, np.int64), np.zeros(0, np.float32))
-        return StepTokens(step, np.concatenate(targets), np.concatenate(values))
-
-    def forget(self) -> None:
-        self.history.clear()
+        seen = self.take()
+        return StepTokens(seen.target, seen.c, step)
 
 
 @dataclass(frozen=True)

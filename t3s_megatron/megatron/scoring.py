@@ -22,6 +22,7 @@ from t3s_megatron.megatron.forward import call_model, next_batch
 from t3s_megatron.megatron.layout import data_and_context_group, speaks_for_its_samples
 from t3s_megatron.megatron.pause import training_paused
 from t3s_megatron.megatron.seam import CallbackContext
+from t3s_megatron.megatron.token_reader import TokenReader, TokenScores
 
 
 def score_corpus(context: CallbackContext, rows: RowMaker) -> np.ndarray | None:
@@ -38,9 +39,10 @@ def score_corpus(context: CallbackContext, rows: RowMaker) -> np.ndarray | None:
             rows, args.micro_batch_size, args.seq_length, multiple_of=multiple
         )
         iterators.append(batches)
+    reader = TokenReader()
     with training_paused(context):
-        reports = get_forward_backward_func()(
-            forward_step_func=_score_step,
+        get_forward_backward_func()(
+            forward_step_func=partial(_score_step, reader),
             data_iterator=iterators if stages > 1 else iterators[0],
             model=context.model,
             num_microbatches=count,
@@ -50,37 +52,32 @@ def score_corpus(context: CallbackContext, rows: RowMaker) -> np.ndarray | None:
             forward_only=True,
         )
         # Still paused: the collectives below belong to the pass.
-        return _collect(reports or [], rows)
+        return _collect(reader.take(), rows)
 
 
-def _score_step(data_iterator, model, return_schedule_plan: bool = False):
+def _score_step(reader: TokenReader, data_iterator, model, return_schedule_plan: bool = False):
     batch = next_batch(data_iterator, model)
-    return call_model(model, batch), partial(_report_scores, batch)
+    return call_model(model, batch), partial(_read_scores, reader, batch)
 
 
-def _report_scores(batch, per_token_loss):
+def _read_scores(reader: TokenReader, batch, per_token_loss):
+    reader(batch, per_token_loss.float())
+    # The schedule wants a loss and a count (as in training) and has no use for either.
     zero = per_token_loss.new_zeros(())
-    is_target = batch["target_index"] >= 0
-    report = {
-        # [b, s / cp] leaves the device here; only targets are kept, on the host.
-        "c": -per_token_loss.float().cpu()[is_target].numpy(),
-        "target": batch["target_index"][is_target].numpy(),
-    }
-    return zero, torch.zeros((), dtype=torch.int, device=zero.device), report
+    return zero, torch.zeros((), dtype=torch.int, device=zero.device), {}
 
 
-def _collect(reports: list[dict], rows: RowMaker) -> np.ndarray | None:
+def _collect(mine: TokenScores, rows: RowMaker) -> np.ndarray | None:
     """Scores of all data- and context-parallel ranks as one flat array, on the root rank."""
     if not speaks_for_its_samples():
         return None
     group = data_and_context_group()
     root = dist.get_global_rank(group, 0)
-    mine = tuple(np.concatenate([report[key] for report in reports]) for key in ("target", "c"))
     parts = [None] * group.size() if dist.get_rank() == root else None
     dist.gather_object(mine, parts, dst=root, group=group)
     if parts is None:
         return None
-    flat = np.full(int(rows.corpus.offsets[-1]), np.nan, dtype=np.float32)
-    for target, c in parts:
-        flat[target] = c
+    flat = np.full(rows.corpus.n_targets, np.nan, dtype=np.float32)
+    for part in parts:
+        flat[part.target] = part.c
     return flat

@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole jobs as a user starts them: what they say, write and leave behind, and how they refuse.
+
+Numbers of the parallel layouts are in tests/parallel; here is the rest of a run's outside.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoTokenizer
+
+from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.order import EpochOrder
+from t3s_megatron.data.records import load_records
+from t3s_megatron.data.selection_file import Selection
+from t3s_megatron.data.stores import LogProbStore
+from tests.support.launch import FRESH, MODEL, ROOT, run
+from tests.support.reference import Reference, latest, read_weights
+
+BUDGET = 4
+SCHEDULE = f"--train-iters {BUDGET} --lr 2e-3 --min-lr 1e-4 --lr-warmup-iters 1".split()
+T3S = ["--t3s", "--t3s-max-new-tokens", 16, "--t3s-temperature", 1, "--t3s-patience", 2,
+       "--t3s-profile-iters", 4, "--t3s-simple-step", 2]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def corpus(task) -> Corpus:
+    tokenizer = AutoTokenizer.from_pretrained(task[1])
+    return Corpus.build(load_records(task[0]), tokenizer, seq_length=48)
+
+
+@pytest.fixture(scope="module")
+def start(student, data_arguments) -> list:
+    """Every job's beginning: the same data and student."""
+    return [*data_arguments, *SCHEDULE, "--load", student, *FRESH]
+
+
+def batch_of(step: int, corpus: Corpus) -> list[int]:
+    """Samples of one step of a phase, 1-based, at 8 samples a batch."""
+    order = EpochOrder(len(corpus.samples), seed=1234)
+    return [order.sample_at(place) for place in range(8 * (step - 1), 8 * step)]
+
+
+def summary_of(folder) -> dict:
+    with open(os.path.join(folder, "summary.json")) as file:
+        return json.load(file)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, start):
+    """(folder, job) of one run of the default method at two processes, with all its outputs."""
+    folder = str(tmp_path_factory.mktemp("whole"))
+    job = run(
+        [*start, *T3S, "--save", folder, "--save-interval", 3, "--t3s-scoring", "both",
+         "--tensorboard-dir", f"{folder}/tensorboard", "--t3s-heldout-data", start[1],
+         "--t3s-report-temperatures", 0, 0.7, "--t3s-report-samples", 2],
+        processes=2,
+    )  # fmt: skip
+    return folder, job
+
+
+def test_the_summary_says_what_was_done(whole, corpus):
+    folder, _ = whole
+    summary = summary_of(f"{folder}/t3s")
+    profile, targeted = summary["phases"]
+    assert summary["finished"] and summary["method"] == "t3s"
+    assert (profile["phase"], profile["first_iteration"]) == ("profile", 1)
+    assert targeted["first_iteration"] == profile["last_iteration"] + 1
+    assert targeted["last_iteration"] == profile["last_iteration"] + BUDGET
+    assert profile["seconds"] > 0 and targeted["seconds"] > 0
+
+    steps = [(m["phase"], m["step"]) for m in summary["measurements"]]
+    n = profile["last_iteration"]
+    wanted = [("profile", k) for k in range(n + 1)] + [("targeted", k + 1) for k in range(BUDGET)]
+    assert steps == wanted
+    for m in summary["measurements"]:
+        parts = ("correct", "wrong", "truncated", "unparseable", "failed")
+        assert m["total"] == len(corpus.samples) == sum(m[part] for part in parts)
+        assert m["accuracy"] == m["correct"] / m["total"]
+        assert m["generated_tokens"] > 0
+
+    lowest = min(m["accuracy"] for m in summary["measurements"] if m["phase"] == "profile")
+    at_b = summary["measurements"][summary["theta_b_step"]]["accuracy"]
+    first = summary["measurements"][0]["accuracy"]
+    assert at_b == lowest < first, "this student no longer shows a shock: choose another seed"
+
+    evaluated = {(e["weights"], e["split"], e["temperature"]) for e in summary["evaluations"]}
+    splits = [(s, t) for s in ("train", "heldout") for t in (0.0, 0.7)]
+    assert evaluated == {(w, *st) for w in ("theta_0", "theta_targeted") for st in splits}
+    assert summary["fingerprints"]["dataset"] == corpus.fingerprint
+    assert summary["layout"]["data"] == 2 and summary["seeds"] == {"megatron": 1234, "t3s": 1234}
+    assert summary["versions"]["megatron_core"] and summary["data"]["samples"] == 24
+    assert {"generation", "verification", "scoring", "rewind", "run"} <= set(summary["seconds"])
+
+
+def test_selection_and_stores_belong_together(whole, corpus):
+    folder, _ = whole
+    summary = summary_of(f"{folder}/t3s")
+    c_0 = LogProbStore.load(f"{folder}/t3s/c_theta_0.safetensors", corpus)
+    c_b = LogProbStore.load(f"{folder}/t3s/c_theta_b.safetensors", corpus)
+    selection = Selection.load(f"{folder}/t3s/selection.safetensors", corpus)
+    assert (c_0.tag, c_0.step, c_b.tag) == ("theta_0", 0, "theta_b")
+    assert c_b.step == selection.theta_b_step == summary["theta_b_step"]
+    assert (selection.keep == (c_b.c - c_0.c <= 0)).all()
+    counts = summary["tokens"]
+    assert counts["target_tokens"] == corpus.n_targets
+    assert counts["anchors"] == counts["masked"] == int((~selection.keep).sum())
+    assert c_0.model["num_layers"] == selection.model["num_layers"] == 4
+    disagreement = summary["inline_disagreement"]
+    assert 0 <= disagreement["label_disagreement_share"] < 1
+    assert disagreement["max_abs_difference"] > 0, "inline values are up to an epoch old"
+
+
+def test_tensorboard_shows_the_run(whole, corpus):
+    folder, _ = whole
+    summary = summary_of(f"{folder}/t3s")
+    events = EventAccumulator(f"{folder}/tensorboard", size_guidance={"scalars": 0})
+    events.Reload()
+    total = summary["phases"][-1]["last_iteration"]
+    profile = summary["phases"][0]["last_iteration"]
+
+    def series(name):
+        return {e.step: e.value for e in events.Scalars(f"t3s/{name}")}
+
+    accuracy = series("accuracy")
+    assert sorted(accuracy) == list(range(total + 1)) == sorted(series("accuracy_standard_error"))
+    measured = [m["accuracy"] for m in summary["measurements"]]
+    assert np.allclose([accuracy[k] for k in range(total + 1)], measured, atol=1e-6)
+    assert set(series("phase").values()) == {0.0, 1.0}
+    kept = series("kept_tokens")
+    assert all(kept[k] > 0 for k in range(1, total + 1))
+    for name in ("loss_anchor", "loss_other", "delta_anchor", "delta_other"):
+        assert sorted(series(name)) == list(range(1, total + 1)), name
+    # The forward of step theta_b + 1 sees theta_b: its figures are those of the stores. That of
+    # step 1 sees theta_0: Figure 4 begins at zero.
+    b = summary["theta_b_step"]
+    c_0, c_b = (LogProbStore.load(f"{folder}/t3s/c_theta_{i}.safetensors", corpus).c for i in "0b")
+    for step, c in ((1, c_0), (b + 1, c_b)):
+        targets = np.concatenate([np.r_[corpus.target_slice(i)] for i in batch_of(step, corpus)])
+        for name, group in (("anchor", c_b > c_0), ("other", c_b <= c_0)):
+            of_group = targets[group[targets]]
+            delta, loss = (c - c_0)[of_group].mean(), -c[of_group].mean()
+            assert abs(series(f"delta_{name}")[step] - delta) < 1e-5
+            assert abs(series(f"loss_{name}")[step] - loss) < 1e-5
+    assert abs(series("anchor_share")[profile] - summary["tokens"]["anchor_share"]) < 1e-6
+    (histogram,) = events.Histograms("t3s/delta_c_at_theta_b")
+    assert histogram.histogram_value.num == corpus.n_targets
+    assert {"seconds_generation", "seconds_scoring", "seconds_rewind"} <= {
+        tag.removeprefix("t3s/") for tag in events.Tags()["scalars"]
+    }
+
+
+def test_the_log_tells_the_run_in_plain_words(whole):
+    _, job = whole
+    said = "\n".join(job.said)
+    assert "Megatron runs through the callback seam: train 1x, train_step 1x, training_log 1x" in (
+        said
+    )
+    for words in ("is a new minimum", "theta_b is step", "rewound to theta_0", "masked out",
+                  "targeted training begins", "done"):  # fmt: skip
+        assert words in said, words
+    assert said.count("[t3s] done") == 1, "every rank said it"
+
+
+def test_the_checkpoint_is_of_the_whole_run(whole):
+    folder, _ = whole
+    last = summary_of(f"{folder}/t3s")["phases"][-1]["last_iteration"]
+    assert latest(folder).endswith(f"{last:07d}")
+    assert all(torch.isfinite(w).all() for w in read_weights(folder).values())
+
+
+def test_residual_transfer_leaves_theta_0_plus_theta_f_minus_theta_b(tmp_path, start, student):
+    """Against the checkpoints of a plain fine-tuning run, bit for bit (float32, one process)."""
+    run([*start, "--save", tmp_path / "sft", "--save-interval", 1])
+    run([*start, *T3S, "--t3s-method", "rrt", "--save", tmp_path / "rrt", "--save-interval", 100])
+    summary = summary_of(tmp_path / "rrt" / "t3s")
+    b = summary["theta_b_step"]
+    assert 0 < b < BUDGET
+    steps = {}
+    for step in (b, BUDGET):
+        (tmp_path / "sft" / "latest_checkpointed_iteration.txt").write_text(str(step))
+        steps[step] = read_weights(str(tmp_path / "sft"))
+    theta_0, rrt = read_weights(student), read_weights(str(tmp_path / "rrt"))
+    assert set(rrt) == set(theta_0)
+    for key, value in rrt.items():
+        assert torch.equal(value, theta_0[key] + (steps[BUDGET][key] - steps[b][key])), key
+    # Megatron loads it, and goes on from it.
+    job = run([*start[:4], "--train-iters", BUDGET + 1, "--lr", 1e-4, "--load", tmp_path / "rrt",
+               "--no-load-optim", "--no-load-rng"])  # fmt: skip
+    assert f"iteration        {BUDGET + 1}/" in job.output
+
+
+def test_a_selection_serves_another_model_with_the_same_tokenizer(
+    tmp_path, whole, data_arguments, corpus
+):
+    """Appendix C: no profile, no theta_b of its own, and the very same tokens are kept."""
+    selection = f"{whole[0]}/t3s/selection.safetensors"
+    smaller = ["--num-layers", 2, "--hidden-size", 32, "--ffn-hidden-size", 64]
+    job = run(
+        [*data_arguments, *SCHEDULE, *smaller, "--t3s", "--t3s-selection-load", selection,
+         "--t3s-dir", tmp_path, "--t3s-accuracy-interval", 0]
+    )  # fmt: skip
+    summary = summary_of(tmp_path)
+    (phase,) = summary["phases"]
+    assert (phase["phase"], phase["last_iteration"]) == ("targeted", BUDGET)
+    kept = Selection.load(selection, corpus).keep
+    assert summary["tokens"]["kept"] == int(kept.sum())
+    assert summary["selection"]["model"]["num_layers"] == 4
+    assert f"{1 - kept.mean():.1%} of {kept.size} target tokens are masked" in job.output
+
+
+def test_a_selection_of_other_samples_is_refused(tmp_path, whole, task, student):
+    lines = Path(task[0]).read_text().splitlines()
+    other = json.loads(lines[3]) | {"response": "0+0=0<answer>0</answer>"}
+    changed = tmp_path / "changed.jsonl"
+    changed.write_text("\n".join([*lines[:3], json.dumps(other), *lines[4:]]) + "\n")
+    job = run(
+        ["--t3s-data", changed, "--tokenizer-model", task[1], *SCHEDULE, "--load", student,
+         *FRESH, "--t3s", "--t3s-dir", tmp_path, "--t3s-accuracy-interval", 0,
+         "--t3s-selection-load", f"{whole[0]}/t3s/selection.safetensors"],
+        expect=1,
+    )  # fmt: skip
+    refused_cleanly(job, "changed.jsonl, line 4")
+
+
+def test_simple_needs_no_answers_and_generates_nothing(tmp_path, task, student, corpus):
+    without = tmp_path / "without.jsonl"
+    with open(task[0]) as file:
+        samples = [json.loads(line) for line in file]
+    without.write_text("".join(
+        json.dumps({k: v for k, v in s.items() if k != "answer"}) + "\n" for s in samples
+    ))  # fmt: skip
+    run(
+        ["--t3s-data", without, "--tokenizer-model", task[1], *SCHEDULE, "--load", student,
+         *FRESH, "--t3s", "--t3s-simple", "--t3s-simple-step", 3, "--t3s-dir", tmp_path / "out"]
+    )  # fmt: skip
+    summary = summary_of(tmp_path / "out")
+    assert summary["method"] == "t3s-simple" and summary["theta_b_step"] == 3
+    assert [p["last_iteration"] for p in summary["phases"]] == [3, 3 + BUDGET]
+    assert summary["measurements"] == [] and "generation" not in summary["seconds"]
+
+
+def test_inline_scoring_is_exact_when_the_weights_stand_still(tmp_path, start, student, corpus):
+    """With learning rate 0 a value cannot grow old: what is left is the reference's forward. The
+    first epoch shows each of the 24 samples within 3 steps of 8."""
+    run([*start, "--lr", 0, "--min-lr", 0, *T3S, "--t3s-simple", "--t3s-simple-step", 3,
+         "--t3s-scoring", "inline", "--t3s-dir", tmp_path])  # fmt: skip
+    model = Reference(read_weights(student))
+    with torch.no_grad():
+        wanted = [model.log_probs(s.tokens).numpy()[s.is_target[1:]] for s in corpus.samples]
+    for tag in ("theta_0", "theta_b"):
+        store = LogProbStore.load(f"{tmp_path}/c_{tag}.safetensors", corpus)
+        assert store.mode == "inline"
+        assert np.abs(store.c - np.concatenate(wanted)).max() < 1e-5
+
+
+BASELINES = {
+    "inverse": ([], lambda c: c["masked"] == c["target_tokens"] - c["anchors"]),
+    "random": ([], lambda c: c["masked"] == c["anchors"]),
+    "mask-top-confidence": (
+        ["--t3s-mask-share", 0.2],
+        lambda c: c["masked"] == round(0.2 * c["target_tokens"]),
+    ),
+}
+
+
+@pytest.mark.parametrize("method", BASELINES)
+def test_baselines_mask_their_share(method, tmp_path, start):
+    extra, holds = BASELINES[method]
+    simple = [] if extra else ["--t3s-simple", "--t3s-simple-step", 2]
+    run([*start, "--t3s", *simple, *extra, "--t3s-method", method, "--t3s-dir", tmp_path,
+         "--t3s-targeted-accuracy-interval", 0])  # fmt: skip
+    summary = summary_of(tmp_path)
+    assert summary["finished"] and holds(summary["tokens"])
+    assert len(summary["phases"]) == (1 if extra else 2)
+
+
+def test_without_a_shock_the_run_says_so_and_goes_on_as_simple(tmp_path, start):
+    """Learning rate 0: accuracy stays where it was, which is no fall."""
+    job = run([*start, "--lr", 0, "--min-lr", 0, *T3S, "--t3s-dir", tmp_path])
+    summary = summary_of(tmp_path)
+    assert summary["theta_b_step"] == 2 and "no Imitation Shock" in summary["theta_b_reason"]
+    assert "no Imitation Shock in 4 steps" in "\n".join(job.said)
+    accuracies = {m["accuracy"] for m in summary["measurements"]}
+    assert len(accuracies) == 1, "the same weights gave other answers"
+
+
+def test_a_users_own_verifier(tmp_path, start):
+    (tmp_path / "own.py").write_text("def never(text, answer, metadata):\n    return 0.0\n")
+    run([*start, "--t3s", "--t3s-method", "sft", "--t3s-dir", tmp_path, "--t3s-max-new-tokens", 16,
+         "--t3s-verifier", "own:never", "--t3s-accuracy-interval", 2,
+         "--t3s-accuracy-prompts", 5],
+        environment={"PYTHONPATH": f"{ROOT}:{tmp_path}"})  # fmt: skip
+    measured = summary_of(tmp_path)["measurements"]
+    assert [m["step"] for m in measured] == [0, 2, 4]
+    assert all(m["correct"] == 0 and m["total"] == 5 for m in measured)
+    assert any(m["wrong"] > 0 for m in measured)
+
+
+def test_bad_input_ends_with_a_message_before_the_model_is_built(tmp_path, start):
+    """The wording of each message is tested in tests/unit; here, how a user meets it."""
+    for extra, wanted in (
+        (["--t3s-data", "/nowhere.jsonl"], "/nowhere.jsonl: no such file"),
+        (["--t3s-mask-share", 0.5], "--t3s-mask-share only applies to the baselines"),
+        (["--t3s-verifier", "magic"], "--t3s-verifier magic: unknown"),
+    ):
+        job = run([*start, *T3S, "--t3s-dir", tmp_path, *extra], expect=1)
+        refused_cleanly(job, wanted)
+
+
+def test_a_loss_averaged_over_micro_batches_is_refused(tmp_path, start):
+    model = [word for word in MODEL if word != "--calculate-per-token-loss"]
+    job = run([*start, "--t3s", "--t3s-dir", tmp_path], model=model, expect=1)
+    refused_cleanly(job, "--t3s needs --calculate-per-token-loss")
+
+
+def test_continuing_inside_a_run_is_refused(tmp_path, whole, data_arguments):
+    job = run(
+        [*data_arguments, *SCHEDULE, "--load", whole[0], *T3S, "--t3s-dir", tmp_path], expect=1
+    )
+    refused_cleanly(job, "resuming inside a T3S run is not supported yet", built=True)
+
+
+def refused_cleanly(job, wanted: str, built: bool = False) -> None:
+    errors = [line for line in job.output.splitlines() if "t3s-megatron: error:" in line]
+    assert errors and all(wanted in line for line in errors)
+    assert "megatron/training/training.py" not in job.output, "a traceback through Megatron"
+    assert built or "number of parameters" not in job.output, "the model was built first"
