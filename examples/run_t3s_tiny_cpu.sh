@@ -7,6 +7,7 @@
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 RUN=${RUN:-$ROOT/runs/tiny}           # everything this script writes
+STUDENT=${STUDENT:-$RUN/student}      # pre-trained when it is not there, else reused
 NPROC=${NPROC:-$(( $(nproc) < 2 ? 1 : 2 ))}
 TP=${TP:-1}                           # tensor parallel size; NPROC / (TP * PP) is data parallel
 PP=${PP:-1}                           # pipeline parallel size
@@ -69,12 +70,12 @@ if [ "$(cat "$RUN/data/seed" 2>/dev/null)" != "$SEED" ]; then
     echo "$SEED" >"$RUN/data/seed"
 fi
 
-echo "2. student: $RUN/student"
-if [ ! -e "$RUN/student/latest_checkpointed_iteration.txt" ]; then
+echo "2. student: $STUDENT"
+if [ ! -e "$STUDENT/latest_checkpointed_iteration.txt" ]; then
     launch student --t3s-data "$RUN/data/pretrain.jsonl" --train-iters "$STUDENT_STEPS" \
         --lr 2e-3 --min-lr 1e-4 --lr-warmup-iters 50 --lr-decay-style cosine \
         --adam-beta2 0.98 --weight-decay 0.05 \
-        --save "$RUN/student" --save-interval "$STUDENT_STEPS" --no-save-optim --no-save-rng
+        --save "$STUDENT" --save-interval "$STUDENT_STEPS" --no-save-optim --no-save-rng
 else
     echo "  kept from an earlier run"
 fi
@@ -84,7 +85,7 @@ for method in $METHODS; do
     echo "$number. $method: $RUN/$method"
     number=$(( number + 1 ))
     rm -rf "${RUN:?}/$method"
-    launch "$method" --load "$RUN/student" --finetune --no-load-optim --no-load-rng \
+    launch "$method" --load "$STUDENT" --finetune --no-load-optim --no-load-rng \
         --save "$RUN/$method/checkpoints" --save-interval 1000 \
         --tensorboard-dir "$RUN/$method/tensorboard" \
         --train-iters "$STEPS" --lr "$LR" --lr-decay-style constant --weight-decay 0 \

@@ -37,7 +37,10 @@ _SHAPE = (
 
 def model_shape(args) -> dict:
     """What kind of model it is, for files that another model may read."""
-    return {name: getattr(args, name, None) for name in _SHAPE}
+    shape = {name: getattr(args, name, None) for name in _SHAPE}
+    if not args.group_query_attention:  # Megatron's default of 1 group then means nothing
+        shape["num_query_groups"] = args.num_attention_heads
+    return shape
 
 
 def provenance(prepared: Prepared, args) -> dict:

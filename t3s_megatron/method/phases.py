@@ -167,9 +167,11 @@ class PhaseMachine:
         self._pop(ActionKind.MEASURE)
         new_minimum = False
         if self.phase is Phase.PROFILE and not self.plan.simple:
+            settled = self.detector.confirmed  # RRT goes on measuring up to theta_f
             seen = self.detector.observe(self.phase_step, accuracy)
             new_minimum = seen.is_new_minimum
-            self._say(seen.reason)
+            if not settled:
+                self._say(seen.reason)
         if self.phase_step > 0 and self.phase is not Phase.TRANSFERRED:
             self._decide(new_minimum)
 

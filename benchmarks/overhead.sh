@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Overhead of T3S beside plain Megatron training: bash benchmarks/overhead.sh
+#
+# On a CPU a 10M-parameter model, one thread. With DEVICE=cuda a 0.6B-parameter model in bfloat16
+# with Transformer Engine and the distributed optimizer. Writes $RESULT; method: overhead.py.
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+DEVICE=${DEVICE:-cpu}
+NPROC=${NPROC:-1}
+STEPS=${STEPS:-40}                    # pairs in each phase
+WORK=${WORK:-$ROOT/runs/benchmark}
+export RESULT=${RESULT:-$WORK/overhead-$DEVICE.json}
+source "$ROOT/examples/lib/python.sh"
+t3s_python "$ROOT"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} CUDA_DEVICE_MAX_CONNECTIONS=1 PYTHONWARNINGS=ignore
+export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
+mkdir -p "$WORK" "$(dirname "$RESULT")"
+
+ARGS=(
+    --qk-layernorm --normalization RMSNorm --swiglu --disable-bias-linear
+    --position-embedding-type rope --untie-embeddings-and-output-weights
+    --tokenizer-type HuggingFaceTokenizer --tokenizer-model "$WORK/data/tokenizer"
+    --calculate-per-token-loss --num-workers 0 --eval-iters 0 --log-interval 10
+    --lr 1e-5 --lr-decay-style constant --train-iters "$STEPS"
+    --t3s --t3s-simple --t3s-simple-step "$STEPS" --t3s-profile-iters "$STEPS"
+    --t3s-dir "$WORK/t3s" --t3s-data "$WORK/data/train.jsonl"
+)
+if [ "$DEVICE" = cpu ]; then
+    ARGS+=(
+        --num-layers 6 --hidden-size 384 --ffn-hidden-size 1024 --num-attention-heads 6
+        --seq-length 112 --max-position-embeddings 112 --make-vocab-size-divisible-by 4
+        --micro-batch-size 4 --global-batch-size 8
+        --t3s-device cpu --transformer-impl local --distributed-backend gloo
+        --no-gradient-accumulation-fusion --no-persist-layer-norm --no-masked-softmax-fusion
+        --no-bias-swiglu-fusion --no-rope-fusion --no-bias-dropout-fusion
+        --attention-backend unfused
+    )
+else
+    ARGS+=(
+        --num-layers 28 --hidden-size 1024 --ffn-hidden-size 3072 --num-attention-heads 16
+        --group-query-attention --num-query-groups 8 --kv-channels 128
+        --seq-length 4096 --max-position-embeddings 4096 --vocab-size 151936
+        --micro-batch-size 1 --global-batch-size 8 --bf16
+        --use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather
+    )
+fi
+
+if [ ! -e "$WORK/data/train.jsonl" ]; then
+    "$PYTHON" "$ROOT/examples/tiny/make_data.py" --out "$WORK/data" --pretrain-samples 500
+fi
+"$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$NPROC" \
+    "$ROOT/benchmarks/overhead.py" "${ARGS[@]}" "$@" >"$WORK/overhead.log" 2>&1 || {
+    tail -n 40 "$WORK/overhead.log" >&2
+    exit 1
+}
+cat "$RESULT"
