@@ -52,9 +52,10 @@ TESTED_RELEASES = ("0.17.1", "0.18.2", "0.19.2")
 
 
 def megatron_version() -> str:
+    """As released. Megatron appends the commit of whatever repository the job runs in."""
     import megatron.core
 
-    return megatron.core.__version__
+    return megatron.core.__version__.split("+")[0]
 
 
 def megatron_series() -> str:

@@ -8,6 +8,7 @@ and looks on from outside.
     PROBE_FILE=FILE  greedy generations at theta_0; and the first PROBE_STEPS of the targeted phase
                      are trained with an empty mask, which have to repeat the profile's first steps
                      bit for bit, before the run is rewound once more
+    ATTACH_WITHOUT_ARGUMENTS=1  as a script does in a release whose `pretrain` parses by itself
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def main() -> None:
     t3s = T3S()  # 2
     args = parse_arguments(t3s.add_arguments, {})
     plain = PlainTraining(args)
-    provider, step = t3s.attach(plain.data_provider, plain.forward_step, args)  # 3
+    known = None if os.environ.get("ATTACH_WITHOUT_ARGUMENTS") else args
+    provider, step = t3s.attach(plain.data_provider, plain.forward_step, known)  # 3
     call_pretrain(
         args,
         data_provider=provider,
