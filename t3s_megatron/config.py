@@ -4,20 +4,18 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from dataclasses import dataclass, field, fields
 
 from t3s_megatron.errors import T3SError
+from t3s_megatron.method.phases import Plan
+from t3s_megatron.method.selection import MASKING_BASELINES
 
-METHODS = (
-    "t3s",
-    "rrt",
-    "sft",
-    "inverse",
-    "random",
-    "mask-top-confidence",
-    "mask-bottom-confidence",
-)
+#: Samplers are seeded with a multiple of it, which has to fit 64 bits.
+_LARGEST_SEED = 2**32 - 1
+
+METHODS = ("t3s", "rrt", "sft", "inverse", *MASKING_BASELINES)
 
 
 def _option(default, help_text: str, **argparse_kwargs):
@@ -157,16 +155,38 @@ class T3SConfig:
     def measures_profile(self) -> bool:
         if self.simple or self.selection_load or self.accuracy_interval <= 0:
             return False
-        fixed_share = self.mask_share is not None
-        return not (fixed_share and self.method.startswith(("random", "mask-")))
+        return not self._needs_no_profile
+
+    @property
+    def _needs_no_profile(self) -> bool:
+        """A masking baseline with a share of its own: it does not count T3S's anchors."""
+        return self.method in MASKING_BASELINES and self.mask_share is not None
+
+    def plan(self, budget: int) -> Plan:
+        """The phases of this run; `budget` is --train-iters. Valid for a config of `from_args`."""
+        return Plan(
+            method=self.method,
+            simple=self.simple,
+            simple_step=self.simple_step,
+            budget=budget,
+            profile_iters=self.profile_iters,
+            accuracy_interval=self.accuracy_interval if self.measures_profile else 0,
+            targeted_accuracy_interval=self.targeted_accuracy_interval,
+            patience=self.patience,
+            min_delta=self.min_delta,
+            no_shock=self.no_shock,
+            loaded_selection=bool(self.selection_load),
+            share=self.mask_share,
+            measure_final=self.needs_answers,
+        )
 
     def _validate(self, args) -> None:
         def refuse(reason: str):
             raise T3SError(reason)
 
         if not self.data:
-            refuse("--t3s needs --t3s-data")
-        if self.dir is None:
+            refuse("--t3s needs --t3s-data: the samples to train on")
+        if not self.dir:
             refuse("--t3s needs --t3s-dir or --save, to write the selection and the summary to")
         if not args.calculate_per_token_loss:
             refuse(
@@ -175,6 +195,8 @@ class T3SConfig:
             )
         if not args.train_iters:
             refuse("--t3s counts steps: give --train-iters, not --train-samples")
+        if args.train_iters < 1:
+            refuse(f"--train-iters {args.train_iters}: --t3s needs at least 1 step")
         if args.tokenizer_type != "HuggingFaceTokenizer":
             refuse(
                 "--t3s needs --tokenizer-type HuggingFaceTokenizer --tokenizer-model FOLDER: chat "
@@ -192,50 +214,100 @@ class T3SConfig:
             "accuracy_samples",
             "report_samples",
             "generation_batch_size",
+            "max_new_tokens",
         )
-        for name in at_least_one:
-            if getattr(self, name) < 1:
-                refuse(f"--t3s-{name.replace('_', '-')} must be at least 1")
         at_least_zero = (
             "accuracy_interval",
             "targeted_accuracy_interval",
             "accuracy_prompts",
             "min_delta",
             "temperature",
+            "report_temperatures",
+            "seed",
         )
-        for name in at_least_zero:
-            if getattr(self, name) < 0:
-                refuse(f"--t3s-{name.replace('_', '-')} must not be negative")
+        for name in (*at_least_one, *at_least_zero, "anchor_threshold"):
+            values = getattr(self, name)
+            for value in values if isinstance(values, tuple) else (values,):
+                if value is None:
+                    continue
+                given = f"{_argument(name)} {value}"
+                if not math.isfinite(value):
+                    refuse(f"{given}: has to be a finite number")
+                if name in at_least_one and value < 1:
+                    refuse(f"{given}: must be at least 1")
+                if name in at_least_zero and value < 0:
+                    refuse(f"{given}: must not be negative")
+        if self.seed > _LARGEST_SEED:
+            refuse(f"--t3s-seed {self.seed}: must be at most {_LARGEST_SEED}")
         if self.mask_share is not None and not 0 < self.mask_share < 1:
-            refuse("--t3s-mask-share must lie between 0 and 1")
-        if self.max_new_tokens is not None and self.max_new_tokens < 1:
-            refuse("--t3s-max-new-tokens must be at least 1")
+            refuse(f"--t3s-mask-share {self.mask_share}: must lie between 0 and 1")
 
     def _validate_combinations(self, args, refuse) -> None:
-        masks = self.method.startswith(("random", "mask-"))
-        if self.mask_share is not None and not masks:
-            refuse(f"--t3s-mask-share only applies to the baselines, not to {self.method}")
-        if self.simple and self.method == "sft":
-            refuse("--t3s-simple has no meaning with --t3s-method sft: nothing is selected")
-        if self.selection_load and self.method in ("rrt", "sft"):
-            refuse(f"--t3s-selection-load has no meaning with --t3s-method {self.method}")
+        method, profile, budget = self.method, self.profile_iters, args.train_iters
+        if self.mask_share is not None and method not in MASKING_BASELINES:
+            refuse(
+                f"--t3s-mask-share only applies to the baselines {', '.join(MASKING_BASELINES)}: "
+                f"drop it, since --t3s-method {method} masks by its own rule"
+            )
+        if self.simple and method == "sft":
+            refuse(
+                "--t3s-simple has no meaning with --t3s-method sft: nothing is selected. Drop it"
+            )
+        if self.simple and self._needs_no_profile:
+            refuse(
+                "--t3s-simple chooses theta_b, and with --t3s-mask-share there is none: drop one "
+                "of the two"
+            )
+        if self.selection_load and method in ("rrt", "sft"):
+            refuse(
+                f"--t3s-selection-load has no meaning with --t3s-method {method}, which trains on "
+                "every token: drop one of the two"
+            )
         if self.selection_load and self.simple:
             refuse("--t3s-selection-load skips the profile: drop --t3s-simple")
-        if self.simple and self.simple_step > self.profile_iters:
-            refuse("--t3s-simple-step lies beyond --t3s-profile-iters")
-        detects = self.method != "sft" and not self.simple and not self.selection_load
-        detects = detects and not (masks and self.mask_share is not None)
+        if self.heldout_data and not self.report_temperatures:
+            refuse(
+                "--t3s-heldout-data is only used with --t3s-report-temperatures: give those, or "
+                "drop it"
+            )
+        has_profile = not (self.selection_load or self._needs_no_profile)
+        detects = has_profile and method != "sft" and not self.simple
         if detects and self.accuracy_interval == 0:
             refuse(
-                "the bottleneck detector needs accuracy: set --t3s-accuracy-interval, or choose "
-                "--t3s-simple"
+                "the bottleneck detector needs accuracy: set --t3s-accuracy-interval to at least "
+                "1, or choose --t3s-simple"
             )
-        if detects and self.no_shock == "simple" and self.simple_step > self.profile_iters:
-            refuse("--t3s-no-shock simple needs --t3s-simple-step within --t3s-profile-iters")
-        if self.scoring == "inline" and masks and self.mask_share is not None:
-            refuse("--t3s-scoring inline needs a profile phase; --t3s-mask-share has none")
-        if self.method == "rrt" and self.profile_iters < args.train_iters:
-            refuse("--t3s-method rrt trains to theta_f: --t3s-profile-iters cannot be shorter")
+        if self.scoring == "inline" and self._needs_no_profile:
+            refuse(
+                "--t3s-scoring inline needs a profile phase, and with --t3s-mask-share there is "
+                "none: choose exact"
+            )
+        if method == "rrt" and profile < budget:
+            refuse(
+                f"--t3s-method rrt trains to theta_f: --t3s-profile-iters {profile} cannot be "
+                f"shorter than --train-iters {budget}; leave it out"
+            )
+        self._validate_ends(detects, budget, refuse)
+
+    def _validate_ends(self, detects: bool, budget: int, refuse) -> None:
+        """How the profile may end has to lie within the steps there are."""
+        steps, bound = self.profile_iters, "--t3s-profile-iters"
+        if self.method == "rrt":  # its profile is the whole of plain training
+            steps, bound = budget, "--train-iters"
+        if self.simple_step > steps:
+            beyond = f"--t3s-simple-step {self.simple_step} lies beyond {bound} {steps}"
+            if self.simple:
+                refuse(f"{beyond}: theta_b would never be reached. Lower the step")
+            if detects and self.no_shock == "simple":
+                refuse(
+                    f"{beyond}, and --t3s-no-shock simple takes that step as theta_b: lower the "
+                    "step, or choose --t3s-no-shock sft or stop"
+                )
+        if detects and self.no_shock == "sft" and self.method != "rrt" and steps > budget:
+            refuse(
+                f"--t3s-no-shock sft goes on to --train-iters {budget} in all: {bound} {steps} "
+                "is more. Lower it, or choose --t3s-no-shock simple or stop"
+            )
 
     def _validate_megatron_features(self, args, refuse) -> None:
         unsupported = {
@@ -270,7 +342,7 @@ def add_t3s_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParse
     )
     group.add_argument("--t3s", action="store_true", help="make this run a T3S run")
     for f in fields(T3SConfig):
-        name = "--t3s-" + f.name.replace("_", "-")
+        name = _argument(f.name)
         kwargs = dict(f.metadata["argparse"])
         if f.type == "bool":
             group.add_argument(name, action="store_true", help=f.metadata["help"])
@@ -278,6 +350,10 @@ def add_t3s_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParse
         kwargs.setdefault("type", _converter(f.type))
         group.add_argument(name, default=f.default, help=f.metadata["help"], **kwargs)
     return parser
+
+
+def _argument(name: str) -> str:
+    return "--t3s-" + name.replace("_", "-")
 
 
 def _converter(annotation: str):

@@ -82,8 +82,6 @@ def prepare(args) -> Prepared:
     corpus = load_corpus(config.data, args, tokenizer, split=config.data_split, **how)
     heldout = None
     if config.heldout_data:
-        if not config.report_temperatures:
-            raise T3SError("--t3s-heldout-data is only used with --t3s-report-temperatures")
         heldout = load_corpus(config.heldout_data, args, tokenizer, **how)
     verifier = None
     max_new_tokens = config.max_new_tokens or 0
@@ -97,21 +95,7 @@ def prepare(args) -> Prepared:
     selection = None
     if config.selection_load:
         selection = Selection.load(config.selection_load, corpus)
-    plan = Plan(
-        method=config.method,
-        simple=config.simple,
-        simple_step=config.simple_step,
-        budget=args.train_iters,
-        profile_iters=config.profile_iters,
-        accuracy_interval=config.accuracy_interval if config.measures_profile else 0,
-        targeted_accuracy_interval=config.targeted_accuracy_interval,
-        patience=config.patience,
-        min_delta=config.min_delta,
-        no_shock=config.no_shock,
-        loaded_selection=selection is not None,
-        share=config.mask_share,
-        measure_final=config.needs_answers,
-    )
+    plan = config.plan(args.train_iters)
     plan.validate()
     return Prepared(config, tokenizer, corpus, heldout, verifier, selection, plan, max_new_tokens)
 

@@ -1,0 +1,446 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments: what they default to, what is filled in, and that no command line reaches training
+that cannot be carried out: it is refused with the argument, the reason and the way out."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+
+import pytest
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+from made_arguments import config, namespace, parser
+
+from t3s_megatron.config import METHODS, T3SConfig
+from t3s_megatron.errors import T3SError
+from t3s_megatron.method.phases import PhaseMachine
+from t3s_megatron.method.selection import MASKING_BASELINES
+
+# ------------------------------------------------------------------------------------- the parser
+
+
+def options() -> list[str]:
+    ours = next(group for group in parser()._action_groups if group.title == "t3s")
+    return [option for action in ours._group_actions for option in action.option_strings]
+
+
+def test_every_argument_starts_with_t3s_and_is_one_field():
+    expected = ["--t3s"] + ["--t3s-" + f.name.replace("_", "-") for f in fields(T3SConfig)]
+    assert options() == expected
+
+
+def test_an_empty_command_line_gives_the_defaults_and_no_t3s_run():
+    args = vars(parser().parse_args([]))
+    assert args.pop("t3s") is False
+    assert args == {f"t3s_{f.name}": f.default for f in fields(T3SConfig)}
+
+
+def test_the_defaults_are_the_ones_of_the_paper_and_the_help():
+    made = config()
+    assert (made.method, made.simple, made.simple_step) == ("t3s", False, 10)
+    assert (made.anchor_threshold, made.patience, made.min_delta) == (0.0, 5, 0.0)
+    assert (made.accuracy_interval, made.no_shock, made.scoring) == (1, "simple", "exact")
+    assert (made.accuracy_prompts, made.accuracy_samples, made.temperature) == (0, 1, 0.6)
+    assert (made.prompt_format, made.overlong, made.verifier) == ("chat", "error", "numeric")
+    assert (made.report_temperatures, made.report_samples) == ((), 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "value"),
+    [
+        ("data", "b.jsonl", "b.jsonl"),
+        ("simple_step", "7", 7),
+        ("mask_share", "0.25", 0.25),
+        ("min_delta", "1e-3", 0.001),
+        ("max_new_tokens", "12", 12),
+        ("targeted_accuracy_interval", "0", 0),
+        ("seed", "5", 5),
+        ("report_temperatures", "0 0.6", [0.0, 0.6]),
+        ("report_temperatures", "", []),
+        ("method", "mask-top-confidence", "mask-top-confidence"),
+    ],
+)
+def test_values_are_converted_to_the_type_of_their_field(name, words, value):
+    found = parser().parse_args(["--t3s-" + name.replace("_", "-"), *words.split()])
+    assert getattr(found, f"t3s_{name}") == value
+    assert type(getattr(found, f"t3s_{name}")) is type(value)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--t3s-method t4s",
+        "--t3s-patience 2.5",
+        "--t3s-no-shock maybe",
+        "--t3s-scoring fast",
+        "--t3s-overlong pad",
+        "--t3s-prompt-format xml",
+        "--t3s-device tpu",
+        "--t3s-seed one",
+    ],
+)
+def test_a_value_of_another_kind_is_a_usage_error(line, capsys):
+    with pytest.raises(SystemExit):
+        parser().parse_args(line.split())
+    assert line.split()[0] in capsys.readouterr().err
+
+
+def test_every_help_text_can_be_printed():
+    # A stray "%" in one breaks `--help` of the whole script.
+    text = parser().format_help()
+    assert all(option in text for option in options())
+
+
+# -------------------------------------------------------------------------------- what is filled in
+
+
+def test_the_folder_is_t3s_inside_save():
+    assert config(save="/runs/two").dir == "/runs/two/t3s"
+    assert config("--t3s-dir /elsewhere", save="/runs/two").dir == "/elsewhere"
+    assert config("--t3s-dir /elsewhere", save=None).dir == "/elsewhere"
+
+
+def test_the_seed_is_megatrons_unless_given():
+    assert config(seed=77).seed == 77
+    assert config("--t3s-seed 5", seed=77).seed == 5
+    assert config("--t3s-seed 0", seed=77).seed == 0
+
+
+def test_the_profile_may_last_as_long_as_training_unless_bounded():
+    assert config(train_iters=80).profile_iters == 80
+    assert config("--t3s-profile-iters 30", train_iters=80).profile_iters == 30
+
+
+@pytest.mark.parametrize(
+    ("line", "interval"),
+    [
+        ("", 1),
+        ("--t3s-accuracy-interval 4", 4),
+        ("--t3s-accuracy-interval 4 --t3s-targeted-accuracy-interval 2", 2),
+        ("--t3s-targeted-accuracy-interval 0", 0),
+        ("--t3s-simple", 0),
+        ("--t3s-simple --t3s-targeted-accuracy-interval 3", 3),
+    ],
+)
+def test_the_targeted_phase_is_measured_like_the_profile_unless_given(line, interval):
+    assert config(line).targeted_accuracy_interval == interval
+
+
+@pytest.mark.parametrize(
+    ("line", "needed"),
+    [
+        ("", True),
+        ("--t3s-method sft", True),
+        ("--t3s-simple", False),
+        ("--t3s-simple --t3s-report-temperatures 0", True),
+        ("--t3s-simple --t3s-targeted-accuracy-interval 5", True),
+        ("--t3s-method sft --t3s-accuracy-interval 0", False),
+        ("--t3s-method sft --t3s-targeted-accuracy-interval 0", True),
+        ("--t3s-method random --t3s-mask-share 0.3", True),
+        ("--t3s-method random --t3s-mask-share 0.3 --t3s-targeted-accuracy-interval 0", False),
+        ("--t3s-selection-load s --t3s-targeted-accuracy-interval 0", False),
+        ("--t3s-selection-load s", True),
+    ],
+)
+def test_gold_answers_are_needed_exactly_when_something_is_generated(line, needed):
+    assert config(line).needs_answers is needed
+
+
+# ------------------------------------------------------------------------------------- what is fine
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(f"--t3s-method {method}" for method in METHODS),
+        *(f"--t3s-method {method} --t3s-simple" for method in METHODS if method != "sft"),
+        *(f"--t3s-method {method} --t3s-mask-share 0.3" for method in MASKING_BASELINES),
+        *(f"--t3s-method {m} --t3s-selection-load s" for m in METHODS if m not in ("sft", "rrt")),
+        *(f"--t3s-scoring {scoring}" for scoring in ("exact", "inline", "both")),
+        *(f"--t3s-no-shock {end}" for end in ("simple", "sft", "stop")),
+        "--t3s-simple-step 50 --t3s-profile-iters 50",
+        "--t3s-profile-iters 5 --t3s-simple-step 6 --t3s-no-shock stop",
+        "--t3s-profile-iters 5 --t3s-no-shock sft",
+        "--t3s-profile-iters 90 --t3s-no-shock simple",
+        "--t3s-method rrt --t3s-profile-iters 90 --t3s-no-shock sft",
+        "--t3s-method random --t3s-mask-share 0.3 --t3s-accuracy-interval 0",
+        "--t3s-method random --t3s-mask-share 0.3 --t3s-simple-step 99",
+        "--t3s-method sft --t3s-accuracy-interval 0 --t3s-simple-step 99",
+        "--t3s-simple --t3s-accuracy-interval 0",
+        "--t3s-selection-load s --t3s-accuracy-interval 0 --t3s-simple-step 99",
+        "--t3s-heldout-data h.jsonl --t3s-report-temperatures 0 0.6",
+        "--t3s-anchor-threshold -0.5",
+        "--t3s-temperature 0",
+        "--t3s-max-new-tokens 63",
+    ],
+)
+def test_a_run_that_can_be_carried_out(line):
+    config(line).plan(50).validate()
+
+
+def test_the_plan_is_the_one_asked_for():
+    made = config(
+        "--t3s-method inverse --t3s-simple-step 3 --t3s-profile-iters 7 --t3s-accuracy-interval 2 "
+        "--t3s-targeted-accuracy-interval 4 --t3s-patience 6 --t3s-min-delta 0.25 "
+        "--t3s-no-shock stop"
+    ).plan(50)
+    assert (made.method, made.budget, made.profile_iters) == ("inverse", 50, 7)
+    assert (made.simple, made.simple_step) == (False, 3)
+    assert (made.accuracy_interval, made.targeted_accuracy_interval) == (2, 4)
+    assert (made.patience, made.min_delta, made.no_shock) == (6, 0.25, "stop")
+    assert (made.loaded_selection, made.share, made.measure_final) == (False, None, True)
+
+
+def test_the_plan_of_a_run_without_a_profile():
+    loaded = config("--t3s-selection-load s --t3s-targeted-accuracy-interval 0").plan(50)
+    assert (loaded.loaded_selection, loaded.accuracy_interval) == (True, 0)
+    assert loaded.starts_targeted and not loaded.measure_final
+    masked = config("--t3s-method random --t3s-mask-share 0.3").plan(50)
+    assert (masked.share, masked.accuracy_interval, masked.starts_targeted) == (0.3, 0, True)
+    args = namespace()
+    args.t3s_selection_load = ""  # an unset variable of a script
+    assert not T3SConfig.from_args(args).plan(50).loaded_selection
+    simple = config("--t3s-simple").plan(50)
+    assert simple.simple and simple.accuracy_interval == 0 and not simple.starts_targeted
+
+
+# ---------------------------------------------------------------------------------- what is refused
+
+
+def refused(line: str = "", **megatron) -> str:
+    with pytest.raises(T3SError) as caught:
+        config(line, **megatron)
+    return str(caught.value)
+
+
+def test_no_data():
+    args = namespace()
+    args.t3s_data = None
+    with pytest.raises(T3SError, match="--t3s needs --t3s-data: the samples"):
+        T3SConfig.from_args(args)
+
+
+@pytest.mark.parametrize("save", [None, ""])
+def test_nowhere_to_write(save):
+    assert "--t3s-dir or --save" in refused(save=save)
+
+
+def test_an_empty_folder_name_is_nowhere():
+    # What a script with an unset variable gives; it would litter the current directory.
+    args = namespace()
+    args.t3s_dir = ""
+    with pytest.raises(T3SError, match="--t3s-dir or --save"):
+        T3SConfig.from_args(args)
+
+
+def test_megatrons_own_arguments_that_are_needed():
+    said = refused(calculate_per_token_loss=False)
+    assert "needs --calculate-per-token-loss: a sparse loss mask is normalised wrongly" in said
+    assert "give --train-iters, not --train-samples" in refused(train_iters=None)
+    assert "--train-iters -3: --t3s needs at least 1 step" in refused(train_iters=-3)
+    said = refused(tokenizer_type="NullTokenizer")
+    assert "--tokenizer-type HuggingFaceTokenizer" in said and "NullTokenizer" in said
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "simple-step",
+        "patience",
+        "profile-iters",
+        "accuracy-samples",
+        "report-samples",
+        "generation-batch-size",
+        "max-new-tokens",
+    ],
+)
+def test_counts_are_at_least_one(name):
+    assert f"--t3s-{name} 0: must be at least 1" in refused(f"--t3s-{name} 0")
+    assert f"--t3s-{name} -4: must be at least 1" in refused(f"--t3s-{name} -4")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("--t3s-accuracy-interval -1", "--t3s-accuracy-interval -1: must not be negative"),
+        ("--t3s-targeted-accuracy-interval -1", "accuracy-interval -1: must not be negative"),
+        ("--t3s-accuracy-prompts -1", "--t3s-accuracy-prompts -1: must not be negative"),
+        ("--t3s-min-delta -0.1", "--t3s-min-delta -0.1: must not be negative"),
+        ("--t3s-temperature -0.1", "--t3s-temperature -0.1: must not be negative"),
+        ("--t3s-report-temperatures 0 -1", "--t3s-report-temperatures -1.0: must not be negative"),
+        ("--t3s-seed -1", "--t3s-seed -1: must not be negative"),
+        (f"--t3s-seed {2**32}", f"--t3s-seed {2**32}: must be at most {2**32 - 1}"),
+        ("--t3s-min-delta nan", "--t3s-min-delta nan: has to be a finite number"),
+        ("--t3s-temperature inf", "--t3s-temperature inf: has to be a finite number"),
+        ("--t3s-anchor-threshold nan", "--t3s-anchor-threshold nan: has to be a finite number"),
+        ("--t3s-report-temperatures nan", "--t3s-report-temperatures nan: has to be a finite"),
+    ],
+)
+def test_numbers_out_of_their_range(line, said):
+    assert said in refused(line)
+
+
+@pytest.mark.parametrize("share", ["0", "1", "-0.5", "1.5", "nan"])
+def test_a_masked_share_lies_between_0_and_1(share):
+    said = refused(f"--t3s-method random --t3s-mask-share {share}")
+    assert f"--t3s-mask-share {float(share)}: must lie between 0 and 1" in said
+
+
+_RRT = "--t3s-method rrt"
+_RANDOM = "--t3s-method random --t3s-mask-share 0.3"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "way_out"),
+    [
+        ("--t3s-mask-share 0.3", "--t3s-mask-share only applies to", "drop it"),
+        ("--t3s-simple --t3s-method sft", "no meaning with --t3s-method sft", "Drop it"),
+        (f"--t3s-simple {_RANDOM}", "--t3s-mask-share there is none", "drop one"),
+        ("--t3s-selection-load s --t3s-method sft", "trains on every token", "drop one"),
+        (f"--t3s-selection-load s {_RRT}", "trains on every token", "drop one"),
+        ("--t3s-selection-load s --t3s-simple", "skips the profile", "drop --t3s-simple"),
+        ("--t3s-heldout-data h", "only used with --t3s-report-temperatures", "give those"),
+        ("--t3s-accuracy-interval 0", "detector needs accuracy", "choose --t3s-simple"),
+        (f"{_RRT} --t3s-accuracy-interval 0", "detector needs accuracy", "at least 1"),
+        (f"{_RANDOM} --t3s-scoring inline", "inline needs a profile", "choose exact"),
+        (f"{_RRT} --t3s-profile-iters 49", "49 cannot be shorter than --train-iters 50", "leave"),
+        (
+            "--t3s-simple --t3s-simple-step 8 --t3s-profile-iters 7",
+            "--t3s-simple-step 8 lies beyond --t3s-profile-iters 7",
+            "Lower the step",
+        ),
+        (
+            "--t3s-simple-step 8 --t3s-profile-iters 7",
+            "--t3s-no-shock simple takes that step",
+            "choose --t3s-no-shock sft or stop",
+        ),
+        # Both of these used to end in a ValueError without the name of an argument.
+        (
+            f"{_RRT} --t3s-simple --t3s-simple-step 60 --t3s-profile-iters 90",
+            "--t3s-simple-step 60 lies beyond --train-iters 50",
+            "Lower the step",
+        ),
+        (
+            "--t3s-no-shock sft --t3s-profile-iters 51",
+            "--t3s-no-shock sft goes on to --train-iters 50 in all: --t3s-profile-iters 51",
+            "Lower it",
+        ),
+        ("--t3s-max-new-tokens 64", "64 does not fit", "--max-position-embeddings 64"),
+    ],
+)
+def test_arguments_that_contradict_each_other(line, reason, way_out):
+    said = refused(line)
+    assert reason in said and way_out in said
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("use_precision_aware_optimizer", True),
+        ("optimizer_cpu_offload", True),
+        ("use_megatron_fsdp", True),
+        ("use_torch_fsdp2", True),
+        ("fp8_param_gather", True),
+        ("rampup_batch_size", ["16", "16", "100"]),
+        ("mtp_num_layers", 1),
+        ("perform_rl_step", True),
+        ("hybrid_context_parallel", True),
+        ("overlap_param_gather_with_optimizer_step", True),
+        ("overlap_moe_expert_parallel_comm", True),
+    ],
+)
+def test_features_of_megatron_that_t3s_cannot_work_with(name, value):
+    said = refused(**{name: value})
+    option = "--" + name.replace("_", "-")
+    assert re.match(rf"{option} does not work with --t3s: it \w+", said)
+    config(**{name: None if name == "rampup_batch_size" else False})  # and only when it is on
+
+
+def test_fp16():
+    assert refused(fp16=True).startswith("--fp16 does not work with --t3s: use --bf16")
+
+
+# ------------------------------------------------------------------------------- any command line
+
+
+def _numbers(lowest: int):
+    return st.one_of(st.integers(lowest - 1, lowest + 12), st.integers(-3, 60))
+
+
+_FLOATS = st.one_of(st.floats(), st.sampled_from([0.0, 0.3, 0.6, -0.0, 1.0]))
+_VALUES = {
+    "method": st.sampled_from(METHODS),
+    "simple": st.booleans(),
+    "simple_step": _numbers(1),
+    "mask_share": st.none() | st.none() | st.floats(0, 1) | _FLOATS,
+    "anchor_threshold": _FLOATS,
+    "patience": _numbers(1),
+    "min_delta": _FLOATS,
+    "accuracy_interval": _numbers(0),
+    "targeted_accuracy_interval": st.none() | _numbers(0),
+    "profile_iters": st.none() | _numbers(1),
+    "no_shock": st.sampled_from(["simple", "sft", "stop"]),
+    "accuracy_prompts": _numbers(0),
+    "accuracy_samples": _numbers(1),
+    "temperature": _FLOATS,
+    "max_new_tokens": st.none() | _numbers(1),
+    "report_temperatures": st.just(()) | st.lists(_FLOATS, max_size=2),
+    "report_samples": _numbers(1),
+    "scoring": st.sampled_from(["exact", "inline", "both"]),
+    "selection_load": st.none() | st.sampled_from(["", "s"]),
+    "heldout_data": st.none() | st.just("h"),
+    "seed": st.none() | st.integers(),
+    "dir": st.none() | st.sampled_from(["", "d"]),
+}
+
+
+def carried_out_or_refused(given: dict, budget: int | None, save: str | None) -> None:
+    args = namespace(train_iters=budget, save=save)
+    for name, value in given.items():
+        setattr(args, f"t3s_{name}", value)
+    try:
+        made = T3SConfig.from_args(args)
+    except T3SError as error:  # and no exception of another type
+        event("refused")
+        assert "--" in str(error)
+        return
+    event("accepted")
+    machine = PhaseMachine(made.plan(budget))  # which validates the plan
+    assert machine.train_iters_now >= budget
+    assert made.dir and made.seed >= 0
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    values=st.fixed_dictionaries({}, optional=_VALUES),
+    budget=st.none() | _numbers(1),
+    save=st.none() | st.just("s"),
+)
+def test_any_values_are_carried_out_or_refused_by_name(values, budget, save):
+    carried_out_or_refused(values, budget, save)
+
+
+@settings(deadline=None, max_examples=400)
+@given(
+    values=st.fixed_dictionaries(
+        {
+            "method": _VALUES["method"],
+            "no_shock": _VALUES["no_shock"],
+            "simple_step": st.integers(1, 30),
+            "profile_iters": st.none() | st.integers(1, 30),
+        },
+        optional={
+            "simple": st.booleans(),
+            "accuracy_interval": st.integers(0, 3),
+            "targeted_accuracy_interval": st.integers(0, 3),
+            "mask_share": st.just(0.3),
+            "selection_load": st.just("s"),
+            "scoring": _VALUES["scoring"],
+        },
+    ),
+    budget=st.integers(1, 30),
+)
+def test_any_steps_of_the_phases_are_carried_out_or_refused_by_name(values, budget):
+    """Each value is fine by itself here: what is refused is refused for the combination."""
+    carried_out_or_refused(values, budget, "s")
