@@ -17,7 +17,7 @@ from t3s_megatron.errors import T3SError
 from t3s_megatron.method.phases import PhaseMachine
 from t3s_megatron.method.selection import MASKING_BASELINES
 
-# ------------------------------------------------------------------------------------- the parser
+# --------------------------------------------------------------------------------------- the parser
 
 
 def options() -> list[str]:
@@ -361,7 +361,7 @@ def test_fp16():
     assert refused(fp16=True).startswith("--fp16 does not work with --t3s: use --bf16")
 
 
-# ------------------------------------------------------------------------------- any command line
+# --------------------------------------------------------------------------------- any command line
 
 
 def _numbers(lowest: int):
