@@ -28,6 +28,7 @@ class Curves:
                 self.wandb.log({f"t3s/{name}": value}, iteration)
 
     def histogram(self, name: str, values: np.ndarray, iteration: int) -> None:
+        values = values[np.isfinite(values)]  # TensorBoard has no bin for anything else
         if self.tensorboard is not None and values.size:
             self.tensorboard.add_histogram(f"t3s/{name}", values, iteration)
 

@@ -6,9 +6,15 @@ from __future__ import annotations
 import json
 
 from t3s_megatron.errors import T3SError
+from t3s_megatron.monitor.summary import FORMAT
 
 #: Names of weights in the tables; theta_0 is the same student in every run.
 _WEIGHTS = {"theta_0": "base (theta_0)", "theta_f": "SFT (theta_f)", "theta_rrt": "RRT"}
+
+
+#: What the tables and the picture read; every summary that a run has written holds it.
+_KEYS = ("method", "arguments", "measurements", "evaluations", "tokens", "phases")
+_KEYS += ("theta_b_step", "theta_b_reason")
 
 
 def read_summary(path: str) -> dict:
@@ -16,10 +22,18 @@ def read_summary(path: str) -> dict:
     try:
         with open(path, encoding="utf-8") as file:
             summary = json.load(file)
-    except (OSError, json.JSONDecodeError) as error:
-        raise T3SError(f"{path}: cannot be read ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not JSON, or not UTF-8
+        raise T3SError(f"{path}: cannot be read as a t3s/summary.json ({error})") from error
     if not isinstance(summary, dict) or "measurements" not in summary:
         raise T3SError(f"{path}: not a t3s/summary.json")
+    if summary.get("format") != FORMAT:
+        raise T3SError(
+            f"{path}: a summary of format {summary.get('format')}, expected {FORMAT}; read it "
+            "with the version of t3s-megatron that wrote it"
+        )
+    missing = [key for key in _KEYS if key not in summary]
+    if missing:
+        raise T3SError(f"{path}: damaged, it lacks {', '.join(missing)}; run it again")
     return summary
 
 
@@ -61,14 +75,22 @@ def _headline(summary: dict) -> str:
 def _by_weights(summaries: list[dict]) -> str:
     cells: dict[str, dict[tuple, str]] = {}
     columns: list[tuple] = []
-    for summary in summaries:
+    for number, summary in enumerate(summaries, start=1):
+        rows: dict[str, dict[tuple, str]] = {}
         for e in summary["evaluations"]:
             name = _WEIGHTS.get(e["weights"], summary["method"].upper())
             column = (e["split"], e["temperature"])
             if column not in columns:
                 columns.append(column)
             text = f"{e['accuracy']:.3f} +- {e['standard_error']:.3f}"
-            cells.setdefault(name, {}).setdefault(column, text)
+            rows.setdefault(name, {})[column] = text
+        for name, row in rows.items():
+            known = cells.setdefault(name, {})
+            if any(known.get(column, text) != text for column, text in row.items()):
+                # Runs that differ (seeds, students) each keep their numbers.
+                cells[f"{name}, run {number}"] = row
+            else:
+                known.update(row)
     if not cells:
         return ""
     width = max(len(name) for name in cells) + 2
@@ -117,5 +139,9 @@ def draw(summaries: list[dict], path: str) -> None:
         panel.set_title(summary["method"], loc="left", fontsize=10)
     panels[-1, 0].set_xlabel("iteration")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    try:
+        figure.savefig(path, dpi=110)
+    except (OSError, ValueError) as error:  # ValueError: an ending that is no kind of picture
+        raise T3SError(f"--picture {path}: cannot be written ({error})") from error
+    finally:
+        pyplot.close(figure)

@@ -6,10 +6,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import time
 
 from t3s_megatron.data.durable import write_bytes
+
+FORMAT = 1
 
 
 class Summary:
@@ -23,7 +24,7 @@ class Summary:
         self.path = path  # None on the ranks that do not write
         self.started = time.time()
         self.content: dict = {
-            "format": 1,
+            "format": FORMAT,
             "finished": False,
             "method": None,
             "theta_b_step": None,
@@ -39,8 +40,7 @@ class Summary:
 
     def add_seconds(self, what: str, seconds: float) -> None:
         """Accumulate under `seconds`: generation, scoring, rewind, verification."""
-        total = self.content["seconds"].get(what, 0.0) + seconds
-        self.content["seconds"][what] = round(total, 4)
+        self.content["seconds"][what] = self.content["seconds"].get(what, 0.0) + seconds
 
     def update(self, **values) -> None:
         self.content.update(values)
@@ -53,9 +53,10 @@ class Summary:
     def write(self) -> None:
         if self.path is None:
             return
-        self.content["seconds"]["run"] = round(time.time() - self.started, 3)
-        os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        text = json.dumps(_plain(self.content), indent=1, allow_nan=False)
+        seconds = self.content["seconds"] | {"run": time.time() - self.started}
+        # Rounded here and not when added: many small parts would vanish one by one.
+        rounded = {what: round(spent, 4) for what, spent in seconds.items()}
+        text = json.dumps(_plain(self.content | {"seconds": rounded}), indent=1, allow_nan=False)
         write_bytes(self.path, text.encode())
 
 

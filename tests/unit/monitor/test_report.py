@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables and the picture of finished runs, and every file that is no summary."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from made_summaries import evaluation, measurement, sft_summary, t3s_summary, write
+
+from t3s_megatron.errors import T3SError
+from t3s_megatron.monitor.report import draw, read_summary, tables
+from t3s_megatron.monitor.summary import Summary
+
+# ------------------------------------------------------------------------------------------- tables
+
+
+def test_accuracy_by_step_of_one_run():
+    said = tables([t3s_summary()]).split("\n\n")[0].splitlines()
+    assert said == [
+        "t3s: training accuracy by step at T = 0.6; theta_b = step 2 (patience 1); "
+        "36% of 200 tokens masked, anchor share 0.36",
+        "  profile     0:0.50  1:0.38  2:0.25  3:0.50",
+        "  targeted    0:0.50  4:0.88",
+    ]
+
+
+def test_a_run_without_theta_b_or_tokens_says_nothing_of_them():
+    said = tables([sft_summary()]).splitlines()
+    assert said[0] == "sft: training accuracy by step at T = 0.6"
+    assert said[1] == "  profile     0:0.50  1:0.60  2:0.70  3:0.80  4:0.90"
+
+
+def test_twelve_steps_stand_in_a_line():
+    steps = [measurement("profile", step, 0.5) for step in range(25)]
+    lines = tables([sft_summary(measurements=steps, evaluations=[])]).splitlines()[1:]
+    assert [line.count(":") for line in lines] == [12, 12, 1]
+    assert lines[1].startswith(" " * 14 + "12:0.50") and lines[2] == " " * 14 + "24:0.50"
+
+
+def test_the_residual_transfer_is_a_line_of_its_own():
+    steps = [measurement("profile", 4, 0.5), measurement("transferred", 4, 0.75)]
+    said = tables([sft_summary(method="rrt", measurements=steps)])
+    assert "\n  transferred 4:0.75\n" in said
+
+
+def test_accuracy_by_weights_of_several_runs():
+    said = tables([sft_summary(), t3s_summary()]).split("\n\n")[-1].splitlines()
+    assert said == [
+        "accuracy by weights (T=0 is greedy, one answer a prompt)",
+        " " * 16 + "     train T=0   heldout T=0.6",
+        "base (theta_0)  0.500 +- 0.050               -",
+        "SFT (theta_f)   0.625 +- 0.050               -",
+        "T3S             0.875 +- 0.050  0.750 +- 0.050",
+    ]
+
+
+def test_two_runs_of_one_method_both_keep_their_numbers():
+    other = t3s_summary(evaluations=[evaluation("theta_0", 0.5), evaluation("theta_targeted", 0.9)])
+    said = tables([t3s_summary(), other])
+    rows = [line for line in said.splitlines() if "+-" in line]
+    assert [row.split("  ")[0] for row in rows] == ["base (theta_0)", "T3S", "T3S, run 2"]
+    assert "0.875" in rows[1] and "0.900" in rows[2]
+
+
+def test_no_table_of_weights_without_evaluations():
+    assert "accuracy by weights" not in tables([sft_summary(evaluations=[])])
+
+
+def test_a_run_that_has_just_begun_has_a_table(tmp_path):
+    summary = Summary(str(tmp_path / "summary.json"))
+    summary.update(method="t3s", arguments={"temperature": 0.6})
+    summary.write()
+    found = read_summary(str(tmp_path / "summary.json"))
+    assert tables([found]) == "t3s: training accuracy by step at T = 0.6"
+    draw([found], str(tmp_path / "picture.png"))
+
+
+# -------------------------------------------------------------------------------------- the picture
+
+
+def pixels(path) -> np.ndarray:
+    from matplotlib import pyplot
+
+    return pyplot.imread(path)[..., :3]
+
+
+def share_of(image: np.ndarray, colour: tuple) -> float:
+    """Of the pixels: those that are nearly `colour`."""
+    return float((np.abs(image - np.array(colour)).max(-1) < 0.12).mean())
+
+
+BLUE, GREEN, RED = (0.12, 0.47, 0.71), (0.17, 0.63, 0.17), (0.84, 0.15, 0.16)
+
+
+def test_the_picture_shows_each_phase_in_its_colour(tmp_path):
+    path = str(tmp_path / "picture.png")
+    draw([t3s_summary()], path)
+    image = pixels(path)
+    assert image.shape[0] > 200 and image.shape[1] > 500
+    assert share_of(image, BLUE) > 0.0005 and share_of(image, GREEN) > 0.0005
+    assert share_of(image, RED) == 0
+    # Shaded: far more of it is neither white nor a line.
+    assert 0.2 < float((image.min(-1) < 0.99).mean()) < 0.99
+
+
+def test_a_panel_for_each_run(tmp_path):
+    one, two = str(tmp_path / "one.png"), str(tmp_path / "two.png")
+    draw([t3s_summary()], one)
+    draw([t3s_summary(), sft_summary()], two)
+    assert pixels(two).shape[0] == pytest.approx(2 * pixels(one).shape[0], abs=2)
+
+
+def test_the_targeted_phase_stands_after_the_profile(tmp_path, monkeypatch):
+    from matplotlib import axes
+
+    drawn = []
+    original = axes.Axes.errorbar
+
+    def errorbar(self, x, y, **kwargs):
+        drawn.append((list(x), list(y)))
+        return original(self, x, y, **kwargs)
+
+    monkeypatch.setattr(axes.Axes, "errorbar", errorbar)
+    draw([t3s_summary()], str(tmp_path / "picture.png"))
+    assert drawn == [([0, 1, 2, 3], [0.5, 0.375, 0.25, 0.5]), ([3, 7], [0.5, 0.875])]
+
+
+def test_a_picture_that_cannot_be_written(tmp_path):
+    with pytest.raises(T3SError, match=r"--picture .*/gone/p\.png: cannot be written \(.*No such"):
+        draw([t3s_summary()], str(tmp_path / "gone" / "p.png"))
+    with pytest.raises(T3SError, match=r"--picture .*p\.xyz: cannot be written \(.*png"):
+        draw([t3s_summary()], str(tmp_path / "p.xyz"))
+
+
+def test_without_matplotlib_the_way_out_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
+    with pytest.raises(T3SError, match=r'needs matplotlib: pip install "t3s-megatron\[tiny\]"'):
+        draw([t3s_summary()], str(tmp_path / "p.png"))
+
+
+# ------------------------------------------------------------------------ files that are no summary
+
+
+def test_a_summary_is_read_as_it_was_written(tmp_path):
+    assert read_summary(write(tmp_path / "summary.json", t3s_summary())) == t3s_summary()
+
+
+@pytest.mark.parametrize("content", ["", "{", "not json", "[" * 100_000])
+def test_a_file_that_is_not_json(tmp_path, content):
+    with pytest.raises(T3SError, match=r"summary\.json: cannot be read as a t3s/summary\.json \("):
+        read_summary(write(tmp_path / "summary.json", content))
+
+
+def test_a_file_that_is_not_text(tmp_path):
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n\xff\xfe")
+    with pytest.raises(T3SError, match=r"picture\.png: cannot be read as"):
+        read_summary(str(path))
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    with pytest.raises(T3SError, match=r"gone\.json: cannot be read as .*No such file"):
+        read_summary(str(tmp_path / "gone.json"))
+    with pytest.raises(T3SError, match="cannot be read as .*directory"):
+        read_summary(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{}", '{"loss": 1}'])
+def test_json_of_someone_else(tmp_path, content):
+    with pytest.raises(T3SError, match=r"summary\.json: not a t3s/summary\.json"):
+        read_summary(write(tmp_path / "summary.json", content))
+
+
+def test_a_summary_of_another_format(tmp_path):
+    path = write(tmp_path / "summary.json", t3s_summary(format=2))
+    with pytest.raises(
+        T3SError, match="a summary of format 2, expected 1; read it with the version"
+    ):
+        read_summary(path)
+
+
+def test_a_summary_that_lacks_what_the_tables_read(tmp_path):
+    summary = t3s_summary()
+    del summary["phases"], summary["arguments"]
+    with pytest.raises(T3SError, match="damaged, it lacks arguments, phases; run it again"):
+        read_summary(write(tmp_path / "summary.json", summary))
