@@ -15,6 +15,21 @@ from t3s_megatron.method.selection import MASKING_BASELINES
 #: Samplers are seeded with a multiple of it, which has to fit 64 bits.
 _LARGEST_SEED = 2**32 - 1
 
+#: Megatron arguments that do not go together with a T3S run: it ...
+UNSUPPORTED = {
+    "use_precision_aware_optimizer": "keeps the fp32 main parameters inside the optimizer",
+    "optimizer_cpu_offload": "keeps a copy that reverts a rewind (Megatron-LM #5071)",
+    "use_megatron_fsdp": "shards parameters in a way the rewind does not know",
+    "use_torch_fsdp2": "shards parameters in a way the rewind does not know",
+    "fp8_param_gather": "keeps quantised parameters that the rewind does not restore",
+    "rampup_batch_size": "would change the batch size again after the rewind",
+    "mtp_num_layers": "adds losses beside the per-token loss that T3S scores",
+    "perform_rl_step": "replaces the training batches",
+    "hybrid_context_parallel": "rearranges the batches",
+    "overlap_param_gather_with_optimizer_step": "leaves a gather in flight between steps",
+    "overlap_moe_expert_parallel_comm": "splits a micro-batch into a schedule of its own",
+}
+
 METHODS = ("t3s", "rrt", "sft", "inverse", *MASKING_BASELINES)
 
 
@@ -310,20 +325,7 @@ class T3SConfig:
             )
 
     def _validate_megatron_features(self, args, refuse) -> None:
-        unsupported = {
-            "use_precision_aware_optimizer": "keeps the fp32 main parameters inside the optimizer",
-            "optimizer_cpu_offload": "keeps a copy that reverts a rewind (Megatron-LM #5071)",
-            "use_megatron_fsdp": "shards parameters in a way the rewind does not know",
-            "use_torch_fsdp2": "shards parameters in a way the rewind does not know",
-            "fp8_param_gather": "keeps quantised parameters that the rewind does not restore",
-            "rampup_batch_size": "would change the batch size again after the rewind",
-            "mtp_num_layers": "adds losses beside the per-token loss that T3S scores",
-            "perform_rl_step": "replaces the training batches",
-            "hybrid_context_parallel": "rearranges the batches",
-            "overlap_param_gather_with_optimizer_step": "leaves a gather in flight between steps",
-            "overlap_moe_expert_parallel_comm": "splits a micro-batch into a schedule of its own",
-        }
-        for name, why in unsupported.items():
+        for name, why in UNSUPPORTED.items():
             if getattr(args, name, None):
                 refuse(f"--{name.replace('_', '-')} does not work with --t3s: it {why}")
         if args.fp16:

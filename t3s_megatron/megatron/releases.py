@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from importlib import metadata
 
+from t3s_megatron import __version__
 from t3s_megatron.errors import T3SError
 
 #: Parameters of the functions of `megatron.training.training` that the seam wraps, by release.
@@ -64,9 +64,8 @@ def megatron_series() -> str:
     series = ".".join(version.split(".")[:2])
     if series not in SIGNATURES:
         raise T3SError(
-            f"megatron-core {version} is not supported by t3s-megatron "
-            f"{metadata.version('t3s-megatron')}: it was checked with {', '.join(TESTED_RELEASES)}."
-            " Install one of those."
+            f"megatron-core {version} is not supported by t3s-megatron {__version__}: it was "
+            f"checked with {', '.join(TESTED_RELEASES)}. Install one of those."
         )
     return series
 

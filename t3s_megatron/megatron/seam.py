@@ -22,7 +22,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from t3s_megatron.errors import T3SError
-from t3s_megatron.megatron.releases import SIGNATURES, check_signature, megatron_series
+from t3s_megatron.megatron.releases import (
+    SIGNATURES,
+    check_signature,
+    megatron_series,
+    megatron_version,
+)
 
 
 @dataclass
@@ -75,7 +80,10 @@ class Seam:
         for name in self.calls:
             target = getattr(training, name, None)
             if target is None:
-                raise T3SError(f"megatron.training.training.{name} does not exist in this release")
+                raise T3SError(
+                    f"megatron.training.training.{name} does not exist in megatron-core "
+                    f"{megatron_version()}: the release was changed"
+                )
             if getattr(target, "_t3s_seam", None) is not None:
                 raise T3SError(f"another T3S run has already wrapped {name}: remove it first")
             check_signature(name, target)

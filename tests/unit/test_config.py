@@ -10,12 +10,12 @@ from dataclasses import fields
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
-from made_arguments import config, namespace, parser
 
 from t3s_megatron.config import METHODS, T3SConfig
 from t3s_megatron.errors import T3SError
 from t3s_megatron.method.phases import PhaseMachine
 from t3s_megatron.method.selection import MASKING_BASELINES
+from tests.support.arguments import config, namespace, parser
 
 # --------------------------------------------------------------------------------------- the parser
 

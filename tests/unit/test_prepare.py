@@ -9,12 +9,12 @@ import re
 
 import numpy as np
 import pytest
-from made_arguments import namespace
 from transformers import AutoTokenizer
 
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.errors import DataError, MismatchError, T3SError
 from t3s_megatron.prepare import Prepared, load_tokenizer, prepare
+from tests.support.arguments import namespace
 from tests.support.task import CHAT_TEMPLATE, make_samples, make_tokenizer
 
 

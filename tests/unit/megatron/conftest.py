@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`@pytest.mark.child`: run the test in a process of its own that has the CPU layer.
+
+`@pytest.mark.child(processes=2)` runs it in two, joined by gloo; all of them have to pass.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from multiprocessing import forkserver
+
+import pytest
+
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_ROOT = os.path.dirname(os.path.dirname(os.path.dirname(_HERE)))
+_SECONDS = 120
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "child(processes=1): in processes with the CPU layer")
+
+
+@pytest.fixture(scope="session")
+def fork_server():
+    """A context whose children are forks of a process that has imported `cpu_layer`."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["cpu_layer"])
+    before = dict(os.environ)
+    path = [_HERE, _ROOT, os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    try:
+        forkserver.ensure_running()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+    return context
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("child"):
+            item.fixturenames.append("fork_server")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    marker = pyfuncitem.get_closest_marker("child")
+    if marker is None:
+        return None
+    context = pyfuncitem.funcargs["fork_server"]
+    processes = marker.kwargs.get("processes", 1)
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    store = pyfuncitem._request.getfixturevalue("tmp_path_factory").mktemp("store") / "store"
+    failures = _run(context, pyfuncitem.function, arguments, processes, str(store))
+    if failures:
+        pytest.fail("\n".join(failures), pytrace=False)
+    return True
+
+
+def _run(context, function, arguments: dict, processes: int, store: str) -> list[str]:
+    from cpu_layer_call import call  # not cpu_layer itself: pytest's process stays without it
+
+    children, failures = [], []
+    for rank in range(processes):
+        ours, theirs = context.Pipe(duplex=False)
+        child = context.Process(
+            target=call, args=(theirs, function, arguments, rank, processes, store)
+        )
+        child.start()
+        theirs.close()
+        children.append((rank, child, ours))
+    for rank, child, ours in children:
+        try:
+            result = ours.recv() if ours.poll(_SECONDS) else f"no end after {_SECONDS} s"
+        except EOFError:
+            result = "the process died without a word"
+        if result is not None:
+            failures.append(f"process {rank}: {result}")
+        child.kill() if result is not None else child.join(_SECONDS)
+    return failures
