@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -191,7 +192,7 @@ def test_the_cuda_generator_is_the_cpu_one():
     first = torch.rand(3)
     torch.cuda.set_rng_state(state)
     assert torch.equal(torch.rand(3), first)
-    torch.manual_seed(5)  # seeds the CPU generator once, though torch seeds "all" CUDA devices too
+    torch.manual_seed(5)
     assert torch.equal(torch.rand(3), first)
     generator = torch.cuda.default_generators[torch.cuda.current_device()]
     generator.set_state(state)
@@ -258,6 +259,7 @@ def test_a_sent_tensor_may_be_freed_at_once():
         sent.zero_()
         work.wait()
     else:
+        time.sleep(0.5)  # it is only sent once it is asked for
         found = torch.empty(1 << 20)
         torch.distributed.recv(found, 0)
         assert torch.equal(found, big)
