@@ -79,16 +79,10 @@ class T3S:
         return TrainingBatches(self._run.rows, order, args.consumed_train_samples)
 
     def _start(self, args, prepared: Prepared, rows, forward) -> None:
-        from t3s_megatron.errors import T3SError
         from t3s_megatron.megatron.batches import take_over_batches
         from t3s_megatron.megatron.seam import Seam
         from t3s_megatron.run import T3SRun
 
-        if args.iteration > 0:
-            raise T3SError(
-                f"--load {args.load} continues at iteration {args.iteration}: resuming inside a "
-                "T3S run is not supported yet. Start from a student with --finetune."
-            )
         take_over_batches(args)  # there is no validation set: accuracy takes its place
         self._run = T3SRun(prepared, rows, forward)
         self.seam = Seam(self._run).install()

@@ -43,6 +43,19 @@ def model_shape(args) -> dict:
     return shape
 
 
+def identity(prepared: Prepared, args) -> dict:
+    """What has to be equal in a resumed run. JSON-able, so that it can be compared to a file's."""
+    layout = {name: getattr(args, key, None) for name, key in _LAYOUT.items()}
+    return {
+        "dataset fingerprint": prepared.corpus.fingerprint,
+        "tokenizer fingerprint": prepared.corpus.tokenizer_fingerprint,
+        "model": model_shape(args),
+        "parallel layout": layout,
+        "megatron-core release": megatron_version(),
+        "seeds": [args.seed, prepared.config.seed],
+    }
+
+
 def provenance(prepared: Prepared, args) -> dict:
     """versions, fingerprints, layout, seeds and arguments of a run."""
     return {

@@ -51,6 +51,7 @@ from t3s_megatron.method.selection import (
 )
 from t3s_megatron.monitor.curves import Curves
 from t3s_megatron.monitor.summary import Summary
+from t3s_megatron.persistence import Persistence
 from t3s_megatron.prepare import Prepared
 from t3s_megatron.provenance import model_shape, provenance
 
@@ -74,9 +75,7 @@ class T3SRun:
         self.candidate: WeightSnapshot | None = None
         self.c_0: np.ndarray | None = None  # root rank only
         self.c_b: np.ndarray | None = None  # root rank only
-        self._finished = False
         self._phase_started = time.perf_counter()
-        self._phases: list[dict] = []
 
     # ------------------------------------------------------------------------------------ events
 
@@ -96,8 +95,6 @@ class T3SRun:
             data=self.prepared.corpus.counts,
             **provenance(self.prepared, get_args()),
         )
-        # Megatron's loop ends at args.train_iters: an upper bound while the profile is open.
-        get_args().train_iters = self.machine.train_iters_now
         loaded = self.prepared.selection
         if loaded is not None:
             self.say(f"training with the selection of {self.config.selection_load}")
@@ -107,6 +104,12 @@ class T3SRun:
                 tokens=selection_counts(loaded.keep, None),
                 selection={"file": self.config.selection_load, "model": loaded.model} | made_by,
             )
+        self.persistence = Persistence(self)
+        if get_args().iteration > 0:
+            self.persistence.restore(context, get_args().iteration)
+        self._phases_noted = len(self.machine.records)
+        # Megatron's loop ends at args.train_iters: an upper bound while the profile is open.
+        get_args().train_iters = self.machine.train_iters_now
 
     def on_train_step_start(self, context: CallbackContext) -> None:
         if self.machine.total_steps == 0:
@@ -114,8 +117,7 @@ class T3SRun:
         self._carry_out(context, between_steps=False)
 
     def on_train_step_end(self, context: CallbackContext) -> None:
-        if self.machine.total_steps == 0:
-            self.seam.assert_called("train", "train_step")
+        self.seam.assert_called("train", "train_step")
         profiling = self.machine.phase is Phase.PROFILE
         tokens = self.meter.finish_step(self.machine.phase_step + 1)
         self.machine.step_done()
@@ -127,12 +129,16 @@ class T3SRun:
     def on_log(self, context: CallbackContext) -> None:
         if self.seam.calls["training_log"] == 1:
             calls = ", ".join(f"{name} {n}x" for name, n in self.seam.calls.items())
-            self.say(f"Megatron runs through the callback seam: {calls}")
+            print_rank_0(f"[t3s] Megatron runs through the callback seam: {calls}")
         self.curves.flush()
 
+    def on_checkpoint_save(self, context: CallbackContext) -> None:
+        self.persistence.save(context.iteration)
+
     def on_train_end(self, context: CallbackContext) -> None:
-        self.seam.assert_called(*self.seam.calls)
-        self.summary.update(finished=self._finished)
+        if self.seam.calls["train_step"]:
+            self.seam.assert_called("train", "train_step", "training_log")
+        self.summary.update(finished=self.machine.phase is Phase.DONE)
         self.summary.write()
         self.curves.flush()
 
@@ -228,7 +234,6 @@ class T3SRun:
     def _finish(self, context, action: Action) -> None:
         names = {Phase.TARGETED: "theta_targeted", Phase.TRANSFERRED: "theta_rrt"}
         self._evaluate(context, names.get(self.machine.phase, "theta_f"))
-        self._finished = True
         self.machine.done(action)
         self._note_finished_phases()
         self.summary.update(
@@ -251,11 +256,12 @@ class T3SRun:
 
     def _note_finished_phases(self) -> None:
         """Their iterations and seconds, for the summary."""
-        for record in self.machine.records[len(self._phases) :]:
+        for record in self.machine.records[self._phases_noted :]:
             now = time.perf_counter()
-            self._phases.append(record | {"seconds": round(now - self._phase_started, 3)})
+            seconds = round(now - self._phase_started, 3)
+            self.summary.append("phases", record | {"seconds": seconds})
             self._phase_started = now
-            self.summary.update(phases=self._phases)
+            self._phases_noted += 1
 
     # --------------------------------------------------------------------- scoring and selection
 
@@ -330,9 +336,9 @@ class T3SRun:
         known = layout.broadcast(self.c_b is not None, self.root)
         if not known:
             return
-        c_0 = layout.broadcast(self.c_0, self.root)
-        delta = delta_c(layout.broadcast(self.c_b, self.root), c_0)
-        self.groups = TokenGroups(anchors(delta, self.config.anchor_threshold), c_0)
+        c_0, c_b = layout.broadcast((self.c_0, self.c_b), self.root)
+        delta = delta_c(c_b, c_0)
+        self.group_tokens(c_0, c_b)
         iteration = context.iteration
         self.curves.histogram("delta_c_at_theta_b", delta, iteration)
         self.curves.scalars({"anchor_share": float(self.groups.is_anchor.mean())}, iteration)
@@ -341,6 +347,10 @@ class T3SRun:
             figures = step_figures(tokens, None, self.groups)
             self._plot_groups(figures, first + tokens.step)
             self.summary.append("figure_4", {"phase": "profile", "step": tokens.step} | figures)
+
+    def group_tokens(self, c_0: np.ndarray, c_b: np.ndarray) -> None:
+        """From here on each step's figures are told for anchors and the others apart."""
+        self.groups = TokenGroups(anchors(delta_c(c_b, c_0), self.config.anchor_threshold), c_0)
 
     # ---------------------------------------------------------------------------------- watching
 

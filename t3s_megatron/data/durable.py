@@ -5,24 +5,39 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 
 
 def write_bytes(path: str, data: bytes) -> None:
     """Write to a temporary name beside `path`, fsync, rename, fsync the directory."""
-    directory = os.path.dirname(os.path.abspath(path))
-    os.makedirs(directory, exist_ok=True)
-    temporary = f"{path}.tmp-{os.getpid()}"
-    try:
+
+    def write(temporary: str) -> None:
         with open(temporary, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+
+    replace_file(path, write)
+
+
+def replace_file(path: str, write: Callable[[str], None]) -> None:
+    """`write(temporary name)` has to make the file; then it is synced and renamed to `path`."""
+    directory = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(directory):
+        os.makedirs(directory, exist_ok=True)
+        _sync(os.path.dirname(directory))
+    temporary = f"{path}.tmp-{os.getpid()}"
+    try:
+        write(temporary)
+        _sync(temporary)
         os.replace(temporary, path)
     except BaseException:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
-    handle = os.open(directory, os.O_RDONLY)
+    _sync(directory)
+
+
+def _sync(path: str) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

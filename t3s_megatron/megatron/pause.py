@@ -9,44 +9,14 @@ compare the losses of a run with and without such a pause bit for bit.
 from __future__ import annotations
 
 import contextlib
-import random
 
 import megatron.training.training as training
-import numpy as np
 import torch
-from megatron.core import tensor_parallel
 from megatron.core.rerun_state_machine import RerunMode, get_rerun_state_machine
 from megatron.training import get_args
 
+from t3s_megatron.megatron.random_state import capture_rng, restore_rng
 from t3s_megatron.megatron.seam import CallbackContext
-
-
-def capture_rng() -> dict:
-    """Every random state a training step can draw from."""
-    return {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(),
-        # The tracker hands out its own tensors, which later steps overwrite in place on CUDA.
-        "tracker": {
-            name: state.clone() if torch.is_tensor(state) else state
-            for name, state in tensor_parallel.get_cuda_rng_tracker().get_states().items()
-        },
-    }
-
-
-def restore_rng(state: dict) -> None:
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
-    torch.cuda.set_rng_state(state["cuda"])
-    tensor_parallel.get_cuda_rng_tracker().set_states(
-        {
-            name: value.clone() if torch.is_tensor(value) else value
-            for name, value in state["tracker"].items()
-        }
-    )
 
 
 def parameters_are_stale(context: CallbackContext) -> bool:

@@ -28,6 +28,12 @@ _TRAINING_LOG = (
     "loss_dict total_loss_dict learning_rate iteration loss_scale report_memory_flag skipped_iter "
     "grad_norm params_norm num_zeros_in_grad max_attention_logit pg_collection is_first_iteration"
 )
+_SAVE_CHECKPOINT = (
+    "iteration model optimizer opt_param_scheduler num_floating_point_operations_so_far "
+    "checkpointing_context pipeline_rank expert_rank tensor_rank pipeline_parallel "
+    "expert_parallel non_persistent_ckpt train_data_iterator preprocess_common_state_dict_fn "
+    "release tp_group pp_group dp_cp_group"
+)
 _SEQLEN_STATS = " seqlen_squared_sum_in_batch total_real_tokens_in_batch"
 
 SIGNATURES: dict[str, dict[str, str]] = {
@@ -35,16 +41,19 @@ SIGNATURES: dict[str, dict[str, str]] = {
         "train": _TRAIN,
         "train_step": _TRAIN_STEP,
         "training_log": _TRAINING_LOG,
+        "save_checkpoint": _SAVE_CHECKPOINT,
     },
     "0.18": {
         "train": _TRAIN,
         "train_step": _TRAIN_STEP,
         "training_log": _TRAINING_LOG + _SEQLEN_STATS,
+        "save_checkpoint": _SAVE_CHECKPOINT,
     },
     "0.19": {
         "train": _TRAIN + " p2p_communicator pg_collection",
         "train_step": _TRAIN_STEP + " pg_collection p2p_communicator",
         "training_log": _TRAINING_LOG + _SEQLEN_STATS,
+        "save_checkpoint": _SAVE_CHECKPOINT + " dp_group expt_dp_group rng_state_key_prefix",
     },
 }
 

@@ -13,7 +13,12 @@ from megatron.training import get_args
 
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.batches import TrainingBatches
-from t3s_megatron.megatron.pause import capture_rng, restore_rng
+from t3s_megatron.megatron.random_state import (
+    capture_rng,
+    restore_rng,
+    rng_from_file,
+    rng_to_file,
+)
 from t3s_megatron.megatron.seam import CallbackContext
 from t3s_megatron.megatron.weights import WeightSnapshot, inner_optimizers
 
@@ -27,10 +32,34 @@ class StartingPoint:
 
     def __init__(self, context: CallbackContext):
         refuse_warm_optimizer(context.optimizer)
+        self._take(context)
+
+    def _take(self, context: CallbackContext) -> None:
         self.weights = WeightSnapshot(context)
         self.consumed_train_samples = get_args().consumed_train_samples
         self.schedule_steps = context.opt_param_scheduler.num_steps
         self.rng = capture_rng()
+
+    def to_file(self) -> tuple[dict[str, torch.Tensor], dict]:
+        """(tensors, JSON-able rest)."""
+        tensors, rng = rng_to_file(self.rng)
+        info = {
+            "consumed_train_samples": self.consumed_train_samples,
+            "schedule_steps": self.schedule_steps,
+            "rng": rng,
+        }
+        return self.weights.tensors() | tensors, info
+
+    @classmethod
+    def from_file(cls, context: CallbackContext, tensors: dict, info: dict) -> StartingPoint:
+        """What `to_file` gave on this rank. MismatchError for another model or layout."""
+        self = cls.__new__(cls)  # the live optimizer is warm: the run is in the middle
+        self._take(context)
+        self.weights.load(tensors)
+        self.consumed_train_samples = info["consumed_train_samples"]
+        self.schedule_steps = info["schedule_steps"]
+        self.rng = rng_from_file(tensors, info["rng"])
+        return self
 
     def rewind(self, context: CallbackContext) -> None:
         """Collective over all ranks; call between two training steps."""

@@ -3,11 +3,12 @@
 
 Megatron-LM merged `Callback` and `CallbackManager` after 0.19 (Megatron-LM #5610). A T3S run is
 written as such a callback. Where the release lacks the system, this seam raises the same events by
-wrapping the three functions that `megatron.training.training` looks up as module globals:
+wrapping the functions that `megatron.training.training` looks up as module globals:
 
-    train         -> on_train_start, on_train_end
-    train_step    -> on_train_step_start, on_train_step_end
-    training_log  -> on_log
+    train            -> on_train_start, on_train_end
+    train_step       -> on_train_step_start, on_train_step_end
+    training_log     -> on_log
+    save_checkpoint  -> on_checkpoint_save, before anything is written (Megatron-Bridge's name)
 
 `install` checks each function against the signature recorded for the release, changes nothing when
 called twice with one callback, and `remove` puts the originals back. `calls` counts how often each
@@ -55,6 +56,7 @@ class Callback(Protocol):
     def on_train_step_start(self, context: CallbackContext) -> None: ...
     def on_train_step_end(self, context: CallbackContext) -> None: ...
     def on_log(self, context: CallbackContext) -> None: ...
+    def on_checkpoint_save(self, context: CallbackContext) -> None: ...
     def on_train_end(self, context: CallbackContext) -> None: ...
 
 
@@ -154,6 +156,17 @@ class Seam:
             return context.result
 
         return train_step
+
+    def _save_checkpoint(self, original):
+        signature = inspect.signature(original)
+
+        def save_checkpoint(*args, **kwargs):
+            self.calls["save_checkpoint"] += 1
+            self._context.iteration = signature.bind(*args, **kwargs).arguments["iteration"]
+            self.callback.on_checkpoint_save(self._context)
+            return original(*args, **kwargs)
+
+        return save_checkpoint
 
     def _training_log(self, original):
         def training_log(*args, **kwargs):

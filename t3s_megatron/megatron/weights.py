@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from megatron.training import get_args
 
-from t3s_megatron.errors import T3SError
+from t3s_megatron.errors import MismatchError, T3SError
 from t3s_megatron.megatron.device import is_cpu_layer_active
 from t3s_megatron.megatron.seam import CallbackContext
 
@@ -48,6 +48,26 @@ class WeightSnapshot:
         pin = not is_cpu_layer_active()
         self.parameters = [_host_copy(p, pin) for p in main_parameters(context.optimizer)]
         self.buffers = [_host_copy(b, pin) for b in _buffers(context)]
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """By name, for a file; `load` takes them back."""
+        named = {f"parameter.{i}": t for i, t in enumerate(self.parameters)}
+        return named | {f"buffer.{i}": t for i, t in enumerate(self.buffers)}
+
+    def load(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Overwrite with what `tensors` returned on this rank, in the same layout.
+
+        MismatchError when it was another model or layout.
+        """
+        mine = self.tensors()
+        other = {key: t.shape for key, t in tensors.items() if key in mine}
+        if other != {key: t.shape for key, t in mine.items()}:
+            raise MismatchError(
+                "the saved weights of this rank have other shapes than its model: resume with the "
+                "model and the parallel layout that the run was started with"
+            )
+        for key, kept in mine.items():
+            kept.copy_(tensors[key])
 
     @property
     def nbytes(self) -> int:

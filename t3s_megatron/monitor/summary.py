@@ -50,13 +50,17 @@ class Summary:
             value = value.to_dict()
         self.content[key].append(value)
 
-    def write(self) -> None:
-        if self.path is None:
-            return
+    def plain(self) -> dict:
+        """The content as JSON has it."""
         seconds = self.content["seconds"] | {"run": time.time() - self.started}
         # Rounded here and not when added: many small parts would vanish one by one.
         rounded = {what: round(spent, 4) for what, spent in seconds.items()}
-        text = json.dumps(_plain(self.content | {"seconds": rounded}), indent=1, allow_nan=False)
+        return _plain(self.content | {"seconds": rounded})
+
+    def write(self) -> None:
+        if self.path is None:
+            return
+        text = json.dumps(self.plain(), indent=1, allow_nan=False)
         write_bytes(self.path, text.encode())
 
 

@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -59,11 +62,13 @@ def run(
     environment: dict | None = None,
     cwd: str | None = None,
     timeout: int = 300,
+    restarts: int = 0,
 ) -> Job:
     """Run to the end. `expect`: the exit status asserted, None for any."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone",
-        "--nproc-per-node", str(processes), "-m", module, *(model or MODEL), *map(str, arguments),
+        "--nproc-per-node", str(processes), "--max-restarts", str(restarts),
+        "-m", module, *(model or MODEL), *map(str, arguments),
     ]  # fmt: skip
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
@@ -72,13 +77,27 @@ def run(
         "PYTHONPATH": os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")]),
         **(environment or {}),
     }
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=timeout, cwd=cwd
-    )
-    output = done.stdout + done.stderr
-    if expect is not None and (done.returncode == 0) != (expect == 0):
-        raise AssertionError(f"exit status {done.returncode}:\n{_relevant(output)}")
-    return Job(done.returncode, output)
+    # To a file and in a process group of its own: a killed rank leaves Megatron's checkpoint writer
+    # behind, which would keep a pipe open for ever.
+    with tempfile.TemporaryFile("w+") as file:
+        job = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            start_new_session=True,
+        )
+        try:
+            returncode = job.wait(timeout)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(job.pid, signal.SIGKILL)
+        file.seek(0)
+        output = file.read()
+    if expect is not None and (returncode == 0) != (expect == 0):
+        raise AssertionError(f"exit status {returncode}:\n{_relevant(output)}")
+    return Job(returncode, output)
 
 
 def _relevant(output: str) -> str:

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pretrain script that dies by SIGKILL at a named point, as a machine does, once.
+
+KILL_AT=POINT      which point; nothing dies without it
+KILL_MARK=FILE     FILE.RANK is made on dying: the same job started again goes through
+KILL_RANK=R        only this rank (torchrun then ends the others); default: every rank
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+from t3s_megatron.megatron.device import install_megatron_layer, install_torch_layer
+
+
+def die() -> None:
+    rank = os.environ["RANK"]
+    mark = f"{os.environ['KILL_MARK']}.{rank}"
+    if os.environ.get("KILL_RANK", rank) == rank and not os.path.exists(mark):
+        open(mark, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def always(*args, **kwargs) -> bool:
+    return True
+
+
+def before(owner, name: str, when: Callable = always) -> None:
+    """Die when `owner.name` is called and `when` holds for its arguments."""
+    original = getattr(owner, name)
+
+    def wrapped(*args, **kwargs):
+        if when(*args, **kwargs):
+            die()
+        return original(*args, **kwargs)
+
+    setattr(owner, name, wrapped)
+
+
+def after(owner, name: str, when: Callable = always) -> None:
+    """Die when `owner.name` has returned."""
+    original = getattr(owner, name)
+
+    def wrapped(*args, **kwargs):
+        result = original(*args, **kwargs)
+        if when(*args, **kwargs):
+            die()
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def on_call(number: int) -> Callable:
+    calls = []
+
+    def when(*args, **kwargs) -> bool:
+        calls.append(1)
+        return len(calls) == number
+
+    return when
+
+
+def arm(point: str) -> None:
+    import megatron.training.checkpointing as checkpointing
+
+    import t3s_megatron.megatron.rewind as rewind
+    import t3s_megatron.run as run
+    from t3s_megatron.data import durable
+    from t3s_megatron.data.run_state import StateFolder
+    from t3s_megatron.megatron import generation
+    from t3s_megatron.method.phases import Phase
+
+    Run = run.T3SRun
+
+    def at(phase, step):
+        return lambda self, *_: self.machine.phase is phase and self.machine.phase_step == step
+
+    def armed_after_saves(number):
+        """What Megatron does once our state of the `number`-th checkpoint is committed."""
+
+        original, due = StateFolder.commit, on_call(number)
+
+        def wrapped(*args, **kwargs):
+            original(*args, **kwargs)
+            if due():
+                before(checkpointing, "get_checkpoint_tracker_filename")
+
+        StateFolder.commit = wrapped
+
+    points = {
+        "before the first save": lambda: before(Run, "on_train_step_end", at(Phase.PROFILE, 1)),
+        "in the profile": lambda: before(Run, "on_train_step_end", at(Phase.PROFILE, 3)),
+        "while a candidate is copied": lambda: after(run.WeightSnapshot, "copy_from"),
+        "during generation": lambda: before(generation._Decoder, "_choose", on_call(70)),
+        "between the minimum and its confirmation": lambda: before(
+            Run, "on_train_step_start", lambda self, _: self.machine.detector.waited == 1
+        ),
+        "while theta_b is scored": lambda: before(run, "score_corpus"),
+        "while theta_0 is scored": lambda: before(run, "score_corpus", on_call(2)),
+        "while a store is written": lambda: before(
+            durable, "_sync", lambda path: "c_theta_b.safetensors.tmp" in path
+        ),
+        "between scoring and rewind": lambda: before(Run, "_rewind"),
+        "in the middle of the rewind": lambda: before(rewind, "clear_optimizer_state"),
+        "between rewind and selection": lambda: before(Run, "_select"),
+        "at the first targeted step": lambda: before(
+            Run, "on_train_step_end", at(Phase.TARGETED, 0)
+        ),
+        "in targeted training": lambda: before(Run, "on_train_step_end", at(Phase.TARGETED, 3)),
+        "while our state is written": lambda: before(StateFolder, "commit", on_call(2)),
+        "between our commit and Megatron's tracker": lambda: armed_after_saves(2),
+        "while the residual transfer is saved": lambda: before(
+            Run, "on_checkpoint_save", lambda self, _: self.machine.phase is Phase.DONE
+        ),
+    }
+    points[point]()
+
+
+def main() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    install_torch_layer()
+    from t3s_megatron.megatron.model import model_provider
+    from t3s_megatron.megatron.plain import PlainTraining
+    from t3s_megatron.megatron.releases import call_pretrain, parse_arguments
+    from t3s_megatron.plugin import T3S
+
+    install_megatron_layer()
+    if os.environ.get("KILL_AT"):
+        arm(os.environ["KILL_AT"])
+    t3s = T3S()
+    args = parse_arguments(t3s.add_arguments, {})
+    plain = PlainTraining(args)
+    provider, step = t3s.attach(plain.data_provider, plain.forward_step, args)
+    call_pretrain(
+        args,
+        data_provider=provider,
+        model_provider=model_provider,
+        forward_step=step,
+        extra_args_provider=t3s.add_arguments,
+        args_defaults={},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A job killed at any of these points and started again ends as one that never died, bit for bit.
+
+Real processes and real SIGKILL, of every rank in the one-process jobs and of one rank of two in the
+others. Compared with an uninterrupted run: every tensor of the final checkpoint (weights, moments),
+the selection file, the log-prob stores, and the summary but for seconds.
+
+Same layout only; what a job in another layout is told is tested below.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from tests.support.launch import run
+from tests.support.reference import latest, read_tensors
+
+SCHEDULE = "--train-iters 5 --lr 2e-3 --min-lr 1e-4 --lr-warmup-iters 1".split()
+T3S = ["--t3s", "--t3s-max-new-tokens", 16, "--t3s-temperature", 1, "--t3s-patience", 2,
+       "--t3s-profile-iters", 6, "--t3s-simple-step", 2]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    processes: int
+    arguments: list = field(default_factory=list)
+    kill_rank: str | None = None
+
+
+SETTINGS = {
+    "one": Setting(1, ["--attention-dropout", 0.1, "--hidden-dropout", 0.1]),
+    "two": Setting(
+        2,
+        ["--bf16", "--attention-softmax-in-fp32", "--use-distributed-optimizer",
+         "--overlap-grad-reduce", "--overlap-param-gather"],
+        kill_rank="1",
+    ),
+    "rrt": Setting(1, ["--t3s-method", "rrt", "--async-save"]),
+}  # fmt: skip
+
+POINTS = [
+    ("one", "before the first save"),
+    ("two", "in the profile"),
+    ("one", "while a candidate is copied"),
+    ("two", "during generation"),
+    ("one", "between the minimum and its confirmation"),
+    ("two", "while theta_b is scored"),
+    ("two", "while theta_0 is scored"),
+    ("one", "while a store is written"),
+    ("one", "between scoring and rewind"),
+    ("two", "in the middle of the rewind"),
+    ("one", "between rewind and selection"),
+    ("two", "at the first targeted step"),
+    ("one", "in targeted training"),
+    ("two", "while our state is written"),
+    ("one", "between our commit and Megatron's tracker"),
+    ("rrt", "in the profile"),
+    ("rrt", "while the residual transfer is saved"),
+]
+
+
+@pytest.fixture(scope="module")
+def start(student, data_arguments):
+    """start(setting, folder): the one command of a job, for the first time and for every other."""
+
+    def arguments(setting: str, folder) -> list:
+        return [
+            *data_arguments, *SCHEDULE, *SETTINGS[setting].arguments, *T3S,
+            "--save", folder, "--load", folder, "--pretrained-checkpoint", student,
+            "--save-interval", 2, "--dist-ckpt-optim-fully-reshardable",
+        ]  # fmt: skip
+
+    return arguments
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, start):
+    """Folder of the run that never died, by setting."""
+    made = {}
+
+    def of(setting: str) -> str:
+        if setting not in made:
+            made[setting] = str(tmp_path_factory.mktemp(setting))
+            run(start(setting, made[setting]), processes=SETTINGS[setting].processes)
+        return made[setting]
+
+    return of
+
+
+@pytest.mark.parametrize(("setting", "point"), POINTS)
+def test_killed_and_started_again(setting, point, tmp_path, start, uninterrupted):
+    reference = uninterrupted(setting)
+    kill = {"KILL_AT": point, "KILL_MARK": str(tmp_path / "killed")}
+    if SETTINGS[setting].kill_rank:
+        kill["KILL_RANK"] = SETTINGS[setting].kill_rank
+    job = dict(processes=SETTINGS[setting].processes, module="tests.jobs.killed_job")
+    command = start(setting, tmp_path / "run")
+    run(command, **job, environment=kill, expect=1)
+    victim = SETTINGS[setting].kill_rank or "0"
+    assert os.path.exists(f"{kill['KILL_MARK']}.{victim}"), "the point was never reached"
+    again = run(command, **job)
+    assert ("resumed at iteration" in again.output) == (point != "before the first save")
+    assert_same(reference, str(tmp_path / "run"))
+
+
+def test_torchrun_brings_a_killed_run_back_without_a_person(tmp_path, start, uninterrupted):
+    kill = {"KILL_AT": "in targeted training", "KILL_MARK": str(tmp_path / "killed")}
+    job = run(
+        start("one", tmp_path / "run"),
+        module="tests.jobs.killed_job",
+        environment=kill,
+        restarts=1,
+    )
+    assert os.path.exists(tmp_path / "killed.0") and "resumed at iteration" in job.output
+    assert_same(uninterrupted("one"), str(tmp_path / "run"))
+
+
+def test_exit_interval_leaves_and_comes_back(tmp_path, start, uninterrupted):
+    folder = tmp_path / "run"
+    run([*start("one", folder), "--exit-interval", 7])
+    assert latest(str(folder)).endswith("iter_0000007")
+    run(start("one", folder))
+    assert_same(uninterrupted("one"), str(folder))
+
+
+def test_a_finished_run_started_again_changes_nothing(tmp_path, start, uninterrupted):
+    folder = str(tmp_path / "run")
+    shutil.copytree(uninterrupted("one"), folder)
+    run(start("one", folder))
+    assert_same(uninterrupted("one"), folder)
+
+
+def test_old_states_are_removed_and_never_the_one_that_is_needed(uninterrupted):
+    folder = uninterrupted("one")
+    last = int(latest(folder)[-7:])
+    states = sorted(os.listdir(f"{folder}/t3s/state"))
+    # The targeted phase needs neither theta_0 nor a candidate.
+    assert states == [f"iter_{last - 1:07d}", f"iter_{last:07d}"]
+
+
+REFUSED = {
+    "another layout": (2, ["--tensor-model-parallel-size", 2], "parallel layout"),
+    "other arguments": (1, ["--t3s-patience", 3], "other --t3s arguments"),
+    "another seed": (1, ["--seed", 7], "seeds [1234, 1234], this one has [7, 7]"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_another_job_is_not_taken_for_this_one(case, tmp_path, start, uninterrupted):
+    processes, extra, wanted = REFUSED[case]
+    folder = str(tmp_path / "run")
+    shutil.copytree(uninterrupted("one"), folder)
+    job = run([*start("one", folder), *extra], processes=processes, expect=1)
+    assert wanted in errors_of(job)
+
+
+def test_a_damaged_file_is_named_and_never_used(tmp_path, start, uninterrupted):
+    """Of the state; other kinds of damage are in tests/unit/data/test_run_state.py."""
+    folder = str(tmp_path / "run")
+    shutil.copytree(uninterrupted("one"), folder)
+    damaged = f"{folder}/t3s/selection.safetensors"
+    with open(damaged, "r+b") as file:
+        file.seek(-3, os.SEEK_END)
+        byte = file.read(1)
+        file.seek(-3, os.SEEK_END)
+        file.write(bytes([byte[0] ^ 1]))
+    assert damaged in errors_of(run(start("one", folder), expect=1))
+
+
+def errors_of(job) -> str:
+    return "\n".join(line for line in job.output.splitlines() if "t3s-megatron: error:" in line)
+
+
+def assert_same(reference: str, folder: str) -> None:
+    wanted, got = read_tensors(reference), read_tensors(folder)
+    assert latest(folder)[-12:] == latest(reference)[-12:]
+    assert wanted.keys() == got.keys()
+    assert any(key.startswith("optimizer.") for key in wanted)
+    for key, tensor in wanted.items():
+        assert torch.equal(tensor, got[key]), key
+    names = [n for n in os.listdir(f"{reference}/t3s") if n.endswith(".safetensors")]
+    for name in names:
+        with open(f"{reference}/t3s/{name}", "rb") as a, open(f"{folder}/t3s/{name}", "rb") as b:
+            assert a.read() == b.read(), name
+    assert summary_of(folder) == summary_of(reference)
+
+
+def summary_of(folder: str) -> dict:
+    """Without what may differ: seconds and the folder's name."""
+    with open(f"{folder}/t3s/summary.json") as file:
+        summary = json.load(file)
+    del summary["seconds"], summary["arguments"]["dir"]
+    for one in (*summary["measurements"], *summary["phases"]):
+        del one["seconds"]
+    summary["log"] = [re.sub(r"[\d.]+ s\b", "", line) for line in summary["log"]]
+    return summary
