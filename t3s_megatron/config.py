@@ -24,6 +24,7 @@ UNSUPPORTED = {
     "fp8_param_gather": "keeps quantised parameters that the rewind does not restore",
     "rampup_batch_size": "would change the batch size again after the rewind",
     "mtp_num_layers": "adds losses beside the per-token loss that T3S scores",
+    "non_persistent_save_interval": "saves checkpoints beside the one that the T3S state is for",
     "perform_rl_step": "replaces the training batches",
     "hybrid_context_parallel": "rearranges the batches",
     "overlap_param_gather_with_optimizer_step": "leaves a gather in flight between steps",

@@ -91,7 +91,7 @@ class T3SRun:
         path = os.path.join(self.config.dir, "summary.json") if self.is_root else None
         self.summary = Summary(path)
         self.summary.update(
-            method="t3s-simple" if self.config.simple else self.config.method,
+            method=self.config.method + ("-simple" if self.config.simple else ""),
             data=self.prepared.corpus.counts,
             **provenance(self.prepared, get_args()),
         )

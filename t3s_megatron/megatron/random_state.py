@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from megatron.core import tensor_parallel
 
+from t3s_megatron.errors import T3SError
+
 
 def capture_rng() -> dict:
     """Every random state a training step can draw from."""
@@ -42,6 +44,11 @@ def rng_to_file(state: dict) -> tuple[dict[str, torch.Tensor], dict]:
     """A captured state as (tensors, JSON-able rest)."""
     tensors = {"rng.torch": state["torch"], "rng.cuda": state["cuda"]}
     for name, value in state["tracker"].items():
+        if not torch.is_tensor(value):
+            raise T3SError(
+                f"the random state {name!r} is a {type(value).__name__}, as CUDA graphs need it, "
+                "and cannot be saved with a T3S run: train without --cuda-graph-impl"
+            )
         tensors[f"rng.tracker.{name}"] = value
     algorithm, keys, *rest = state["numpy"]
     version, internal, gauss = state["python"]

@@ -26,7 +26,7 @@ from tests.support.launch import MODEL
 
 pytestmark = pytest.mark.child
 
-NAMES = ("train", "train_step", "training_log")
+NAMES = ("train", "train_step", "training_log", "save_checkpoint")
 
 
 def pretend(version: str) -> None:

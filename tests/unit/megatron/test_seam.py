@@ -20,7 +20,7 @@ from tests.support.launch import MODEL
 
 pytestmark = pytest.mark.child
 
-WRAPPED = {"train", "train_step", "training_log"}
+WRAPPED = {"train", "train_step", "training_log", "save_checkpoint"}
 
 
 class Events:
@@ -46,6 +46,9 @@ class Events:
     def on_log(self, context):
         self._event("log", context)
 
+    def on_checkpoint_save(self, context):
+        self._event("checkpoint save", context)
+
     def on_train_end(self, context):
         self._event("train end", context)
 
@@ -57,7 +60,7 @@ def functions() -> dict:
     return {name: value for name, value in vars(training).items() if callable(value)}
 
 
-def pretrain(task, steps: int) -> None:
+def pretrain(task, steps: int, *extra: str) -> None:
     """Megatron's whole loop on one rank, on a model of one layer."""
     from t3s_megatron.megatron.model import model_provider
     from t3s_megatron.megatron.plain import PlainTraining
@@ -71,7 +74,7 @@ def pretrain(task, steps: int) -> None:
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     data = ["--t3s-data", task[0], "--tokenizer-model", task[1]]
     schedule = ["--num-layers", "1", "--train-iters", str(steps), "--lr", "1e-3"]
-    sys.argv = ["script", *MODEL, *data, *schedule]
+    sys.argv = ["script", *MODEL, *data, *schedule, *extra]
     t3s = T3S()
     args = parse_arguments(t3s.add_arguments, {})
     plain = PlainTraining(args)
@@ -200,7 +203,7 @@ def test_the_events_of_a_real_run(task):
         ("log", 2, True),
         ("train end", 2, True),
     ]
-    assert seam.calls == {"train": 1, "train_step": 2, "training_log": 2}
+    assert seam.calls == {"train": 1, "train_step": 2, "training_log": 2, "save_checkpoint": 0}
     seam.assert_called("train", "train_step", "training_log")
     context = events.contexts[0]
     assert all(one is context for one in events.contexts)
@@ -209,6 +212,23 @@ def test_the_events_of_a_real_run(task):
     assert context.opt_param_scheduler.num_steps == 2 * 8  # in samples
     assert "lm loss" in context.result[0] and context.config.num_layers == 1
     assert "labels" in next(context.data_iterator)
+
+
+def test_the_save_event_comes_before_the_checkpoint_is_named(task, tmp_path):
+    tracker = tmp_path / "latest_checkpointed_iteration.txt"
+    named = []
+
+    class Saving(Events):
+        def on_checkpoint_save(self, context):
+            super().on_checkpoint_save(context)
+            named.append(tracker.read_text() if tracker.exists() else None)
+
+    events = Saving()
+    Seam(events).install()
+    pretrain(task, 3, "--save", str(tmp_path), "--save-interval", "1")
+    saves = [(name, iteration) for name, iteration, _ in events.seen if "save" in name]
+    assert saves == [("checkpoint save", 1), ("checkpoint save", 2), ("checkpoint save", 3)]
+    assert named == [None, "1", "2"] and tracker.read_text() == "3"
 
 
 def test_no_event_after_removal(task):
