@@ -17,6 +17,7 @@ STUDENT_STEPS=${STUDENT_STEPS:-700}
 STEPS=${STEPS:-50}                    # the paper's budget
 BATCH=${BATCH:-64}                    # the paper's batch size
 LR=${LR:-5e-4}
+RESUME=${RESUME:-0}                   # 1: go on where an interrupted run has left off
 EXTRA_ARGS=${EXTRA_ARGS:-}            # appended to the T3S runs
 
 source "$ROOT/examples/lib/python.sh"
@@ -84,9 +85,10 @@ number=3
 for method in $METHODS; do
     echo "$number. $method: $RUN/$method"
     number=$(( number + 1 ))
-    rm -rf "${RUN:?}/$method"
-    launch "$method" --load "$STUDENT" --finetune --no-load-optim --no-load-rng \
-        --save "$RUN/$method/checkpoints" --save-interval 1000 \
+    [ "$RESUME" = 1 ] || rm -rf "${RUN:?}/$method"
+    # Starts from the student, or goes on from the last checkpoint of its own when there is one.
+    launch "$method" --pretrained-checkpoint "$STUDENT" \
+        --load "$RUN/$method/checkpoints" --save "$RUN/$method/checkpoints" --save-interval 10 \
         --tensorboard-dir "$RUN/$method/tensorboard" \
         --train-iters "$STEPS" --lr "$LR" --lr-decay-style constant --weight-decay 0 \
         --adam-beta2 0.999 --seed "$(( 1234 + SEED ))" \

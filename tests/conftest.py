@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from tests.support.launch import EXPERT_BIAS, MOE, run
@@ -23,23 +25,24 @@ def data_arguments(task) -> list[str]:
 @pytest.fixture(scope="session")
 def student(tmp_path_factory, task) -> str:
     """Folder of a checkpoint: a dense student that is right on part of the prompts."""
-    return _pretrained(tmp_path_factory, task[1], [])
+    return pretrain_student(str(tmp_path_factory.mktemp("student")), task[1], [])
 
 
 @pytest.fixture(scope="session")
 def moe_student(tmp_path_factory, task) -> str:
-    return _pretrained(tmp_path_factory, task[1], MOE)
+    return pretrain_student(str(tmp_path_factory.mktemp("student")), task[1], MOE)
 
 
 @pytest.fixture(scope="session")
 def expert_bias_student(tmp_path_factory, task) -> str:
-    return _pretrained(tmp_path_factory, task[1], [*MOE, *EXPERT_BIAS])
+    folder = str(tmp_path_factory.mktemp("student"))
+    return pretrain_student(folder, task[1], [*MOE, *EXPERT_BIAS])
 
 
-def _pretrained(tmp_path_factory, tokenizer, extra) -> str:
+def pretrain_student(folder: str, tokenizer: str, extra: list) -> str:
     """Trained on other samples than `task`'s, so that fine-tuning still has gradients: where they
     vanish, Adam blows rounding differences between layouts up to whole updates."""
-    folder = str(tmp_path_factory.mktemp("student"))
+    os.makedirs(folder, exist_ok=True)
     data = write_samples(f"{folder}/pretrain.jsonl", n=600, seed=1)
     schedule = "--train-iters 150 --lr 4e-3 --min-lr 4e-4 --lr-warmup-iters 10".split()
     batch = "--micro-batch-size 32 --global-batch-size 32".split()

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import torch
@@ -54,30 +55,30 @@ POINTS = [
     ("two", "while theta_b is scored"),
     ("two", "while theta_0 is scored"),
     ("one", "while a store is written"),
-    ("one", "between scoring and rewind"),
+    ("two", "between scoring and rewind"),
     ("two", "in the middle of the rewind"),
     ("one", "between rewind and selection"),
     ("two", "at the first targeted step"),
     ("one", "in targeted training"),
-    ("two", "while our state is written"),
+    ("one", "while our state is written"),
     ("one", "between our commit and Megatron's tracker"),
     ("rrt", "in the profile"),
     ("rrt", "while the residual transfer is saved"),
 ]
 
 
+def job_arguments(setting: str, folder, data_arguments: list, student: str) -> list:
+    return [
+        *data_arguments, *SCHEDULE, *SETTINGS[setting].arguments, *T3S,
+        "--save", folder, "--load", folder, "--pretrained-checkpoint", student,
+        "--save-interval", 2, "--dist-ckpt-optim-fully-reshardable",
+    ]  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def start(student, data_arguments):
     """start(setting, folder): the one command of a job, for the first time and for every other."""
-
-    def arguments(setting: str, folder) -> list:
-        return [
-            *data_arguments, *SCHEDULE, *SETTINGS[setting].arguments, *T3S,
-            "--save", folder, "--load", folder, "--pretrained-checkpoint", student,
-            "--save-interval", 2, "--dist-ckpt-optim-fully-reshardable",
-        ]  # fmt: skip
-
-    return arguments
+    return lambda setting, folder: job_arguments(setting, folder, data_arguments, student)
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +166,9 @@ def test_a_damaged_file_is_named_and_never_used(tmp_path, start, uninterrupted):
     """Of the state; other kinds of damage are in tests/unit/data/test_run_state.py."""
     folder = str(tmp_path / "run")
     shutil.copytree(uninterrupted("one"), folder)
+    # Megatron is sent back to its last checkpoint but one, in the middle of the targeted phase.
+    before = int(latest(folder)[-7:]) - 1
+    Path(folder, "latest_checkpointed_iteration.txt").write_text(str(before))
     damaged = f"{folder}/t3s/selection.safetensors"
     with open(damaged, "r+b") as file:
         file.seek(-3, os.SEEK_END)

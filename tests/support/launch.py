@@ -52,6 +52,30 @@ class Job:
         return [line for line in self.output.splitlines() if line.startswith("[t3s]")]
 
 
+def job_command(
+    arguments: list,
+    *,
+    processes: int = 1,
+    module: str = "t3s_megatron.pretrain",
+    model: list[str] | None = None,
+    restarts: int = 0,
+) -> list[str]:
+    return [
+        sys.executable, "-m", "torch.distributed.run", "--standalone",
+        "--nproc-per-node", str(processes), "--max-restarts", str(restarts),
+        "-m", module, *(model or MODEL), *map(str, arguments),
+    ]  # fmt: skip
+
+
+def job_environment() -> dict[str, str]:
+    return os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "CUDA_DEVICE_MAX_CONNECTIONS": "1",
+        "PYTHONWARNINGS": "ignore",
+        "PYTHONPATH": os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")]),
+    }
+
+
 def run(
     arguments: list[str],
     *,
@@ -65,18 +89,10 @@ def run(
     restarts: int = 0,
 ) -> Job:
     """Run to the end. `expect`: the exit status asserted, None for any."""
-    command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone",
-        "--nproc-per-node", str(processes), "--max-restarts", str(restarts),
-        "-m", module, *(model or MODEL), *map(str, arguments),
-    ]  # fmt: skip
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "CUDA_DEVICE_MAX_CONNECTIONS": "1",
-        "PYTHONWARNINGS": "ignore",
-        "PYTHONPATH": os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")]),
-        **(environment or {}),
-    }
+    command = job_command(
+        arguments, processes=processes, module=module, model=model, restarts=restarts
+    )
+    environment = job_environment() | (environment or {})
     # To a file and in a process group of its own: a killed rank leaves Megatron's checkpoint writer
     # behind, which would keep a pipe open for ever.
     with tempfile.TemporaryFile("w+") as file:
