@@ -40,29 +40,14 @@ def main() -> None:
 
     on_cpu = choose_device(sys.argv) == "cpu"
     if on_cpu:
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         install_torch_layer()
     import t3s_megatron.run as run_module
-    from t3s_megatron.megatron.model import model_provider
-    from t3s_megatron.megatron.plain import PlainTraining
-    from t3s_megatron.megatron.releases import call_pretrain, parse_arguments
-    from t3s_megatron.plugin import T3S
+    from t3s_megatron import pretrain
 
     if on_cpu:
         install_megatron_layer()
     run_module.T3SRun = measured(run_module.T3SRun, on_cpu)
-    t3s = T3S()
-    args = parse_arguments(t3s.add_arguments, {})
-    plain = PlainTraining(args)
-    provider, step = t3s.attach(plain.data_provider, plain.forward_step, args)
-    call_pretrain(
-        args,
-        data_provider=provider,
-        model_provider=model_provider,
-        forward_step=step,
-        extra_args_provider=t3s.add_arguments,
-        args_defaults={},
-    )
+    pretrain.main()
 
 
 def now() -> float:

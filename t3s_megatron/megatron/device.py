@@ -28,6 +28,7 @@ from t3s_megatron.errors import T3SError
 CPU = torch.device("cpu")
 
 _active = False
+_megatron_active = False
 
 
 def choose_device(argv: list[str]) -> str:
@@ -274,9 +275,14 @@ def _install_distributed() -> None:
 
 
 def install_megatron_layer() -> None:
-    """Replace the few Megatron functions that need more than torch. After `import megatron`."""
+    """Replace the few Megatron functions that need more than torch. After `import megatron`.
+    Idempotent."""
+    global _megatron_active
     if not _active:
         raise T3SError("install_torch_layer() has to run first")
+    if _megatron_active:
+        return
+    _megatron_active = True
     _skip_dataset_helper_compilation()
     _allow_sequence_parallel_torch_norm()
     _allow_cpu_token_dispatch()

@@ -19,15 +19,6 @@ from t3s_megatron.megatron.random_state import capture_rng, restore_rng
 from t3s_megatron.megatron.seam import CallbackContext
 
 
-def parameters_are_stale(context: CallbackContext) -> bool:
-    """Whether model parameters may lag the optimizer's shards (overlapped parameter gather)."""
-    return training.should_disable_forward_pre_hook(get_args())
-
-
-def forward_hooks_are_on(context: CallbackContext) -> bool:
-    return bool(getattr(context.model[0], "remove_forward_pre_hook_handles", None))
-
-
 @contextlib.contextmanager
 def training_paused(context: CallbackContext):
     """Evaluation mode without gradients over `context.model`; everything restored on leaving.
@@ -40,11 +31,11 @@ def training_paused(context: CallbackContext):
     rerun_mode = rerun.get_mode()
     config = context.config
     timers, param_sync, grad_sync = (config.timers, config.param_sync_func, config.grad_sync_func)
-    hooks_on = forward_hooks_are_on(context)
+    hooks_on = bool(getattr(context.model[0], "remove_forward_pre_hook_handles", None))
     if hooks_on:  # asking twice raises KeyError
         training.disable_forward_pre_hook(context.model)
-    elif parameters_are_stale(context):
-        # Before the first hooked step the gather of the last update has not been started.
+    elif training.should_disable_forward_pre_hook(get_args()):
+        # Before the first hooked step the overlapped gather of the last update has not started.
         for chunk in context.model:
             chunk.start_param_sync(force_sync=True)
     try:

@@ -119,30 +119,13 @@ def arm(point: str) -> None:
 
 
 def main() -> None:
-    import torch
-
-    torch.set_num_threads(1)
     install_torch_layer()
-    from t3s_megatron.megatron.model import model_provider
-    from t3s_megatron.megatron.plain import PlainTraining
-    from t3s_megatron.megatron.releases import call_pretrain, parse_arguments
-    from t3s_megatron.plugin import T3S
+    from t3s_megatron import pretrain
 
     install_megatron_layer()
     if os.environ.get("KILL_AT"):
         arm(os.environ["KILL_AT"])
-    t3s = T3S()
-    args = parse_arguments(t3s.add_arguments, {})
-    plain = PlainTraining(args)
-    provider, step = t3s.attach(plain.data_provider, plain.forward_step, args)
-    call_pretrain(
-        args,
-        data_provider=provider,
-        model_provider=model_provider,
-        forward_step=step,
-        extra_args_provider=t3s.add_arguments,
-        args_defaults={},
-    )
+    pretrain.main()
 
 
 if __name__ == "__main__":
