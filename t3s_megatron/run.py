@@ -234,6 +234,7 @@ class T3SRun:
     def _finish(self, context, action: Action) -> None:
         names = {Phase.TARGETED: "theta_targeted", Phase.TRANSFERRED: "theta_rrt"}
         self._evaluate(context, names.get(self.machine.phase, "theta_f"))
+        self.theta_0 = self.candidate = None
         self.machine.done(action)
         self._note_finished_phases()
         self.summary.update(

@@ -131,6 +131,10 @@ def draw(summaries: list[dict], path: str) -> None:
                     yerr=[m["standard_error"] for m in points],
                     marker="o", markersize=3, linewidth=1, color=colour,
                 )  # fmt: skip
+            if points and phase == "transferred":  # weights after the last step, not a step
+                place = (points[-1]["step"], points[-1]["accuracy"])
+                label = "theta_0 + (theta_f - theta_b)  "
+                panel.annotate(label, place, ha="right", va="center", color=colour, fontsize=9)
         if summary["theta_b_step"] is not None:
             panel.axvline(summary["theta_b_step"], color="black", linestyle=":", linewidth=1)
             panel.text(summary["theta_b_step"], 0.02, " theta_b", fontsize=9)
