@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-import torch.distributed as dist
-from megatron.training import get_args, print_rank_0
 
 from t3s_megatron.data.durable import sha256_file
 from t3s_megatron.data.run_state import StateFolder
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.stores import LogProbStore
 from t3s_megatron.errors import MismatchError
+from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.meter import StepTokens
+from t3s_megatron.megatron.process import get_args, print_rank_0
 from t3s_megatron.megatron.rewind import StartingPoint
 from t3s_megatron.megatron.seam import CallbackContext
 from t3s_megatron.megatron.weights import WeightSnapshot
@@ -43,7 +43,7 @@ class Persistence:
     def __init__(self, run: T3SRun):
         self.run = run
         self.folder = StateFolder(os.path.join(run.config.dir, "state"))
-        self.rank = dist.get_rank()
+        self.rank = layout.rank()
         # Checksums of this rank's files that are on disk already, by name.
         self.written: dict[str, str] = {}
 
@@ -60,8 +60,7 @@ class Persistence:
             files[name] = self._once(name, run.candidate.tensors(), {})
         history = f"iter_{iteration:07d}"
         files[history] = self.folder.write_rank(history, self.rank, self._history())
-        checksums = [None] * dist.get_world_size()
-        dist.all_gather_object(checksums, files)
+        checksums = layout.gather_over_world(files)
         if run.is_root:
             self.folder.commit(iteration, self._state(checksums))
             # An asynchronous save may still be on its way between the two.
@@ -69,7 +68,7 @@ class Persistence:
             kept = {i for i in self.folder.iterations() if i >= oldest} | {iteration}
             states = [self.folder.read(i) for i in kept]
             self.folder.prune(kept, {name for s in states for name in s["checksums"][0]})
-        dist.barrier()
+        layout.barrier()
 
     def _once(self, name: str, tensors: dict, info: dict) -> str:
         if name not in self.written:

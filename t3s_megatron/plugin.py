@@ -67,9 +67,8 @@ class T3S:
 
     def _training_batches(self, forward):
         """This rank's batches for one (virtual) stage; on the first call also the run and seam."""
-        from megatron.training import get_args
-
         from t3s_megatron.megatron.batches import RowMaker, TrainingBatches
+        from t3s_megatron.megatron.process import get_args
 
         args = get_args()
         prepared = self._prepare(args)

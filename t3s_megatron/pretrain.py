@@ -42,9 +42,8 @@ def main() -> None:
 
 
 def _run(started, PlainTraining, parse_arguments, call_pretrain) -> None:
-    from megatron.training import set_startup_timestamps
-
     from t3s_megatron.megatron.model import model_provider
+    from t3s_megatron.megatron.process import set_startup_timestamps
     from t3s_megatron.plugin import T3S
 
     set_startup_timestamps(program_start=started, main_entry=time.time())

@@ -20,7 +20,6 @@ import os
 import time
 
 import numpy as np
-from megatron.training import get_args, get_tensorboard_writer, get_wandb_writer, print_rank_0
 
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.stores import LogProbStore
@@ -35,6 +34,12 @@ from t3s_megatron.megatron.meter import (
     TokenMeter,
     inline_snapshots,
     step_figures,
+)
+from t3s_megatron.megatron.process import (
+    get_args,
+    get_tensorboard_writer,
+    get_wandb_writer,
+    print_rank_0,
 )
 from t3s_megatron.megatron.residual import transfer_residual
 from t3s_megatron.megatron.rewind import StartingPoint

@@ -52,5 +52,16 @@ def gather_over_data(value) -> list | None:
     return parts
 
 
+def gather_over_world(value) -> list:
+    """Small objects of every rank, in rank order, on every rank."""
+    parts = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, value)
+    return parts
+
+
+def barrier() -> None:
+    dist.barrier()
+
+
 def rank() -> int:
     return dist.get_rank()
