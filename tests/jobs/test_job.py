@@ -321,11 +321,11 @@ def test_a_loss_averaged_over_micro_batches_is_refused(tmp_path, start):
     refused_cleanly(job, "--t3s needs --calculate-per-token-loss")
 
 
-def test_continuing_inside_a_run_is_refused(tmp_path, whole, data_arguments):
+def test_a_checkpoint_without_the_state_of_its_run_is_refused(tmp_path, whole, data_arguments):
     job = run(
         [*data_arguments, *SCHEDULE, "--load", whole[0], *T3S, "--t3s-dir", tmp_path], expect=1
     )
-    refused_cleanly(job, "resuming inside a T3S run is not supported yet", built=True)
+    refused_cleanly(job, "state.json: not there", built=True)
 
 
 def refused_cleanly(job, wanted: str, built: bool = False) -> None:
