@@ -6,9 +6,14 @@ from __future__ import annotations
 import os
 
 import pytest
+from hypothesis import settings
 
 from tests.support.launch import EXPERT_BIAS, MOE, run
 from tests.support.task import write_samples, write_task
+
+# No test judges wall time; CI tries the same examples each time, a person at a desk new ones.
+settings.register_profile("suite", deadline=None, derandomize="CI" in os.environ)
+settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

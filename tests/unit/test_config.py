@@ -411,7 +411,7 @@ def carried_out_or_refused(given: dict, budget: int | None, save: str | None) ->
     assert made.dir and made.seed >= 0
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(
     values=st.fixed_dictionaries({}, optional=_VALUES),
     budget=st.none() | _numbers(1),
@@ -421,7 +421,7 @@ def test_any_values_are_carried_out_or_refused_by_name(values, budget, save):
     carried_out_or_refused(values, budget, save)
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(
     values=st.fixed_dictionaries(
         {

@@ -84,7 +84,7 @@ def test_another_order_and_fewer_samples(saved):
     assert load(saved, q) == KEEP[2:11]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     bits=st.lists(st.lists(st.booleans(), min_size=1, max_size=20), min_size=1, max_size=6),
     seed=st.integers(0, 999),

@@ -7,7 +7,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from t3s_megatron.method.detector import BottleneckDetector, Decision
@@ -140,7 +140,6 @@ def test_impossible_settings(patience, min_delta):
 measured_curves = st.lists(st.integers(0, 8).map(lambda k: k / 8), min_size=2, max_size=30)
 
 
-@settings(deadline=None)
 @given(measured_curves, st.integers(1, 4))
 def test_theta_b_is_the_first_argmin_of_what_was_observed(accuracies, patience):
     """Eq. 1 by brute force: over the measurements up to the confirmation, if any."""
@@ -157,7 +156,6 @@ def test_theta_b_is_the_first_argmin_of_what_was_observed(accuracies, patience):
         assert len(observed) - 1 - expected == patience
 
 
-@settings(deadline=None)
 @given(measured_curves, st.integers(1, 4), st.sampled_from([0.0, 0.125]), st.data())
 def test_a_saved_detector_goes_on_the_same(accuracies, patience, min_delta, data):
     cut = data.draw(st.integers(0, len(accuracies)))

@@ -17,9 +17,7 @@ from phase_walk import Walk
 from t3s_megatron.method.phases import PhaseMachine, Plan
 
 METHODS = ("t3s", "inverse", "random", "mask-top-confidence", "mask-bottom-confidence")
-quick = settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.filter_too_much]
-)
+quick = settings(max_examples=300, suppress_health_check=[HealthCheck.filter_too_much])
 
 
 @st.composite
@@ -121,7 +119,7 @@ def test_a_run_that_dies_at_every_point_makes_the_same_run(plan, curve):
     assert resumed.machine.state_dict() == whole.machine.state_dict()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(plans(), curves())
 def test_a_run_that_dies_once_makes_the_same_run_wherever_that_is(plan, curve):
     whole = Walk(plan, curve).run()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -175,7 +175,6 @@ def scored_corpora(draw):
     return draw(arrays), draw(arrays)
 
 
-@settings(deadline=None)
 @given(scored_corpora())
 def test_t3s_and_inverse_are_complements_and_equal_the_brute_force(scored):
     c_0, c_b = scored
@@ -184,7 +183,6 @@ def test_t3s_and_inverse_are_complements_and_equal_the_brute_force(scored):
     np.testing.assert_array_equal(inverse, ~t3s)
 
 
-@settings(deadline=None)
 @given(scored_corpora(), st.sampled_from(MASKING_BASELINES), st.integers(0, 5))
 def test_baselines_mask_exactly_as_many_as_there_are_anchors(scored, method, seed):
     c_0, c_b = scored
@@ -192,7 +190,6 @@ def test_baselines_mask_exactly_as_many_as_there_are_anchors(scored, method, see
     assert keep.dtype == bool and (~keep).sum() == sum(b > a for a, b in zip(c_0, c_b, strict=True))
 
 
-@settings(deadline=None)
 @given(scored_corpora(), st.floats(0, 1))
 def test_confidence_masks_equal_a_sorted_list(scored, share):
     c_0, _ = scored
