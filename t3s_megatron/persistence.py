@@ -11,6 +11,7 @@ that Megatron has last named are removed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -65,9 +66,13 @@ class Persistence:
             self.folder.commit(iteration, self._state(checksums))
             # An asynchronous save may still be on its way between the two.
             oldest = _tracked_iteration(get_args().save) or 0
-            kept = {i for i in self.folder.iterations() if i >= oldest} | {iteration}
-            states = [self.folder.read(i) for i in kept]
-            self.folder.prune(kept, {name for s in states for name in s["checksums"][0]})
+            kept, names = set(), set()
+            for one in self.folder.iterations():
+                if one >= oldest:
+                    with contextlib.suppress(MismatchError):  # of an earlier run, and damaged
+                        names |= set(self.folder.read(one)["checksums"][0])
+                        kept.add(one)
+            self.folder.prune(kept, names)
         layout.barrier()
 
     def _once(self, name: str, tensors: dict, info: dict) -> str:

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from dataclasses import asdict
 from importlib import metadata
 
+import numpy as np
 import torch
 
 import t3s_megatron
@@ -43,17 +45,34 @@ def model_shape(args) -> dict:
     return shape
 
 
+#: --t3s arguments that may change when a run is resumed: where things are, and how fast.
+_FREE = ("data", "heldout_data", "selection_load", "selection_save", "dir", "device",
+         "generation_batch_size")  # fmt: skip
+
+
 def identity(prepared: Prepared, args) -> dict:
     """What has to be equal in a resumed run. JSON-able, so that it can be compared to a file's."""
     layout = {name: getattr(args, key, None) for name, key in _LAYOUT.items()}
+    loaded = prepared.selection
+    heldout = prepared.heldout
+    arguments = {
+        f"--t3s-{name.replace('_', '-')}": list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(prepared.config).items()
+        if name not in _FREE
+    }
     return {
         "dataset fingerprint": prepared.corpus.fingerprint,
+        "held-out fingerprint": None if heldout is None else heldout.fingerprint,
         "tokenizer fingerprint": prepared.corpus.tokenizer_fingerprint,
         "model": model_shape(args),
         "parallel layout": layout,
+        "loaded selection": None
+        if loaded is None
+        else hashlib.sha256(np.packbits(loaded.keep)).hexdigest(),
         "megatron-core release": megatron_version(),
-        "seeds": [args.seed, prepared.config.seed],
-    }
+        "--seed": args.seed,
+        "--train-iters": prepared.plan.budget,
+    } | arguments
 
 
 def provenance(prepared: Prepared, args) -> dict:

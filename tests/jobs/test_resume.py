@@ -148,8 +148,9 @@ def test_old_states_are_removed_and_never_the_one_that_is_needed(uninterrupted):
 
 REFUSED = {
     "another layout": (2, ["--tensor-model-parallel-size", 2], "parallel layout"),
-    "other arguments": (1, ["--t3s-patience", 3], "other --t3s arguments"),
-    "another seed": (1, ["--seed", 7], "seeds [1234, 1234], this one has [7, 7]"),
+    "another detector": (1, ["--t3s-patience", 3], "--t3s-patience 2, this one has 3"),
+    "shorter answers": (1, ["--t3s-max-new-tokens", 9], "max-new-tokens 16, this one has 9"),
+    "another seed": (1, ["--seed", 7], "--seed 1234, this one has 7"),
 }
 
 
