@@ -92,24 +92,24 @@ class Persistence:
 
     def _state(self, checksums: list[dict[str, str]]) -> dict:
         run = self.run
-        made = {}
-        if self._selected():
-            for name in ("selection", "c_theta_0", "c_theta_b"):
-                path = os.path.join(run.config.dir, f"{name}.safetensors")
-                if os.path.exists(path):
-                    made[name] = sha256_file(path)
+        made = ["selection"] if self._selected() else []
+        if made and run.groups is not None:
+            made += ["c_theta_0", "c_theta_b"]
         return {
             "identity": identity(run.prepared, get_args()),
             "machine": run.machine.state_dict(),
             "summary": run.summary.plain(),
             "checksums": checksums,
-            "made": made,
+            "made": {name: sha256_file(self._made_path(name)) for name in made},
         }
 
     def _selected(self) -> bool:
         """Whether the run itself has made the selection that it trains with."""
         run = self.run
         return run.machine.phase is Phase.TARGETED and run.prepared.selection is None
+
+    def _made_path(self, name: str) -> str:
+        return os.path.join(self.run.config.dir, f"{name}.safetensors")
 
     # ----------------------------------------------------------------------------------- restore
 
@@ -159,7 +159,7 @@ class Persistence:
     def _restore_selection(self, made: dict[str, str]) -> None:
         run = self.run
         for name, checksum in made.items():
-            path = os.path.join(run.config.dir, f"{name}.safetensors")
+            path = self._made_path(name)
             found = sha256_file(path) if os.path.exists(path) else "nothing"
             if found != checksum:
                 raise MismatchError(
@@ -167,11 +167,10 @@ class Persistence:
                     "the file that this run made; restore it, or start again"
                 )
         corpus = run.prepared.corpus
-        path = os.path.join(run.config.dir, "selection.safetensors")
-        run.rows.use_selection(Selection.load(path, corpus).keep)
+        run.rows.use_selection(Selection.load(self._made_path("selection"), corpus).keep)
         if "c_theta_b" in made:
             c_0, c_b = (
-                LogProbStore.load(os.path.join(run.config.dir, f"{name}.safetensors"), corpus).c
+                LogProbStore.load(self._made_path(name), corpus).c
                 for name in ("c_theta_0", "c_theta_b")
             )
             run.group_tokens(c_0, c_b)
