@@ -12,10 +12,7 @@ of a job that was left alone, bit for bit.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import random
-import signal
 import subprocess
 import tempfile
 import time
@@ -23,22 +20,18 @@ from pathlib import Path
 
 from tests.conftest import pretrain_student
 from tests.jobs.test_resume import assert_same, job_arguments
-from tests.support.launch import job_command, job_environment
+from tests.support.launch import end_processes, job_command, job_environment
 from tests.support.task import write_task
 
 SETTING = "two"
 PROCESSES = 2
 
 
-def start(command: list[str], log: str) -> subprocess.Popen:
+def start(command: list[str], log: str) -> tuple[subprocess.Popen, dict]:
+    environment = job_environment()
     with open(log, "w") as file:
-        return subprocess.Popen(
-            command,
-            env=job_environment(),
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        job = subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)
+    return job, environment
 
 
 def wait_for_training(job: subprocess.Popen, log: str) -> None:
@@ -47,12 +40,6 @@ def wait_for_training(job: subprocess.Popen, log: str) -> None:
             if "[t3s]" in file.read():
                 return
         time.sleep(0.02)
-
-
-def end(job: subprocess.Popen) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(job.pid, signal.SIGKILL)
-    job.wait()
 
 
 def main() -> None:
@@ -71,28 +58,30 @@ def main() -> None:
             return job_command(arguments, processes=PROCESSES)
 
         log = f"{folder}/log"
-        job = start(command(f"{folder}/reference"), log)
+        job, environment = start(command(f"{folder}/reference"), log)
         wait_for_training(job, log)
         began = time.monotonic()
         assert job.wait() == 0
         length = time.monotonic() - began
+        end_processes(environment)
         kills, jobs = 0, 0
         while kills < options.kills:
             out = f"{folder}/job-{jobs}"
             jobs += 1
             deaths = 0
             while True:
-                job = start(command(out), log)
+                job, environment = start(command(out), log)
                 wait_for_training(job, log)
                 if deaths < 4 and kills < options.kills:
                     try:
                         job.wait(rng.uniform(0, length))
                     except subprocess.TimeoutExpired:
-                        end(job)
+                        end_processes(environment)
+                        job.wait()
                         kills, deaths = kills + 1, deaths + 1
                         continue
                 code = job.wait()
-                end(job)
+                end_processes(environment)
                 if code != 0:
                     raise SystemExit(Path(log).read_text()[-5000:])
                 break

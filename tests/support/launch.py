@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import uuid
 from dataclasses import dataclass
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -40,6 +41,9 @@ EXPERT_BIAS = "--moe-router-score-function sigmoid --moe-router-enable-expert-bi
 FRESH = "--finetune --no-load-optim --no-load-rng".split()
 
 
+_MARK = "T3S_TEST_JOB"
+
+
 @dataclass
 class Job:
     """A finished job: its output, and the losses it printed by Megatron iteration."""
@@ -68,7 +72,9 @@ def job_command(
 
 
 def job_environment() -> dict[str, str]:
+    """A new one for each job: its mark is how `end_processes` knows the job's processes."""
     return os.environ | {
+        _MARK: uuid.uuid4().hex,
         "OMP_NUM_THREADS": "1",
         "CUDA_DEVICE_MAX_CONNECTIONS": "1",
         "PYTHONWARNINGS": "ignore",
@@ -93,8 +99,8 @@ def run(
         arguments, processes=processes, module=module, model=model, restarts=restarts
     )
     environment = job_environment() | (environment or {})
-    # To a file and in a process group of its own: a killed rank leaves Megatron's checkpoint writer
-    # behind, which would keep a pipe open for ever.
+    # To a file, since a killed rank leaves Megatron's checkpoint writer behind, which would keep a
+    # pipe open for ever.
     with tempfile.TemporaryFile("w+") as file:
         job = subprocess.Popen(
             command,
@@ -102,18 +108,25 @@ def run(
             stdout=file,
             stderr=subprocess.STDOUT,
             cwd=cwd,
-            start_new_session=True,
         )
         try:
             returncode = job.wait(timeout)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(job.pid, signal.SIGKILL)
+            end_processes(environment)
         file.seek(0)
         output = file.read()
     if expect is not None and (returncode == 0) != (expect == 0):
         raise AssertionError(f"exit status {returncode}:\n{_relevant(output)}")
     return Job(returncode, output)
+
+
+def end_processes(environment: dict[str, str]) -> None:
+    """SIGKILL every process of a job, those that outlived their parent and its session too."""
+    mark = f"{_MARK}={environment[_MARK]}".encode()
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError), open(f"/proc/{process}/environ", "rb") as file:
+            if mark in file.read().split(b"\0"):
+                os.kill(int(process), signal.SIGKILL)
 
 
 def _relevant(output: str) -> str:
