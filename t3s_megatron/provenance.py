@@ -45,6 +45,10 @@ def model_shape(args) -> dict:
     return shape
 
 
+def _layout(args) -> dict:
+    return {name: getattr(args, key, None) for name, key in _LAYOUT.items()}
+
+
 #: --t3s arguments that may change when a run is resumed: where things are, and how fast.
 _FREE = ("data", "heldout_data", "selection_load", "selection_save", "dir", "device",
          "generation_batch_size")  # fmt: skip
@@ -52,7 +56,6 @@ _FREE = ("data", "heldout_data", "selection_load", "selection_save", "dir", "dev
 
 def identity(prepared: Prepared, args) -> dict:
     """What has to be equal in a resumed run. JSON-able, so that it can be compared to a file's."""
-    layout = {name: getattr(args, key, None) for name, key in _LAYOUT.items()}
     loaded = prepared.selection
     heldout = prepared.heldout
     arguments = {
@@ -65,7 +68,7 @@ def identity(prepared: Prepared, args) -> dict:
         "held-out fingerprint": None if heldout is None else heldout.fingerprint,
         "tokenizer fingerprint": prepared.corpus.tokenizer_fingerprint,
         "model": model_shape(args),
-        "parallel layout": layout,
+        "parallel layout": _layout(args),
         "loaded selection": None
         if loaded is None
         else hashlib.sha256(np.packbits(loaded.keep)).hexdigest(),
@@ -89,7 +92,7 @@ def provenance(prepared: Prepared, args) -> dict:
             "dataset": prepared.corpus.fingerprint,
             "tokenizer": prepared.corpus.tokenizer_fingerprint,
         },
-        "layout": {name: getattr(args, key, None) for name, key in _LAYOUT.items()},
+        "layout": _layout(args),
         "model": model_shape(args),
         "seeds": {"megatron": args.seed, "t3s": prepared.config.seed},
         "arguments": asdict(prepared.config),

@@ -7,7 +7,10 @@ import os
 
 import pytest
 from hypothesis import settings
+from transformers import AutoTokenizer
 
+from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.records import load_records
 from tests.support.launch import EXPERT_BIAS, MOE, run
 from tests.support.task import write_samples, write_task
 
@@ -25,6 +28,13 @@ def task(tmp_path_factory) -> tuple[str, str]:
 @pytest.fixture(scope="session")
 def data_arguments(task) -> list[str]:
     return ["--t3s-data", task[0], "--tokenizer-model", task[1]]
+
+
+@pytest.fixture(scope="session")
+def corpus(task) -> Corpus:
+    """The samples of `task` as a job at the tests' sequence length reads them."""
+    tokenizer = AutoTokenizer.from_pretrained(task[1])
+    return Corpus.build(load_records(task[0]), tokenizer, seq_length=48)
 
 
 @pytest.fixture(scope="session")

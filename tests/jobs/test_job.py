@@ -14,11 +14,9 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import AutoTokenizer
 
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.order import EpochOrder
-from t3s_megatron.data.records import load_records
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.stores import LogProbStore
 from tests.support.launch import FRESH, MODEL, ROOT, run
@@ -28,12 +26,6 @@ BUDGET = 4
 SCHEDULE = f"--train-iters {BUDGET} --lr 2e-3 --min-lr 1e-4 --lr-warmup-iters 1".split()
 T3S = ["--t3s", "--t3s-max-new-tokens", 16, "--t3s-temperature", 1, "--t3s-patience", 2,
        "--t3s-profile-iters", 4, "--t3s-simple-step", 2]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def corpus(task) -> Corpus:
-    tokenizer = AutoTokenizer.from_pretrained(task[1])
-    return Corpus.build(load_records(task[0]), tokenizer, seq_length=48)
 
 
 @pytest.fixture(scope="module")

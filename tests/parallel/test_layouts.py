@@ -25,11 +25,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer
 
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.order import EpochOrder
-from t3s_megatron.data.records import load_records
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.stores import LogProbStore
 from tests.parallel.probed_job import PROBE_STEPS
@@ -111,12 +109,6 @@ class Baseline:
                 (-targets[kept].sum()).backward()
             count += int(kept.sum())
         return {k: v.grad / count for k, v in self.model.w.items() if v.grad is not None}
-
-
-@pytest.fixture(scope="module")
-def corpus(task) -> Corpus:
-    tokenizer = AutoTokenizer.from_pretrained(task[1])
-    return Corpus.build(load_records(task[0]), tokenizer, seq_length=48)
 
 
 @pytest.fixture(scope="module")
