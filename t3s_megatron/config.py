@@ -128,6 +128,12 @@ class T3SConfig:
         None, "skip profiling and train with this selection (made by any model, same tokenizer)"
     )
     # --- run
+    non_finite: str = _option(
+        "stop",
+        "a loss, gradient or log-prob that is not finite: stop before anything is learned from it "
+        "and name the samples, or skip them from then on and count them in the summary",
+        choices=("stop", "skip"),
+    )
     seed: int | None = _option(None, "data order, sampling, random masks (default: --seed)")
     dir: str | None = _option(
         None, "summary, selection and log-prob stores (default: t3s/ inside --save)"

@@ -28,6 +28,7 @@ from t3s_megatron.measuring import Measurer
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.batches import RowMaker
 from t3s_megatron.megatron.forward import TrainingForward
+from t3s_megatron.megatron.guard import StepGuard
 from t3s_megatron.megatron.meter import (
     StepTokens,
     TokenGroups,
@@ -56,6 +57,7 @@ from t3s_megatron.method.selection import (
 )
 from t3s_megatron.monitor.curves import Curves
 from t3s_megatron.monitor.summary import Summary
+from t3s_megatron.non_finite import NonFinitePolicy
 from t3s_megatron.persistence import Persistence
 from t3s_megatron.prepare import Prepared
 from t3s_megatron.provenance import model_shape, provenance
@@ -73,6 +75,7 @@ class T3SRun:
         self.rows = rows
         self.machine = PhaseMachine(prepared.plan)
         self.meter = TokenMeter()
+        self.forward = forward
         forward.observer = self.meter
         self.seam = None  # set by whoever installs it
         self.groups: TokenGroups | None = None
@@ -109,7 +112,18 @@ class T3SRun:
                 tokens=selection_counts(loaded.keep, None),
                 selection={"file": self.config.selection_load, "model": loaded.model} | made_by,
             )
-        self.persistence = Persistence(self)
+        self.non_finite = NonFinitePolicy(
+            self.config.non_finite == "skip", self.rows, self.summary, self.say
+        )
+        self.guard = StepGuard(
+            context,
+            self.rows,
+            self.forward,
+            self.meter,
+            non_finite=self._non_finite,
+            nothing_kept=self._nothing_kept,
+        )
+        self.persistence = Persistence(self, context)
         if get_args().iteration > 0:
             self.persistence.restore(context, get_args().iteration)
         self._phases_noted = len(self.machine.records)
@@ -120,6 +134,7 @@ class T3SRun:
         if self.machine.total_steps == 0:
             self._evaluate(context, "theta_0")
         self._carry_out(context, between_steps=False)
+        self.guard.before_step()
 
     def on_train_step_end(self, context: CallbackContext) -> None:
         self.seam.assert_called("train", "train_step")
@@ -248,6 +263,16 @@ class T3SRun:
         )
         self.summary.write()
 
+    def _non_finite(self, what: str, samples: list[int]) -> None:
+        self.non_finite.found(what, samples, self.machine.phase.value, self.machine.phase_step + 1)
+
+    def _nothing_kept(self) -> None:
+        self.summary.update(empty_steps=self.summary.content["empty_steps"] + 1)
+        self.say(
+            f"{self.machine.phase.value} step {self.machine.phase_step + 1}: no token of the batch "
+            "is kept, so it changes nothing"
+        )
+
     def _evaluate(self, context, weights: str) -> None:
         """The accuracies of --t3s-report-temperatures at the live weights."""
         for measured in self.measurer.evaluations(context, **self._now()):
@@ -274,12 +299,27 @@ class T3SRun:
     def _score(self, context, tag: str, step: int) -> np.ndarray | None:
         started = time.perf_counter()
         c = score_corpus(context, self.rows)
+        bad = None
         if c is not None:
+            bad = np.unique(self.prepared.corpus.sample_index(np.flatnonzero(~np.isfinite(c))))
+            bad = [i for i in bad.tolist() if i not in self.rows.excluded]
+        bad = layout.broadcast(bad, self.root)
+        if bad:
+            self.non_finite.found(f"log-prob at {tag}", bad, **self._now())
+        if c is not None:
+            self._level_excluded(c)
             self._store(c, tag, step, "exact")
         seconds = time.perf_counter() - started
         self._spent("scoring", seconds, context.iteration)
         self.say(f"scored {tag}: {self.prepared.corpus.n_targets} tokens in {seconds:.1f} s")
         return c
+
+    def _level_excluded(self, c: np.ndarray) -> None:
+        """Samples that were left out have delta_c = 0: neither anchors nor learned."""
+        for i in self.rows.excluded:
+            for values in (c, self.c_b):
+                if values is not None:
+                    values[self.prepared.corpus.target_slice(i)] = 0.0
 
     def _store(self, c: np.ndarray, tag: str, step: int, mode: str) -> None:
         shape = model_shape(get_args())

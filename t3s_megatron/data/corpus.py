@@ -95,6 +95,10 @@ class Corpus:
         """Where sample `index` stands in a flat per-target array."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
+    def sample_index(self, targets: np.ndarray) -> np.ndarray:
+        """For each of these target numbers int64[k], the index of its sample."""
+        return np.searchsorted(self.offsets, targets, side="right") - 1
+
     def index_of(self, uid: str) -> int:
         """Index of the sample with this id. KeyError when there is none."""
         return self._index[uid]

@@ -17,6 +17,11 @@ def speaks_for_its_samples() -> bool:
     return on_last_stage() and mpu.get_tensor_model_parallel_rank() == 0
 
 
+def collects_over_data() -> bool:
+    """One rank of each group that sums figures over the data: last stage, first in DP and CP."""
+    return on_last_stage() and mpu.get_data_parallel_rank(with_context_parallel=True) == 0
+
+
 def data_and_context_group():
     return mpu.get_data_parallel_group(with_context_parallel=True)
 

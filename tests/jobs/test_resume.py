@@ -5,7 +5,7 @@ Real processes and real SIGKILL, of every rank in the one-process jobs and of on
 others. Compared with an uninterrupted run: every tensor of the final checkpoint (weights, moments),
 the selection file, the log-prob stores, and the summary but for seconds.
 
-Same layout only; what a job in another layout is told is tested below.
+Same layout here; tests/jobs/test_relayout.py is about another one.
 """
 
 from __future__ import annotations
@@ -147,7 +147,6 @@ def test_old_states_are_removed_and_never_the_one_that_is_needed(uninterrupted):
 
 
 REFUSED = {
-    "another layout": (2, ["--tensor-model-parallel-size", 2], "parallel layout"),
     "another detector": (1, ["--t3s-patience", 3], "--t3s-patience 2, this one has 3"),
     "shorter answers": (1, ["--t3s-max-new-tokens", 9], "max-new-tokens 16, this one has 9"),
     "another seed": (1, ["--seed", 7], "--seed 1234, this one has 7"),
