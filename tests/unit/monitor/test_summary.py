@@ -40,6 +40,8 @@ def test_a_summary_starts_empty_and_unfinished(path):
         "measurements": [],
         "evaluations": [],
         "tokens": {},
+        "skipped_samples": [],
+        "empty_steps": 0,
         "figure_4": [],
         "phases": [],
         "log": [],
