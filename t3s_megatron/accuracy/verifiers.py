@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verifiers: a response, its gold answer and its metadata in, a verdict out.
 
-`exact`, `numeric`, `choice`, `math`, `reasoning-gym`, or `package.module:function` of your own. They
-run in worker processes (`accuracy.pool`) and may raise: an answer whose verifier broke is not wrong.
+`exact`, `numeric`, `choice`, `math`, `reasoning-gym`, or `package.module:function` of your own.
+They run in worker processes (`accuracy.pool`) and may raise: an answer whose verifier broke is not
+wrong.
 """
 
 from __future__ import annotations
@@ -20,8 +21,7 @@ from t3s_megatron.accuracy.extraction import (
     number,
     tagged,
 )
-from t3s_megatron.data.tokenizing import Sample
-from t3s_megatron.errors import DataError, T3SError
+from t3s_megatron.errors import T3SError
 
 
 class Verdict(enum.StrEnum):
@@ -54,35 +54,10 @@ def check_name(spec: str) -> None:
         )
 
 
-def runs_foreign_code(spec: str) -> bool:
-    """Whether loading `spec` imports more than this package: it may fail, and take long."""
-    return spec not in ("exact", "numeric", "choice")
-
-
 def make_verifier(spec: str) -> Verifier:
     """The verifier named `spec`. T3SError when it is unknown or cannot be imported."""
     check_name(spec)
     return _BUILT_IN[spec]() if spec in _BUILT_IN else _user_function(spec)
-
-
-def check_gold(spec: str, samples: list[Sample]) -> None:
-    """DataError when gold answers are of a form that `spec` cannot compare with."""
-    if spec == "numeric":
-        bad = [s for s in samples if number(s.answer) is None]
-        what = "is not a number"
-    elif spec == "choice":
-        bad = [s for s in samples if letter(s.answer or "") is None]
-        what = "is not a letter"
-    elif spec == "reasoning-gym":
-        bad = [s for s in samples if not (s.metadata or {}).get("source_dataset")]
-        what = "has no metadata.source_dataset, which names the scorer"
-    else:
-        return
-    if bad:
-        raise DataError(
-            f"--t3s-verifier {spec}: {len(bad)} gold answers cannot be used, first {bad[0].where}: "
-            f"{bad[0].answer!r} {what}"
-        )
 
 
 def _exact() -> Verifier:
@@ -128,7 +103,7 @@ def _math() -> Verifier:
         from t3s_megatron.accuracy.mathematics import parse, same
     except ImportError as error:
         raise T3SError(
-            "--t3s-verifier math needs math-verify: pip install \"t3s-megatron[verification]\""
+            '--t3s-verifier math needs math-verify: pip install "t3s-megatron[verification]"'
         ) from error
 
     def verify(text: str, answer: str, metadata: dict | None) -> Verdict:
