@@ -96,7 +96,7 @@ class Measurement:
             if count or word == "truncated"
         ]
         if self.retries:
-            others.append(f"{self.retries} retries")
+            others.append("1 retry" if self.retries == 1 else f"{self.retries} retries")
         if self.void:
             return f"void: {self.failed} of {self.total} answers failed ({', '.join(others)})"
         counts = f"{self.correct}/{self.judged}"
@@ -122,7 +122,9 @@ def measure(
     for verdict in verdicts:
         counts[verdict.value] += 1
     failed = sum(counts[failure.value] for failure in FAILURES)
-    void = failed > may_fail(len(answers), max_failed_share) or failed == len(answers)
+    # Something skipped is something unknown, and of nothing judged there is no share.
+    void = failed > may_fail(len(answers), max_failed_share) or counts[Verdict.SKIPPED] > 0
+    void = void or failed == len(answers)
     tokens = sum(answer.tokens for answer in answers)
     return Measurement(total=len(answers), generated_tokens=tokens, void=void, **counts)
 

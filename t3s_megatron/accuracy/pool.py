@@ -232,9 +232,7 @@ class _Worker:
                     # What a verifier prints for each of many answers belongs into no log.
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    # What this process can import, the worker can.
-                    env=os.environ
-                    | {"PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
+                    env=_environment(),
                     start_new_session=True,  # a group: what a verifier started dies with it
                 )
             except BaseException:
@@ -283,17 +281,19 @@ class _Worker:
     def reply(self) -> dict | None:
         """The next whole reply to the question it is busy with; None when there is none. Anything
         else makes the worker `broken`."""
-        while b"\n" in self._incoming:
-            line, self._incoming = self._incoming.split(b"\n", 1)
-            try:
-                reply = json.loads(line)
-                if reply.get("number") == self.number and (
-                    self.number is None or Verdict(reply["verdict"])
-                ):
-                    return reply
-                self.broken = True
-            except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
-                self.broken = True
+        line, end, self._incoming = self._incoming.partition(b"\n")
+        if not end:
+            self._incoming = line
+            return None
+        try:
+            reply = json.loads(line)
+            if reply.get("number") == self.number and (
+                self.number is None or Verdict(reply["verdict"])
+            ):
+                return reply
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+            pass
+        self.broken = True
         return None
 
     def dead(self) -> bool:
@@ -323,6 +323,13 @@ class _Worker:
                 self.process.wait(
                     5
                 )  # longer only in the kernel's hands, which is no reason to wait
+
+
+def _environment() -> dict[str, str]:
+    """What this process can import, a worker can; numerical libraries in it keep to one thread,
+    for each would need memory of its own."""
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def _end_all(workers: list[_Worker], owner: int) -> None:
