@@ -77,7 +77,7 @@ def final_answer(text: str) -> str | None:
 def letter(text: str) -> str | None:
     r"""The option that all of `text` names, A to Z: "B", "(b)", "B.", "B) 42", "\text{B}", "option
     B: so it is". None when it is anything else, as "A or B" and "A big one" are."""
-    match = _LETTER.fullmatch(text.strip().strip("*$").strip())
+    match = _LETTER.fullmatch(text.strip(" \t\r\n*$."))
     return match["letter"].upper() if match else None
 
 
