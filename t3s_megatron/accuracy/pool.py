@@ -144,19 +144,19 @@ class VerifierPool:
         return any(worker.number is not None for worker in self._workers)
 
     def _staff(self, waiting: int) -> None:
-        """Enough workers for the answers that are waiting."""
+        """One more worker where answers wait and none is idle or on its way: a fast verifier is
+        done before a second process has imported it."""
         for worker in list(self._workers):
             if worker.idle and worker.dead():  # between two measurements
                 self._replace(worker)
         free = sum(worker.number is None for worker in self._workers)
-        room = self.limits.workers - len(self._workers)
-        for _ in range(min(room, waiting - free)):
-            try:
-                self._workers.append(_Worker(self.spec, self.limits.memory))
-            except OSError as error:  # no process, no memory, no file handle
-                if not self._workers:
-                    raise T3SError(f"a verifier's process cannot be started: {error}") from error
-                return  # go on with those that there are
+        if not waiting or free or len(self._workers) == self.limits.workers:
+            return
+        try:
+            self._workers.append(_Worker(self.spec, self.limits.memory))
+        except OSError as error:  # no process, no memory, no file handle
+            if not self._workers:  # else go on with those that there are
+                raise T3SError(f"a verifier's process cannot be started: {error}") from error
 
     def _wait(self) -> None:
         """Until a worker has something to say, a deadline passes, or a tick."""
@@ -299,7 +299,10 @@ class _Worker:
     def dead(self) -> bool:
         # Left unreaped: until `end` has killed its group, the number must not go to another.
         options = os.WEXITED | os.WNOHANG | os.WNOWAIT
-        return os.waitid(os.P_PID, self.process.pid, options) is not None
+        try:
+            return os.waitid(os.P_PID, self.process.pid, options) is not None
+        except ChildProcessError:  # reaped by somebody else in this process
+            return True
 
     def how_it_ended(self) -> str:
         if not self.dead():
