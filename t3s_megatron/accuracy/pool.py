@@ -96,8 +96,9 @@ class VerifierPool:
         """What became of each, in order. With more than `allowed_failures` answers timed out or
         crashed, those not yet begun are SKIPPED.
 
-        Takes no more than START_TIMEOUT x 3 and, with n questions, timeout x (n / workers + 1)
-        seconds; timeout x (allowed_failures / workers + 2) where all that is slow times out.
+        With n questions it takes no more than timeout x (n / workers + 1) seconds, or timeout x
+        (allowed_failures / workers + 2) where all that is slow times out; and what starting workers
+        takes, one after another, START_TIMEOUT each at most.
         T3SError when the verifier cannot be loaded.
         """
         try:
