@@ -8,6 +8,7 @@ import math
 import os
 from dataclasses import dataclass, field, fields
 
+from t3s_megatron.accuracy.pool import Limits
 from t3s_megatron.errors import T3SError
 from t3s_megatron.method.phases import Plan
 from t3s_megatron.method.selection import MASKING_BASELINES
@@ -96,8 +97,14 @@ class T3SConfig:
     )
     # --- generation and verification
     verifier: str = _option(
-        "numeric", "exact, numeric, reasoning-gym, or package.module:function of your own"
+        "numeric",
+        "exact, numeric, choice, math, reasoning-gym, or package.module:function of your own",
     )
+    verify_timeout: float = _option(
+        30.0, "seconds a verifier has for one answer; then its process is killed and replaced"
+    )
+    verify_workers: int = _option(4, "processes that verify, on one rank of the run")
+    verify_memory: float = _option(4.0, "GiB of data that each of them may hold")
     accuracy_prompts: int = _option(0, "measure on the first N training prompts (0: all)")
     accuracy_samples: int = _option(1, "answers generated for each prompt")
     temperature: float = _option(
@@ -107,6 +114,17 @@ class T3SConfig:
         None, "length limit of an answer (default: --seq-length minus the longest prompt)"
     )
     generation_batch_size: int = _option(256, "prompts generated together on a data-parallel rank")
+    generation_timeout: float | None = _option(
+        None, "seconds that generating the answers of one measurement may take (default: no limit)"
+    )
+    max_failed_share: float = _option(
+        0.1,
+        "a measurement is void when more of its answers than this failed: timed out or crashed in "
+        "the verifier, or unfinished when generation ran out of time",
+    )
+    measurement_retries: int = _option(
+        2, "how often the failed answers of a void measurement are tried again"
+    )
     report_temperatures: tuple[float, ...] = _option(
         (),
         "also measure theta_0 and the final weights at these temperatures, on training and "
@@ -174,6 +192,10 @@ class T3SConfig:
         return self.measures_profile
 
     @property
+    def verify_limits(self) -> Limits:
+        return Limits(self.verify_timeout, self.verify_workers, self.verify_memory)
+
+    @property
     def measures_profile(self) -> bool:
         if self.simple or self.selection_load or self.accuracy_interval <= 0:
             return False
@@ -237,7 +259,9 @@ class T3SConfig:
             "report_samples",
             "generation_batch_size",
             "max_new_tokens",
+            "verify_workers",
         )
+        positive = ("verify_timeout", "verify_memory", "generation_timeout")
         at_least_zero = (
             "accuracy_interval",
             "targeted_accuracy_interval",
@@ -245,9 +269,11 @@ class T3SConfig:
             "min_delta",
             "temperature",
             "report_temperatures",
+            "max_failed_share",
+            "measurement_retries",
             "seed",
         )
-        for name in (*at_least_one, *at_least_zero, "anchor_threshold"):
+        for name in (*at_least_one, *positive, *at_least_zero, "anchor_threshold"):
             values = getattr(self, name)
             for value in values if isinstance(values, tuple) else (values,):
                 if value is None:
@@ -257,10 +283,14 @@ class T3SConfig:
                     refuse(f"{given}: has to be a finite number")
                 if name in at_least_one and value < 1:
                     refuse(f"{given}: must be at least 1")
+                if name in positive and value <= 0:
+                    refuse(f"{given}: must be more than 0")
                 if name in at_least_zero and value < 0:
                     refuse(f"{given}: must not be negative")
         if self.seed > _LARGEST_SEED:
             refuse(f"--t3s-seed {self.seed}: must be at most {_LARGEST_SEED}")
+        if self.max_failed_share >= 1:
+            refuse(f"--t3s-max-failed-share {self.max_failed_share}: must be less than 1")
         if self.mask_share is not None and not 0 < self.mask_share < 1:
             refuse(f"--t3s-mask-share {self.mask_share}: must lie between 0 and 1")
 

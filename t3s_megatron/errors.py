@@ -10,5 +10,9 @@ class DataError(T3SError):
     """A sample, or a file of samples, cannot be used."""
 
 
+class VoidMeasurementError(T3SError):
+    """So much of generation or verification failed that the method has nothing to go by."""
+
+
 class MismatchError(T3SError):
     """A file is damaged or belongs to something else."""

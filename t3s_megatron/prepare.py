@@ -8,27 +8,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from t3s_megatron.accuracy.verifiers import check_gold, make_verifier
+from t3s_megatron.accuracy.gold import check_verifier
 from t3s_megatron.config import T3SConfig
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.records import load_records
 from t3s_megatron.data.selection_file import Selection
+from t3s_megatron.data.tokenizing import Sample
 from t3s_megatron.errors import T3SError
 from t3s_megatron.method.phases import Plan
 
 
 @dataclass
 class Prepared:
-    """The inputs of a run. `heldout` and `selection` are None when not asked for."""
+    """The inputs of a run. `heldout` and `selection` are None when not asked for.
+
+    `unusable_gold`: uids of samples whose gold answer the verifier cannot read. They are trained
+    on, and never asked.
+    """
 
     config: T3SConfig
     tokenizer: object
     corpus: Corpus
     heldout: Corpus | None
-    verifier: object | None
+    unusable_gold: frozenset[str]
     selection: Selection | None
     plan: Plan
     max_new_tokens: int
+
+    def askable(self, corpus: Corpus) -> list[Sample]:
+        """The samples whose accuracy can be measured."""
+        return [sample for sample in corpus.samples if sample.uid not in self.unusable_gold]
 
     @property
     def pad_token(self) -> int:
@@ -83,21 +92,22 @@ def prepare(args) -> Prepared:
     heldout = None
     if config.heldout_data:
         heldout = load_corpus(config.heldout_data, args, tokenizer, **how)
-    verifier = None
+    unusable_gold = frozenset()
     max_new_tokens = config.max_new_tokens or 0
     if config.needs_answers:
-        verifier = make_verifier(config.verifier)
-        for asked in (corpus, heldout):
-            if asked is not None:
-                asked.require_answers()
-                check_gold(config.verifier, asked.samples)
+        sets = [asked.samples for asked in (corpus, heldout) if asked is not None]
+        for asked in filter(None, (corpus, heldout)):
+            asked.require_answers()
+        unusable_gold = check_verifier(config.verifier, sets, config.verify_limits)
         max_new_tokens = _length_limit(args, config, corpus, heldout)
     selection = None
     if config.selection_load:
         selection = Selection.load(config.selection_load, corpus)
     plan = config.plan(args.train_iters)
     plan.validate()
-    return Prepared(config, tokenizer, corpus, heldout, verifier, selection, plan, max_new_tokens)
+    return Prepared(
+        config, tokenizer, corpus, heldout, unusable_gold, selection, plan, max_new_tokens
+    )
 
 
 def _length_limit(args, config: T3SConfig, corpus: Corpus, heldout: Corpus | None) -> int:

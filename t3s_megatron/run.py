@@ -55,7 +55,7 @@ from t3s_megatron.method.selection import (
     keep_mask,
     selection_counts,
 )
-from t3s_megatron.monitor.curves import Curves
+from t3s_megatron.monitor.curves import Curves, measurement_figures
 from t3s_megatron.monitor.summary import Summary
 from t3s_megatron.non_finite import NonFinitePolicy
 from t3s_megatron.persistence import Persistence
@@ -95,12 +95,14 @@ class T3SRun:
             self.prepared,
             self.root,
             lambda what, seconds: self._spent(what, seconds, context.iteration),
+            self.say,
         )
         path = os.path.join(self.config.dir, "summary.json") if self.is_root else None
         self.summary = Summary(path)
         self.summary.update(
             method=self.config.method + ("-simple" if self.config.simple else ""),
             data=self.prepared.corpus.counts,
+            unusable_gold=sorted(self.prepared.unusable_gold),
             **provenance(self.prepared, get_args()),
         )
         loaded = self.prepared.selection
@@ -111,6 +113,11 @@ class T3SRun:
             self.summary.update(
                 tokens=selection_counts(loaded.keep, None),
                 selection={"file": self.config.selection_load, "model": loaded.model} | made_by,
+            )
+        if unusable := len(self.prepared.unusable_gold):
+            self.say(
+                f"--t3s-verifier {self.config.verifier} cannot read {unusable} gold answers: their "
+                "samples are trained on and never asked (unusable_gold in the summary)"
             )
         self.non_finite = NonFinitePolicy(
             self.config.non_finite == "skip", self.rows, self.summary, self.say
@@ -158,6 +165,7 @@ class T3SRun:
     def on_train_end(self, context: CallbackContext) -> None:
         if self.seam.calls["train_step"]:
             self.seam.assert_called("train", "train_step", "training_log")
+        self.measurer.close()
         self.summary.update(finished=self.machine.phase is Phase.DONE)
         self.summary.write()
         self.curves.flush()
@@ -200,19 +208,10 @@ class T3SRun:
         measured = self.measurer.training_accuracy(context, **self._now())
         self.machine.measured(measured.accuracy)
         self.summary.append("measurements", measured)
-        self.curves.scalars(
-            {
-                "accuracy": measured.accuracy,
-                "accuracy_standard_error": measured.standard_error,
-                "truncated_share": measured.truncated / measured.total,
-                "answer_tokens": measured.generated_tokens / measured.total,
-            },
-            context.iteration,
-        )
+        self.curves.scalars(measurement_figures(measured), context.iteration)
         self.say(
-            f"{measured.phase} step {measured.step}: accuracy {measured.accuracy:.3f} "
-            f"+- {measured.standard_error:.3f} ({measured.correct}/{measured.total}, "
-            f"{measured.truncated} truncated, {measured.seconds:.1f} s)"
+            f"{measured.phase} step {measured.step}: accuracy {measured.describe()}, "
+            f"{measured.seconds:.1f} s"
         )
         self.summary.write()
 
@@ -279,7 +278,7 @@ class T3SRun:
             self.summary.append("evaluations", measured.to_dict() | {"weights": weights})
             self.say(
                 f"{weights}, {measured.split} prompts at T = {measured.temperature:g}: accuracy "
-                f"{measured.accuracy:.3f} +- {measured.standard_error:.3f}"
+                f"{measured.describe()}"
             )
 
     def _now(self) -> dict:

@@ -11,6 +11,24 @@ import math
 
 import numpy as np
 
+from t3s_megatron.accuracy.measurement import Measurement
+
+
+def measurement_figures(measured: Measurement) -> dict[str, float]:
+    """Curves of an accuracy measurement; a void one has no accuracy."""
+    return {
+        "accuracy": measured.accuracy,
+        "accuracy_standard_error": measured.standard_error,
+        "truncated_share": measured.truncated / measured.total,
+        "answer_tokens": measured.generated_tokens / measured.total,
+        "answers_timed_out": measured.timed_out,
+        "answers_crashed": measured.crashed,
+        "answers_unfinished": measured.unfinished,
+        "answers_unparseable": measured.unparseable,
+        "measurement_retries": measured.retries,
+        "measurement_void": float(measured.void),
+    }
+
 
 class Curves:
     def __init__(self, tensorboard=None, wandb=None):

@@ -64,7 +64,7 @@ def test_good_input_comes_out_ready_to_train_on(ready):
     assert made.tokenizer.decode(first.tokens[: first.prompt_length]) == (
         f"<user>{whole['prompt']}<assistant>"
     )
-    assert made.verifier(whole["response"], first) == "correct"
+    assert made.unusable_gold == frozenset() and made.askable(made.corpus) == made.corpus.samples
     assert made.plan == made.config.plan(50)
 
 
@@ -94,7 +94,7 @@ def test_rows_are_padded_with_the_pad_token_or_else_the_end_token(ready, tmp_pat
 
 def test_nothing_is_verified_where_nothing_is_generated(ready):
     made = ready("--t3s-simple --t3s-verifier nonsense")
-    assert made.verifier is None and made.max_new_tokens == 0
+    assert made.max_new_tokens == 0
 
 
 def test_a_saved_selection_is_loaded_in_the_order_of_this_data(ready, tmp_path):
@@ -188,6 +188,14 @@ def test_a_gold_answer_that_the_verifier_cannot_compare_with(ready):
     with pytest.raises(DataError, match=r"--t3s-verifier numeric: 1 .*line 5: 'many' is not a num"):
         ready(samples=changed(4, answer="many"))
     ready("--t3s-verifier exact", samples=changed(4, answer="many"))
+
+
+def test_a_gold_answer_that_math_cannot_read_is_trained_on_and_not_asked(ready):
+    made = ready("--t3s-verifier math", samples=changed(4, answer="{"))
+    asked = made.askable(made.corpus)
+    assert len(made.corpus.samples) == 8 and len(asked) == 7
+    assert made.unusable_gold == {made.corpus.samples[4].uid}
+    assert made.corpus.samples[4] not in asked
 
 
 def test_an_unknown_verifier(ready):

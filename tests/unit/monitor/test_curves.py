@@ -8,7 +8,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from t3s_megatron.monitor.curves import Curves
+from t3s_megatron.accuracy.measurement import Answer, measure
+from t3s_megatron.accuracy.verifiers import Verdict
+from t3s_megatron.monitor.curves import Curves, measurement_figures
 
 NAN = float("nan")
 
@@ -65,6 +67,19 @@ def test_a_figure_that_does_not_exist_is_left_out_and_not_drawn_as_zero(board):
     Curves(writer, recorder).scalars(figures, 2)
     assert read().Tags()["scalars"] == ["t3s/loss_other"]
     assert recorder.calls == [({"t3s/loss_other": 1.5}, 2)]
+
+
+@pytest.mark.parametrize("crashed", [1, 4])
+def test_a_measurement_has_curves_of_its_faults_and_a_void_one_no_accuracy(board, crashed):
+    verdicts = [Verdict.CORRECT] * (10 - crashed) + [Verdict.CRASHED] * crashed
+    measured = measure([Answer("", 3, False)] * 10, verdicts, max_failed_share=0.1)
+    writer, read = board
+    Curves(writer).scalars(measurement_figures(measured), 5)
+    found = read()
+    values = {tag: found.Scalars(tag)[0].value for tag in found.Tags()["scalars"]}
+    assert values["t3s/answers_crashed"] == crashed and values["t3s/answer_tokens"] == 3
+    assert values["t3s/measurement_void"] == (crashed > 1)
+    assert values.get("t3s/accuracy") == (None if crashed > 1 else 1.0)
 
 
 def test_a_histogram_holds_every_value(board):
