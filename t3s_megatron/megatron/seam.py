@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from t3s_megatron.errors import T3SError
@@ -46,7 +46,6 @@ class CallbackContext:
     data_iterator: Any
     iteration: int = 0
     result: tuple | None = None
-    user_state: dict = field(default_factory=dict)
 
 
 class Callback(Protocol):
