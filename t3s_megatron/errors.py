@@ -10,5 +10,9 @@ class DataError(T3SError):
     """A sample, or a file of samples, cannot be used."""
 
 
+class WriteError(T3SError):
+    """A file cannot be written: a full disk, a folder without permission or that has gone."""
+
+
 class MismatchError(T3SError):
     """A file is damaged or belongs to something else."""

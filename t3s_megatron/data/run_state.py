@@ -13,6 +13,7 @@ rank's files and before Megatron names the checkpoint. Nothing here is ever unpi
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -70,7 +71,7 @@ class StateFolder:
     def commit(self, iteration: int, state: dict) -> None:
         """The last step of a save, on one rank, after every rank's `write_rank`."""
         content = {"format": FORMAT, "iteration": iteration, **state}
-        text = json.dumps(content, allow_nan=False)
+        text = json.dumps({"checksum": _checksum(content), **content}, allow_nan=False)
         write_bytes(os.path.join(self._iteration_folder(iteration), "state.json"), text.encode())
 
     def read(self, iteration: int) -> dict:
@@ -79,6 +80,9 @@ class StateFolder:
         try:
             with open(path, encoding="utf-8") as file:
                 state = json.load(file)
+            if not isinstance(state, dict) or state.get("format") != FORMAT:
+                raise MismatchError(f"{path}: not a state of format {FORMAT}; start again")
+            expected, found = state.pop("checksum", None), _checksum(state)
         except FileNotFoundError:
             have = ", ".join(map(str, self.iterations())) or "none"
             raise MismatchError(
@@ -86,10 +90,15 @@ class StateFolder:
                 f"from (states of iterations: {have}). To start over from its weights as theta_0, "
                 "add --finetune."
             ) from None
-        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        except MismatchError:
+            raise
+        except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8
             raise MismatchError(f"{path}: damaged ({error}); restore it, or start again") from None
-        if not isinstance(state, dict) or state.get("format") != FORMAT:
-            raise MismatchError(f"{path}: not a state of format {FORMAT}")
+        if expected != found or state.get("iteration") != iteration:
+            raise MismatchError(
+                f"{path}: damaged or of another iteration, expected checksum {expected}, found "
+                f"{found}; restore it, or start again in another --save folder"
+            )
         return state
 
     def iterations(self) -> list[int]:
@@ -125,3 +134,8 @@ class StateFolder:
     @staticmethod
     def _iteration_name(iteration: int) -> str:
         return f"iter_{iteration:07d}"
+
+
+def _checksum(content: dict) -> str:
+    """Of what JSON makes of it, and so the same before writing and after reading."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -135,7 +135,7 @@ def test_a_file_without_samples(ready):
         ({"response": " "}, "the response is empty"),
         ({"prompt": ""}, "a message of role user is empty"),
         ({"answer": ""}, "`answer` is empty; leave it out if there is none"),
-        ({"answer": []}, "`answer` has to be text or a number"),
+        ({"answer": []}, "`answer` has to be text or a finite number"),
         ({"id": "s0"}, "id 's0' was already used by .*line 1"),
         ({"metadata": "x"}, "`metadata` is not JSON"),
     ],

@@ -8,6 +8,7 @@ import os
 import pytest
 
 from t3s_megatron.data.durable import sha256_file, write_bytes
+from t3s_megatron.errors import WriteError
 
 
 def test_writes_replaces_and_makes_the_folder(tmp_path):
@@ -33,7 +34,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, b
         raise OSError("disk full")
 
     monkeypatch.setattr(os, broken, fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(WriteError, match=r"/file: cannot be written \(disk full\)\. Make room"):
         write_bytes(str(path), b"new")
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
 
