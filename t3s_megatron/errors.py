@@ -5,6 +5,10 @@
 class T3SError(ValueError):
     """A T3S run cannot start or go on."""
 
+    def __init__(self, message: str):
+        # A name quoted from damaged input may hold half a surrogate pair, which cannot be printed.
+        super().__init__(message.encode("utf-8", "backslashreplace").decode())
+
 
 class DataError(T3SError):
     """A sample, or a file of samples, cannot be used."""

@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 
 from tests.conftest import pretrain_student
-from tests.jobs.test_resume import assert_same, job_arguments
 from tests.support.launch import end_processes, job_command, job_environment
+from tests.support.resumable import assert_same, job_arguments
 from tests.support.task import write_task
 
 SETTING = "two"

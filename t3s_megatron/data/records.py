@@ -169,8 +169,8 @@ def _text(raw: dict, key: str, where: str) -> str | None:
     value = raw.get(key)
     if value is None:
         return None
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not isinstance(value, str) and not (is_number and math.isfinite(value)):
+    is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    if isinstance(value, bool) or not (is_number or isinstance(value, str)):
         raise DataError(
             f"{where}: `{key}` has to be text or a finite number, found {reprlib.repr(value)}"
         )

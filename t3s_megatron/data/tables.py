@@ -33,14 +33,16 @@ def save_table(
     """
     if values.shape != (int(sizes.sum()),):
         raise ValueError(f"{kind}: {list(values.shape)} values for {int(sizes.sum())} places")
-    header = json.dumps({"format": FORMAT, "kind": kind, **corpus_keys, **info}, allow_nan=False)
+    header = {"format": FORMAT, "kind": kind, **corpus_keys, **info}
     tensors = {"values": np.ascontiguousarray(values), "sizes": sizes.astype(np.int64)}
-    metadata = {"t3s": header, "checksum": _checksum(header, **tensors)}
-    write_bytes(path, save(tensors, metadata=metadata))
+    # In one entry: safetensors writes several in any order, and the file would not be the same.
+    text = json.dumps({"checksum": _checksum(header, **tensors), **header}, allow_nan=False)
+    write_bytes(path, save(tensors, metadata={"t3s": text}))
 
 
-def _checksum(header: str, values: np.ndarray, sizes: np.ndarray) -> str:
-    digest = hashlib.sha256(header.encode())
+def _checksum(header: dict, values: np.ndarray, sizes: np.ndarray) -> str:
+    """`header` as JSON has it, which is the same before writing and after reading."""
+    digest = hashlib.sha256(json.dumps(header).encode())
     for tensor in (sizes, values):
         digest.update(np.ascontiguousarray(tensor).tobytes())
     return digest.hexdigest()
@@ -63,8 +65,8 @@ def load_table(
 
     MismatchError when it is missing, damaged, or another kind of file.
     """
-    text, checksum, values, sizes = _read(path, kind)
-    header = json.loads(text)
+    header, values, sizes = _read(path, kind)
+    checksum = header.pop("checksum", None)
     if header.get("kind") != kind or header.get("format") != FORMAT:
         raise MismatchError(
             f"{path}: expected a {kind} of format {FORMAT}, found {header.get('kind')} of format "
@@ -76,7 +78,7 @@ def load_table(
         raise MismatchError(f"{path}: damaged, its header lacks {', '.join(missing)}; remake it")
     if not _well_formed(header, values, sizes, dtype):
         raise MismatchError(f"{path}: damaged, its sizes or types do not fit; remake it")
-    if checksum != _checksum(text, values, sizes):
+    if checksum != _checksum(header, values, sizes):
         raise MismatchError(f"{path}: damaged, its checksum does not match its content; remake it")
     return values, sizes, header
 
@@ -97,23 +99,21 @@ def _well_formed(header: dict, values: np.ndarray, sizes: np.ndarray, dtype: typ
     return bool((sizes >= 0).all()) and values.shape == (sum(sizes.tolist()),)
 
 
-def _read(path: str, kind: str) -> tuple[str, str | None, np.ndarray, np.ndarray]:
-    """(header as it was written, checksum, values, sizes) of any table.
+def _read(path: str, kind: str) -> tuple[dict, np.ndarray, np.ndarray]:
+    """(header, values, sizes) of any table.
 
     MismatchError when the file cannot be read, or is not one of ours.
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            text = metadata.get("t3s", "null")
-            if not isinstance(json.loads(text), dict):
+            header = json.loads((file.metadata() or {}).get("t3s", "null"))
+            names = sorted(file.keys())
+            if not isinstance(header, dict) or names != ["sizes", "values"]:
                 raise MismatchError(
-                    f"{path}: not a file of t3s-megatron; give a {kind} that one of its runs wrote"
+                    f"{path}: not a file of t3s-megatron, or damaged; give a {kind} that one of "
+                    "its runs wrote"
                 )
-            if set(file.keys()) != {"values", "sizes"}:
-                raise MismatchError(f"{path}: damaged, it has other tensors; remake it")
-            tensors = [file.get_tensor(name) for name in ("values", "sizes")]
-            return text, metadata.get("checksum"), *tensors
+            return header, file.get_tensor("values"), file.get_tensor("sizes")
     except MismatchError:
         raise
     except (SafetensorError, OSError, ValueError, RecursionError, TypeError) as error:

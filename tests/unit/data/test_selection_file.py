@@ -59,6 +59,15 @@ def test_the_header_says_what_it_belongs_to(saved):
     assert (fields["kind"], fields["format"], fields["theta_b_step"]) == ("selection", 2, 12)
 
 
+def test_the_same_selection_is_the_same_file(saved, tmp_path):
+    path, made = (
+        str(tmp_path / "again.safetensors"),
+        Selection.load(saved, corpus(*three_samples())),
+    )
+    made.save(path)
+    assert Path(path).read_bytes() == Path(saved).read_bytes()
+
+
 def test_no_theta_b_for_a_baseline(tmp_path):
     path = str(tmp_path / "random.safetensors")
     Selection(np.array(KEEP), corpus(*three_samples()), "random", None).save(path)
