@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import socket
 from collections.abc import Callable
 
 from safetensors import SafetensorError
@@ -46,6 +47,13 @@ def replace_file(path: str, write: Callable[[str], None]) -> None:
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+
+
+def check_folder(folder: str) -> None:
+    """Make `folder`, if it is not there, and see that a file can be written in it. WriteError."""
+    probe = os.path.join(folder, f".probe-{socket.gethostname()}-{os.getpid()}")
+    write_bytes(probe, b"probe")
+    os.unlink(probe)
 
 
 def _make_directory(path: str) -> str:

@@ -44,6 +44,9 @@ class StateFolder:
         replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
         return sha256_file(path)
 
+    def has_rank(self, name: str, rank: int) -> bool:
+        return os.path.exists(self._rank_path(name, rank))
+
     def read_rank(
         self, name: str, rank: int, checksum: str
     ) -> tuple[dict[str, torch.Tensor], dict]:

@@ -116,7 +116,15 @@ def _read(path: str, kind: str) -> tuple[dict, np.ndarray, np.ndarray]:
             return header, file.get_tensor("values"), file.get_tensor("sizes")
     except MismatchError:
         raise
-    except (SafetensorError, OSError, ValueError, RecursionError, TypeError) as error:
+    # AttributeError, TypeError: a type of tensor that numpy does not have.
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        RecursionError,
+        AttributeError,
+        TypeError,
+    ) as error:
         raise MismatchError(
             f"{path}: cannot be read, it is missing or damaged ({error}); check the path, or make "
             "the file again"

@@ -216,7 +216,7 @@ def test_no_tokenizer_named(ready, folder):
 
 
 def test_a_tokenizer_folder_that_does_not_exist(ready, tmp_path):
-    with pytest.raises(T3SError, match=r"--tokenizer-model .*/gone: not a Hugging Face tokenizer"):
+    with pytest.raises(T3SError, match=r"--tokenizer-model .*/gone: no such folder"):
         ready(tokenizer_model=str(tmp_path / "gone"))
 
 
