@@ -6,7 +6,7 @@ KILL_MARK=FILE     FILE.RANK is made when it happens: the same job started again
 KILL_RANK=R        only to this rank; default: to every rank
 KILL_BY=WHAT       SIGKILL, as when a machine dies (default; torchrun then ends the other ranks);
                    SIGTERM, as from a scheduler;
-                   full-disk: from then on no file can grow beyond KILL_SIZE bytes (default 0);
+                   full-disk: from then on no file can grow beyond KILL_SIZE bytes;
                    rmtree: the folder KILL_FOLDER goes away
 """
 
@@ -30,7 +30,7 @@ def strike() -> None:
     what = os.environ.get("KILL_BY", "SIGKILL")
     if what == "full-disk":
         _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ.get("KILL_SIZE", 0)), most))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["KILL_SIZE"]), most))
     elif what == "rmtree":
         shutil.rmtree(os.environ["KILL_FOLDER"])
     else:
