@@ -48,9 +48,11 @@ class T3SConfig:
         None, "training samples: .jsonl, .parquet, a saved Hugging Face dataset or a dataset name"
     )
     data_split: str = _option("train", "split to read when --t3s-data is a Hugging Face dataset")
-    heldout_data_split: str = _option("test", "the same for --t3s-heldout-data")
     heldout_data: str | None = _option(
         None, "samples that are never trained on, for the accuracies of --t3s-report-temperatures"
+    )
+    heldout_data_split: str = _option(
+        "test", "split to read when --t3s-heldout-data is a Hugging Face dataset"
     )
     prompt_format: str = _option(
         "chat",
