@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import socket
+import tempfile
 from collections.abc import Callable
 
 from safetensors import SafetensorError
@@ -51,9 +51,14 @@ def replace_file(path: str, write: Callable[[str], None]) -> None:
 
 def check_folder(folder: str) -> None:
     """Make `folder`, if it is not there, and see that a file can be written in it. WriteError."""
-    probe = os.path.join(folder, f".probe-{socket.gethostname()}-{os.getpid()}")
-    write_bytes(probe, b"probe")
-    os.unlink(probe)
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"probe")
+    except OSError as error:
+        raise WriteError(
+            f"{folder}: cannot be written in ({error.strerror}). Make room, or make it writable"
+        ) from None
 
 
 def _make_directory(path: str) -> str:
