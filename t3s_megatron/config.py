@@ -13,8 +13,8 @@ from t3s_megatron.errors import T3SError
 from t3s_megatron.method.phases import Plan
 from t3s_megatron.method.selection import MASKING_BASELINES
 
-#: Samplers are seeded with a multiple of it, which has to fit 64 bits.
-_LARGEST_SEED = 2**32 - 1
+#: Of all integers. Samplers are seeded with a multiple of the seed, which has to fit 64 bits.
+_LARGEST = 2**32 - 1
 
 #: Megatron arguments that do not go together with a T3S run: it ...
 UNSUPPORTED = {
@@ -23,6 +23,7 @@ UNSUPPORTED = {
     "use_megatron_fsdp": "shards parameters in a way the rewind does not know",
     "use_torch_fsdp2": "shards parameters in a way the rewind does not know",
     "fp8_param_gather": "keeps quantised parameters that the rewind does not restore",
+    "phase_transition_iterations": "counts samples without the rewind; use --exit-interval",
     "rampup_batch_size": "would change the batch size again after the rewind",
     "mtp_num_layers": "adds losses beside the per-token loss that T3S scores",
     "non_persistent_save_interval": "saves checkpoints beside the one that the T3S state is for",
@@ -50,6 +51,9 @@ class T3SConfig:
     data_split: str = _option("train", "split to read when --t3s-data is a Hugging Face dataset")
     heldout_data: str | None = _option(
         None, "samples that are never trained on, for the accuracies of --t3s-report-temperatures"
+    )
+    heldout_data_split: str = _option(
+        "test", "split to read when --t3s-heldout-data is a Hugging Face dataset"
     )
     prompt_format: str = _option(
         "chat",
@@ -279,6 +283,8 @@ class T3SConfig:
                 if value is None:
                     continue
                 given = f"{_argument(name)} {value}"
+                if isinstance(value, int) and value > _LARGEST:
+                    refuse(f"{given}: must be at most {_LARGEST}")
                 if not math.isfinite(value):
                     refuse(f"{given}: has to be a finite number")
                 if name in at_least_one and value < 1:
@@ -287,8 +293,6 @@ class T3SConfig:
                     refuse(f"{given}: must be more than 0")
                 if name in at_least_zero and value < 0:
                     refuse(f"{given}: must not be negative")
-        if self.seed > _LARGEST_SEED:
-            refuse(f"--t3s-seed {self.seed}: must be at most {_LARGEST_SEED}")
         if self.max_failed_share >= 1:
             refuse(f"--t3s-max-failed-share {self.max_failed_share}: must be less than 1")
         if self.mask_share is not None and not 0 < self.mask_share < 1:

@@ -55,7 +55,15 @@ class Persistence:
     # -------------------------------------------------------------------------------------- save
 
     def save(self, iteration: int) -> None:
-        """Commit the run's state of `iteration`; returns when it is durable."""
+        """Commit the run's state of `iteration`; returns when it is durable.
+
+        WriteError on every rank when one of them cannot write: no rank is left waiting.
+        """
+        checksums = layout.together(lambda: self._write(iteration))
+        layout.together(lambda: self._commit(iteration, checksums) if self.run.is_root else None)
+
+    def _write(self, iteration: int) -> dict[str, str]:
+        """The files of this rank; returns their checksums by name."""
         run = self.run
         files = {}
         if run.theta_0 is not None:
@@ -67,22 +75,23 @@ class Persistence:
         name = f"iter_{iteration:07d}"
         speaks = {"speaks": layout.speaks_for_its_samples()}
         files[name] = self.folder.write_rank(name, self.rank, self._history(), speaks)
-        checksums = layout.gather_over_world(files)
-        if run.is_root:
-            self.folder.commit(iteration, self._state(checksums))
-            # An asynchronous save may still be on its way between the two.
-            oldest = _tracked_iteration(get_args().save) or 0
-            kept, names = set(), set()
-            for one in self.folder.iterations():
-                if one >= oldest:
-                    with contextlib.suppress(MismatchError):  # of an earlier run, and damaged
-                        names |= set(self.folder.read(one)["checksums"][0])
-                        kept.add(one)
-            self.folder.prune(kept, names)
-        layout.barrier()
+        return files
+
+    def _commit(self, iteration: int, checksums: list[dict[str, str]]) -> None:
+        self.folder.commit(iteration, self._state(checksums))
+        # An asynchronous save may still be on its way between the two.
+        oldest = _tracked_iteration(get_args().save) or 0
+        kept, names = set(), set()
+        for one in self.folder.iterations():
+            if one >= oldest:
+                with contextlib.suppress(MismatchError):  # of an earlier run, and damaged
+                    names |= set(self.folder.read(one)["checksums"][0])
+                    kept.add(one)
+        self.folder.prune(kept, names)
 
     def _once(self, name: str, tensors: dict, info: dict) -> str:
-        if name not in self.written:
+        # Once, and again when someone has removed it: a state is of use only with all its files.
+        if name not in self.written or not self.folder.has_rank(name, self.rank):
             info = info | {"pieces": to_json(self.pieces)}
             self.written[name] = self.folder.write_rank(name, self.rank, tensors, info)
         return self.written[name]
@@ -109,13 +118,23 @@ class Persistence:
             "excluded": sorted(run.rows.excluded),
             "summary": run.summary.plain(),
             "checksums": checksums,
-            "made": {name: sha256_file(self._made_path(name)) for name in made},
+            "made": {name: self._made_checksum(name) for name in made},
         }
 
     def _selected(self) -> bool:
         """Whether the run itself has made the selection that it trains with."""
         run = self.run
         return run.machine.phase is Phase.TARGETED and run.prepared.selection is None
+
+    def _made_checksum(self, name: str) -> str:
+        path = self._made_path(name)
+        try:
+            return sha256_file(path)
+        except OSError as error:
+            raise MismatchError(
+                f"{path}: was written by this run and has gone ({error}); restore it, or start "
+                "again in another --save folder"
+            ) from None
 
     def _made_path(self, name: str) -> str:
         return os.path.join(self.run.config.dir, f"{name}.safetensors")

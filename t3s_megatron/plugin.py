@@ -14,12 +14,14 @@ optimizer and every Megatron argument stay the script's own.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
 from t3s_megatron.config import add_t3s_arguments
+from t3s_megatron.data.durable import check_folder
 from t3s_megatron.data.order import EpochOrder
-from t3s_megatron.prepare import Prepared, prepare
+from t3s_megatron.prepare import Prepared, check_tokenizer_argument, prepare
 
 
 class T3S:
@@ -32,7 +34,11 @@ class T3S:
         self.seam = None
 
     def add_arguments(self, parser):
-        """`extra_args_provider` for Megatron: the script's own, then the `--t3s` group."""
+        """`extra_args_provider` for Megatron: the script's own, then the `--t3s` group.
+
+        T3SError for a tokenizer that is not there, which Megatron would look for on the hub.
+        """
+        check_tokenizer_argument(sys.argv[1:])
         if self._extra_args_provider is not None:
             parser = self._extra_args_provider(parser)
         return add_t3s_arguments(parser)
@@ -63,6 +69,10 @@ class T3S:
     def _prepare(self, args) -> Prepared:
         if self._prepared is None:
             self._prepared = prepare(args)
+            # On every rank: each writes its own part, and may see another file system.
+            check_folder(os.path.join(self._prepared.config.dir, "state"))
+            if self._prepared.config.selection_save:
+                check_folder(os.path.dirname(os.path.abspath(self._prepared.config.selection_save)))
         return self._prepared
 
     def _training_batches(self, forward):

@@ -6,11 +6,13 @@ Bad input ends here, with a message, before the first GPU-minute is spent.
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 
 from t3s_megatron.accuracy.gold import check_verifier
 from t3s_megatron.config import T3SConfig
 from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.names import is_missing_path
 from t3s_megatron.data.records import load_records
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.tokenizing import Sample
@@ -51,6 +53,8 @@ def load_tokenizer(path: str):
 
     if not path:
         raise T3SError("--tokenizer-model is missing: a folder with a Hugging Face tokenizer")
+    if is_missing_path(path):
+        raise T3SError(f"--tokenizer-model {path}: no such folder")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:  # transformers raises many types for a folder that is not one
@@ -60,6 +64,20 @@ def load_tokenizer(path: str):
     if tokenizer.eos_token_id is None:
         raise T3SError(f"--tokenizer-model {path}: the tokenizer has no end-of-text token")
     return tokenizer
+
+
+def check_tokenizer_argument(command_line: list[str]) -> None:
+    """T3SError for a `--tokenizer-model` that is a path to nothing.
+
+    For the time before Megatron parses its arguments: while it does, it builds the tokenizer, and
+    asks the hub for what is not there.
+    """
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--tokenizer-model", nargs="?")
+    peek.add_argument("--t3s-data", nargs="?")
+    given, _ = peek.parse_known_args(command_line)
+    if given.t3s_data and given.tokenizer_model and is_missing_path(given.tokenizer_model):
+        raise T3SError(f"--tokenizer-model {given.tokenizer_model}: no such folder")
 
 
 def load_corpus(path: str, args, tokenizer, *, split="train", prompt_format, overlong) -> Corpus:
@@ -91,7 +109,8 @@ def prepare(args) -> Prepared:
     corpus = load_corpus(config.data, args, tokenizer, split=config.data_split, **how)
     heldout = None
     if config.heldout_data:
-        heldout = load_corpus(config.heldout_data, args, tokenizer, **how)
+        split = config.heldout_data_split
+        heldout = load_corpus(config.heldout_data, args, tokenizer, split=split, **how)
     unusable_gold = frozenset()
     max_new_tokens = config.max_new_tokens or 0
     if config.needs_answers:

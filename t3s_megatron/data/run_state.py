@@ -16,6 +16,7 @@ rank's files and before Megatron names the checkpoint. Nothing here is ever unpi
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -36,14 +37,17 @@ FORMAT = 1
 class RankFile:
     """One rank's file of a committed state.
 
-    MismatchError, naming the file, when it is missing or not the one that was committed. The
-    checksum is compared before the first tensor is read, and not before: a rank of a large job
+    MismatchError, naming the file, when it is missing or not the one that was committed. `lazily`:
+    the checksum is compared before the first tensor is read, and not before; a rank of a large job
     looks at the headers of many files and at the tensors of few.
     """
 
-    def __init__(self, path: str, checksum: str):
+    def __init__(self, path: str, checksum: str, lazily: bool = False):
         self.path = path
-        self._checksum: str | None = checksum
+        self._checksum = checksum
+        self._verified = False
+        if not lazily:
+            self._verify()
         with self._open() as file:
             self.names = list(file.keys())
             try:
@@ -52,11 +56,7 @@ class RankFile:
                 raise self._damaged(f"no header ({error!r})") from None
 
     def read(self, name: str) -> torch.Tensor:
-        if self._checksum is not None:
-            found = sha256_file(self.path)
-            if found != self._checksum:
-                raise self._damaged(f"checksum {found[:12]}")
-            self._checksum = None
+        self._verify()
         with self._open() as file:
             return file.get_tensor(name)
 
@@ -64,16 +64,30 @@ class RankFile:
         """The elements of `piece`, flat, out of the tensor that holds them."""
         return self.read(name).view(-1)[piece.place : piece.place + piece.last - piece.first]
 
+    def _verify(self) -> None:
+        if self._verified:
+            return
+        try:
+            found = sha256_file(self.path)
+        except OSError as error:
+            raise self._unreadable(error) from None
+        if found != self._checksum:
+            raise self._damaged(f"checksum {found[:12]}")
+        self._verified = True
+
     def _open(self):
         try:
             return safe_open(self.path, framework="pt")
         except SafetensorError as error:
             raise self._damaged(str(error)) from None
         except OSError as error:
-            raise MismatchError(
-                f"{self.path}: cannot be read ({error}), so this run cannot go on from its "
-                "checkpoint; restore the file, or start again in another --save folder"
-            ) from None
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: OSError) -> MismatchError:
+        return MismatchError(
+            f"{self.path}: cannot be read ({error}), so this run cannot go on from its checkpoint; "
+            "restore the file, or start again in another --save folder"
+        )
 
     def _damaged(self, found: str) -> MismatchError:
         return MismatchError(
@@ -98,6 +112,9 @@ class StateFolder:
         replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
         return sha256_file(path)
 
+    def has_rank(self, name: str, rank: int) -> bool:
+        return os.path.exists(self._rank_path(name, rank))
+
     def read_rank(
         self, name: str, rank: int, checksum: str
     ) -> tuple[dict[str, torch.Tensor], dict]:
@@ -116,7 +133,7 @@ class StateFolder:
         """
         sources: dict[str, list[Source]] = {}
         for rank, checksum in enumerate(checksums):
-            file = RankFile(self._rank_path(name, rank), checksum)
+            file = RankFile(self._rank_path(name, rank), checksum, lazily=True)
             for tensor, pieces in file.info["pieces"].items():
                 for piece in map(Piece.from_list, pieces or ()):
                     read = partial(file.read_range, tensor, piece)
@@ -133,7 +150,7 @@ class StateFolder:
     def commit(self, iteration: int, state: dict) -> None:
         """The last step of a save, on one rank, after every rank's `write_rank`."""
         content = {"format": FORMAT, "iteration": iteration, **state}
-        text = json.dumps(content, allow_nan=False)
+        text = json.dumps({"checksum": _checksum(content), **content}, allow_nan=False)
         write_bytes(os.path.join(self._iteration_folder(iteration), "state.json"), text.encode())
 
     def read(self, iteration: int) -> dict:
@@ -142,6 +159,9 @@ class StateFolder:
         try:
             with open(path, encoding="utf-8") as file:
                 state = json.load(file)
+            if not isinstance(state, dict) or state.get("format") != FORMAT:
+                raise MismatchError(f"{path}: not a state of format {FORMAT}; start again")
+            expected, found = state.pop("checksum", None), _checksum(state)
         except FileNotFoundError:
             have = ", ".join(map(str, self.iterations())) or "none"
             raise MismatchError(
@@ -149,10 +169,15 @@ class StateFolder:
                 f"from (states of iterations: {have}). To start over from its weights as theta_0, "
                 "add --finetune."
             ) from None
-        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        except MismatchError:
+            raise
+        except (OSError, ValueError, RecursionError) as error:  # ValueError: no JSON, no UTF-8
             raise MismatchError(f"{path}: damaged ({error}); restore it, or start again") from None
-        if not isinstance(state, dict) or state.get("format") != FORMAT:
-            raise MismatchError(f"{path}: not a state of format {FORMAT}")
+        if expected != found or state.get("iteration") != iteration:
+            raise MismatchError(
+                f"{path}: damaged or of another iteration, expected checksum {expected}, found "
+                f"{found}; restore it, or start again in another --save folder"
+            )
         return state
 
     def iterations(self) -> list[int]:
@@ -188,3 +213,8 @@ class StateFolder:
     @staticmethod
     def _iteration_name(iteration: int) -> str:
         return f"iter_{iteration:07d}"
+
+
+def _checksum(content: dict) -> str:
+    """Of what JSON makes of it, and so the same before writing and after reading."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

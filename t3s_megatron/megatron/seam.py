@@ -19,10 +19,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from t3s_megatron.errors import T3SError
+from torch.distributed.checkpoint.api import CheckpointException
+
+from t3s_megatron.errors import T3SError, WriteError
 from t3s_megatron.megatron.releases import (
     SIGNATURES,
     check_signature,
@@ -46,7 +48,6 @@ class CallbackContext:
     data_iterator: Any
     iteration: int = 0
     result: tuple | None = None
-    user_state: dict = field(default_factory=dict)
 
 
 class Callback(Protocol):
@@ -162,9 +163,18 @@ class Seam:
 
         def save_checkpoint(*args, **kwargs):
             self.calls["save_checkpoint"] += 1
-            self._context.iteration = signature.bind(*args, **kwargs).arguments["iteration"]
+            iteration = signature.bind(*args, **kwargs).arguments["iteration"]
+            self._context.iteration = iteration
             self.callback.on_checkpoint_save(self._context)
-            return original(*args, **kwargs)
+            try:
+                return original(*args, **kwargs)
+            except (OSError, CheckpointException) as error:  # the latter is no Exception
+                reason = str(error).strip().splitlines()[-1]
+                raise WriteError(
+                    f"Megatron could not write its checkpoint of iteration {iteration} ({reason}). "
+                    "Make room, or make the --save folder writable, and start the same command "
+                    "again: it goes on from its last checkpoint"
+                ) from error
 
         return save_checkpoint
 

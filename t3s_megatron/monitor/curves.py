@@ -50,10 +50,6 @@ class Curves:
         if self.tensorboard is not None and values.size:
             self.tensorboard.add_histogram(f"t3s/{name}", values, iteration)
 
-    def text(self, name: str, text: str, iteration: int) -> None:
-        if self.tensorboard is not None:
-            self.tensorboard.add_text(f"t3s/{name}", text, iteration)
-
     def flush(self) -> None:
         if self.tensorboard is not None:
             self.tensorboard.flush()

@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer
 
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.errors import DataError, MismatchError, T3SError
-from t3s_megatron.prepare import Prepared, load_tokenizer, prepare
+from t3s_megatron.prepare import Prepared, check_tokenizer_argument, load_tokenizer, prepare
 from tests.support.arguments import namespace
 from tests.support.task import CHAT_TEMPLATE, make_samples, make_tokenizer
 
@@ -135,7 +137,7 @@ def test_a_file_without_samples(ready):
         ({"response": " "}, "the response is empty"),
         ({"prompt": ""}, "a message of role user is empty"),
         ({"answer": ""}, "`answer` is empty; leave it out if there is none"),
-        ({"answer": []}, "`answer` has to be text or a number"),
+        ({"answer": []}, "`answer` has to be text or a finite number"),
         ({"id": "s0"}, "id 's0' was already used by .*line 1"),
         ({"metadata": "x"}, "`metadata` is not JSON"),
     ],
@@ -224,8 +226,38 @@ def test_no_tokenizer_named(ready, folder):
 
 
 def test_a_tokenizer_folder_that_does_not_exist(ready, tmp_path):
-    with pytest.raises(T3SError, match=r"--tokenizer-model .*/gone: not a Hugging Face tokenizer"):
+    with pytest.raises(T3SError, match=r"--tokenizer-model .*/gone: no such folder"):
         ready(tokenizer_model=str(tmp_path / "gone"))
+
+
+@pytest.mark.parametrize(
+    ("line", "refused"),
+    [
+        ("--t3s-data d --tokenizer-model ./gone", True),
+        ("--tokenizer-model=/gone/too --num-layers 2 --t3s-data=d", True),
+        ("--t3s-data d --tokenizer-model Qwen/Qwen3-8B", False),
+        ("--t3s-data d --tokenizer-model /", False),
+        ("--t3s-data d", False),
+        ("--tokenizer-model ./gone", False),
+        ("--t3s-data d --tokenizer-model", False),
+    ],
+)
+def test_a_tokenizer_path_is_looked_at_before_megatron_asks_the_hub(line, refused):
+    """Only for jobs on our data: other tokenizers of Megatron are not ours to judge."""
+    with pytest.raises(T3SError, match="--tokenizer-model .*gone") if refused else nullcontext():
+        check_tokenizer_argument(line.split())
+
+
+def test_the_split_of_the_heldout_data_is_its_own(ready, tmp_path):
+    """The same data set for both would otherwise measure on what was trained on."""
+    path = str(tmp_path / "saved")
+    splits = {name: Dataset.from_list(make_samples(n, n)) for name, n in (("test", 3), ("dev", 2))}
+    DatasetDict(splits).save_to_disk(path)
+    line = f"--t3s-heldout-data {path} --t3s-report-temperatures 0"
+    assert len(ready(line).heldout.samples) == 3
+    assert len(ready(f"{line} --t3s-heldout-data-split dev").heldout.samples) == 2
+    with pytest.raises(DataError, match="has no split 'train', only test, dev"):
+        ready(f"{line} --t3s-heldout-data-split train")
 
 
 def test_a_folder_without_a_tokenizer(tmp_path):

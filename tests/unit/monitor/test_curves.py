@@ -107,14 +107,6 @@ def test_a_histogram_of_nothing_is_not_there(board, values):
     assert read().Tags()["histograms"] == []
 
 
-def test_text(board):
-    writer, read = board
-    Curves(writer).text("theta_b", "step 12", 5)
-    found = read()
-    (event,) = found.Tensors("t3s/theta_b/text_summary")
-    assert event.step == 5 and event.tensor_proto.string_val == [b"step 12"]
-
-
 def test_flushing_is_passed_on(board, monkeypatch):
     # Not read back from the file: the writer has a thread that may get there first.
     flushed = []
@@ -127,7 +119,6 @@ def test_nothing_happens_on_ranks_without_writers():
     curves = Curves(None, None)
     curves.scalars({"accuracy": 0.5}, 1)
     curves.histogram("delta_c", np.ones(3), 1)
-    curves.text("theta_b", "step 12", 1)
     curves.flush()
 
 
