@@ -45,6 +45,7 @@ from t3s_megatron.megatron.residual import transfer_residual
 from t3s_megatron.megatron.rewind import StartingPoint
 from t3s_megatron.megatron.scoring import score_corpus
 from t3s_megatron.megatron.seam import CallbackContext
+from t3s_megatron.megatron.uneven import let_lengths_vary
 from t3s_megatron.megatron.weights import WeightSnapshot
 from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine
 from t3s_megatron.method.selection import (
@@ -98,8 +99,11 @@ class T3SRun:
         self.summary.update(
             method=self.config.method + ("-simple" if self.config.simple else ""),
             data=self.prepared.corpus.counts,
+            arrangement=self.prepared.training_plans.summary(self.prepared.plan.budget),
             **provenance(self.prepared, get_args()),
         )
+        if self.config.arrangement != "padded":
+            let_lengths_vary(context.model)
         loaded = self.prepared.selection
         if loaded is not None:
             self.say(f"training with the selection of {self.config.selection_load}")
@@ -120,6 +124,10 @@ class T3SRun:
         if self.machine.total_steps == 0:
             self._evaluate(context, "theta_0")
         self._carry_out(context, between_steps=False)
+        context.num_microbatches = len(self._training_plan().micro_batches)
+
+    def _training_plan(self):
+        return self.prepared.training_plans.at(get_args().consumed_train_samples)
 
     def on_train_step_end(self, context: CallbackContext) -> None:
         self.seam.assert_called("train", "train_step")
@@ -365,7 +373,8 @@ class T3SRun:
         if not figures:
             return
         phase = {Phase.PROFILE: 0, Phase.TARGETED: 1}.get(self.machine.phase, 2)
-        self.curves.scalars({"kept_tokens": figures["kept"], "phase": phase}, iteration)
+        scalars = {"kept_tokens": figures["kept"], "phase": phase}
+        self.curves.scalars(scalars | self._training_plan().efficiency(), iteration)
         if self.groups is not None:
             self._plot_groups(figures, iteration)
             self.summary.append("figure_4", {"phase": "targeted", "step": tokens.step} | figures)
