@@ -168,10 +168,12 @@ class Plan:
 
     def efficiency(self) -> dict[str, float]:
         """padding_share: computed tokens that are padding. balance_efficiency: useful tokens over
-        those of the critical path, with data-parallel ranks in lockstep."""
+        those of the critical path, with data-parallel ranks in lockstep. micro_batches: on each
+        rank."""
         return {
             "padding_share": 1 - self.useful_tokens / self.computed_tokens,
             "balance_efficiency": self.useful_tokens / self.lockstep_tokens,
+            "micro_batches": len(self.micro_batches),
         }
 
 

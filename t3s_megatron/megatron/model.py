@@ -29,7 +29,8 @@ def model_provider(
     args = get_args()
     config = config or core_transformer_config_from_args(args)
     spec = _layer_spec(args, config, vp_stage)
-    arrangement = choose_arrangement(args)
+    # A script may use this provider without the plugin's samples.
+    arrangement = choose_arrangement(args) if getattr(args, "t3s_data", None) else "padded"
     if is_cpu_layer_active():
         _use_cpu_attention(spec, args, arrangement)
     model = GPTModel(

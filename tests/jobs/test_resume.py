@@ -43,6 +43,7 @@ SETTINGS = {
          "--overlap-grad-reduce", "--overlap-param-gather"],
         kill_rank="1",
     ),
+    "packed": Setting(1, ["--micro-batch-size", 1, "--t3s-arrangement", "packed"]),
     "rrt": Setting(1, ["--t3s-method", "rrt", "--async-save"]),
 }  # fmt: skip
 
@@ -62,6 +63,7 @@ POINTS = [
     ("one", "in targeted training"),
     ("one", "while our state is written"),
     ("one", "between our commit and Megatron's tracker"),
+    ("packed", "in targeted training"),
     ("rrt", "in the profile"),
     ("rrt", "while the residual transfer is saved"),
 ]
