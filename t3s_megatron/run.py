@@ -374,7 +374,9 @@ class T3SRun:
             return
         phase = {Phase.PROFILE: 0, Phase.TARGETED: 1}.get(self.machine.phase, 2)
         scalars = {"kept_tokens": figures["kept"], "phase": phase}
-        self.curves.scalars(scalars | self._training_plan().efficiency(), iteration)
+        plan = self._training_plan()
+        scalars |= plan.efficiency() | {"micro_batches": len(plan.micro_batches)}
+        self.curves.scalars(scalars, iteration)
         if self.groups is not None:
             self._plot_groups(figures, iteration)
             self.summary.append("figure_4", {"phase": "targeted", "step": tokens.step} | figures)

@@ -168,12 +168,10 @@ class Plan:
 
     def efficiency(self) -> dict[str, float]:
         """padding_share: computed tokens that are padding. balance_efficiency: useful tokens over
-        those of the critical path, with data-parallel ranks in lockstep. micro_batches: on each
-        rank."""
+        those of the critical path, with data-parallel ranks in lockstep."""
         return {
             "padding_share": 1 - self.useful_tokens / self.computed_tokens,
             "balance_efficiency": self.useful_tokens / self.lockstep_tokens,
-            "micro_batches": len(self.micro_batches),
         }
 
 
@@ -200,10 +198,10 @@ class TrainingPlans:
         return Plan.of(self.arrangement.arrange(samples, self.lengths), self.lengths)
 
     def summary(self, steps: int) -> dict:
-        """kind, padding_share and balance_efficiency over the first `steps` steps, an epoch at
-        most."""
-        epoch = -(-self.order.n // self.global_batch_size)
-        first, *others = (
-            self._make(step * self.global_batch_size) for step in range(min(steps, epoch))
-        )
-        return {"kind": self.arrangement.kind} | sum(others, first).efficiency()
+        """kind, micro_batches_per_step (on each rank) and `Plan.efficiency` over the first `steps`
+        steps, an epoch at most."""
+        steps = min(steps, -(-self.order.n // self.global_batch_size))
+        first, *others = (self._make(step * self.global_batch_size) for step in range(steps))
+        whole = sum(others, first)
+        count = len(whole.micro_batches) / steps
+        return {"kind": self.arrangement.kind, "micro_batches_per_step": count} | whole.efficiency()
