@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from t3s_megatron.errors import T3SError
+from t3s_megatron.lengths import choose_arrangement
 from t3s_megatron.megatron.batches import RowMaker, TrainingBatches, take_over_batches
 from t3s_megatron.megatron.forward import TrainingForward
 from t3s_megatron.prepare import load_corpus, load_tokenizer, plan_training
@@ -15,6 +16,11 @@ class PlainTraining:
     def __init__(self, args):
         if not args.t3s_data:
             raise T3SError("nothing to train on: give --t3s-data (and --t3s for a T3S run)")
+        if choose_arrangement(args) == "packed" and not args.t3s:
+            raise T3SError(
+                "--t3s-arrangement packed varies the number of micro-batches, which takes a T3S "
+                "run: add --t3s --t3s-method sft, or choose --t3s-arrangement own"
+            )
         take_over_batches(args)
         self.forward_step = TrainingForward()
         self._corpus = None
@@ -45,11 +51,6 @@ class PlainTraining:
         pad = tokenizer.pad_token_id
         seed = args.seed if args.t3s_seed is None else args.t3s_seed
         plans = plan_training(self._corpus, seed, args)
-        if plans.arrangement.kind == "packed":
-            raise T3SError(
-                "--t3s-arrangement packed varies the number of micro-batches, which takes a T3S "
-                "run: add --t3s --t3s-method sft, or choose --t3s-arrangement own"
-            )
         rows = RowMaker(
             self._corpus, tokenizer.eos_token_id if pad is None else pad, plans.arrangement
         )
