@@ -15,7 +15,6 @@ FIXED_SHAPE = {
     "external_cuda_graph": "captures one shape",
     "moe_pad_expert_input_to_capacity": "exchanges equal numbers of tokens",
     "rampup_batch_size": "changes which samples a step is made of",
-    "decrease_batch_size_if_needed": "changes which samples a step is made of",
 }
 
 #: Tokens of a rank that the blocks of 8-bit matrix multiplications (MXFP8: 32) divide evenly.
@@ -39,6 +38,12 @@ def choose_arrangement(args: argparse.Namespace) -> str:
         raise T3SError(
             "--t3s-arrangement packed does not work with --context-parallel-size > 1, which cuts "
             "up long samples: choose --t3s-arrangement own"
+        )
+    at_once = args.micro_batch_size * args.data_parallel_size
+    if args.global_batch_size % at_once:  # Megatron may leave samples out then
+        raise T3SError(
+            f"--global-batch-size {args.global_batch_size} has to be divisible by the {at_once} "
+            "samples that all data-parallel ranks take at once"
         )
     multiple = _multiple(kind, args)
     if args.seq_length % multiple:

@@ -16,7 +16,7 @@ class PlainTraining:
     def __init__(self, args):
         if not args.t3s_data:
             raise T3SError("nothing to train on: give --t3s-data (and --t3s for a T3S run)")
-        if choose_arrangement(args) == "packed" and not args.t3s:
+        if not args.t3s and choose_arrangement(args) == "packed":
             raise T3SError(
                 "--t3s-arrangement packed varies the number of micro-batches, which takes a T3S "
                 "run: add --t3s --t3s-method sft, or choose --t3s-arrangement own"

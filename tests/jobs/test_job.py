@@ -89,6 +89,9 @@ def test_the_summary_says_what_was_done(whole, corpus):
     assert summary["fingerprints"]["dataset"] == corpus.fingerprint
     assert summary["layout"]["data"] == 2 and summary["seeds"] == {"megatron": 1234, "t3s": 1234}
     assert summary["versions"]["megatron_core"] and summary["data"]["samples"] == 24
+    padding = 1 - sum(corpus.lengths) / (24 * 48)
+    assert summary["arrangement"]["kind"] == "padded"
+    assert abs(summary["arrangement"]["padding_share"] - padding) < 1e-9
     assert {"generation", "verification", "scoring", "rewind", "run"} <= set(summary["seconds"])
 
 
@@ -128,7 +131,18 @@ def test_tensorboard_shows_the_run(whole, corpus):
     assert set(series("phase").values()) == {0.0, 1.0}
     kept = series("kept_tokens")
     assert all(kept[k] > 0 for k in range(1, total + 1))
-    for name in ("loss_anchor", "loss_other", "delta_anchor", "delta_other"):
+    useful = [sum(corpus.lengths[i] for i in batch_of(k, corpus)) for k in range(1, profile + 1)]
+    shares = [series("padding_share")[k] for k in range(1, profile + 1)]
+    assert np.allclose(shares, 1 - np.array(useful) / (8 * 48), atol=1e-6)
+    assert set(series("micro_batches").values()) == {2.0}  # of 2 samples, on each of 2 ranks
+    for name in (
+        "loss_anchor",
+        "loss_other",
+        "delta_anchor",
+        "delta_other",
+        "padding_share",
+        "balance_efficiency",
+    ):
         assert sorted(series(name)) == list(range(1, total + 1)), name
     # The forward of step theta_b + 1 sees theta_b: its figures are those of the stores. That of
     # step 1 sees theta_0: Figure 4 begins at zero.

@@ -69,6 +69,7 @@ def test_a_row_length_that_cannot_be_cut_up(line):
 
 def test_the_layout_of_the_arrangement():
     pipeline = {"pipeline_model_parallel_size": 4, "data_parallel_size": 3}
+    pipeline["global_batch_size"] = 24
     plain = make_arrangement(namespace(**pipeline))
     assert plain == Arrangement("own", 48, ranks=3, fewest=16)
     interleaved = make_arrangement(namespace(virtual_pipeline_model_parallel_size=2, **pipeline))
@@ -76,6 +77,12 @@ def test_the_layout_of_the_arrangement():
     args = namespace(virtual_pipeline_model_parallel_size=2, **pipeline)
     args.microbatch_group_size_per_vp_stage = 6
     assert (make_arrangement(args).stages, make_arrangement(args).group) == (4, 6)
+
+
+@pytest.mark.parametrize("line", [OWN, PADDED, PACKED])
+def test_no_sample_of_a_step_may_be_left_out(line):
+    said = refused(line, data_parallel_size=3, decrease_batch_size_if_needed=True)
+    assert said.startswith("--global-batch-size 8 has to be divisible by the 3 samples")
 
 
 @pytest.mark.parametrize("line", [OWN, PACKED])
