@@ -21,6 +21,7 @@ import time
 
 import numpy as np
 
+from t3s_megatron.data.arrangement import StepPlan
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.stores import LogProbStore
 from t3s_megatron.errors import T3SError
@@ -124,9 +125,10 @@ class T3SRun:
         if self.machine.total_steps == 0:
             self._evaluate(context, "theta_0")
         self._carry_out(context, between_steps=False)
-        context.num_microbatches = len(self._training_plan().micro_batches)
+        context.num_microbatches = len(self._step_plan().micro_batches)
 
-    def _training_plan(self):
+    def _step_plan(self) -> StepPlan:
+        """Of the step that is about to begin, or has just been done."""
         return self.prepared.training_plans.at(get_args().consumed_train_samples)
 
     def on_train_step_end(self, context: CallbackContext) -> None:
@@ -374,7 +376,7 @@ class T3SRun:
             return
         phase = {Phase.PROFILE: 0, Phase.TARGETED: 1}.get(self.machine.phase, 2)
         scalars = {"kept_tokens": figures["kept"], "phase": phase}
-        plan = self._training_plan()
+        plan = self._step_plan()
         scalars |= plan.efficiency() | {"micro_batches": len(plan.micro_batches)}
         self.curves.scalars(scalars, iteration)
         if self.groups is not None:

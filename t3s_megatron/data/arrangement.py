@@ -13,6 +13,7 @@ others at the end of a step. Which samples a step is made of is not decided here
 from __future__ import annotations
 
 import functools
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -88,50 +89,40 @@ class Arrangement:
         return count + self.stages - remainder if 0 < remainder < self.stages else count
 
     def _rounded(self, length: int) -> int:
-        return -(-max(length, 1) // self.multiple) * self.multiple
+        return -(-length // self.multiple) * self.multiple
 
     def _pack(self, samples: Sequence[int], lengths: Sequence[int]) -> list[Row]:
-        """As few rows as will do, about equally full; never more than there are samples."""
+        """About as few rows as will do, about equally full; never more than there are samples."""
         longest_first = sorted(samples, key=lambda index: -lengths[index])
-        needed = _first_fit(longest_first, lengths, self.seq_length)
+        total = sum(lengths[index] for index in samples)
         most = self._schedulable(len(samples))
-        count = min(self._schedulable(max(needed, self.fewest * self.ranks)), most)
-        balance = functools.partial(_balance, longest_first, lengths, capacity=self.seq_length)
-        while (bins := balance(count=count * self.ranks)) is None:
-            count = min(self._schedulable((count + 1) * self.ranks), most)
+        wanted = max(-(-total // self.seq_length), self.fewest * self.ranks)
+        count = min(self._schedulable(wanted), most)
+        fill = functools.partial(_fill, longest_first, lengths, capacity=self.seq_length)
+        while (rows := fill(count=count * self.ranks)) is None:
+            # One by one would take long where rows are scored by the thousand.
+            count += max(1, count // 100)
+            count = min(self._schedulable(count * self.ranks), most)
         return [
-            Row(tuple(indices), self._rounded(sum(lengths[index] for index in indices)))
-            for indices in bins
-            if indices
+            Row(tuple(row), self._rounded(sum(lengths[index] for index in row)))
+            for row in rows
+            if row
         ]
 
 
-def _first_fit(longest_first: Sequence[int], lengths: Sequence[int], capacity: int) -> int:
-    """Rows that first-fit-decreasing bin packing needs."""
-    free: list[int] = []
-    for index in longest_first:
-        length = lengths[index]
-        place = next((k for k, room in enumerate(free) if room >= length), None)
-        if place is None:
-            free.append(capacity - length)
-        else:
-            free[place] -= length
-    return len(free)
-
-
-def _balance(
+def _fill(
     longest_first: Sequence[int], lengths: Sequence[int], *, count: int, capacity: int
 ) -> list[list[int]] | None:
     """Each sample to the emptiest of `count` rows; None when one does not fit there."""
-    bins: list[list[int]] = [[] for _ in range(count)]
-    filled = [0] * count
+    rows: list[list[int]] = [[] for _ in range(count)]
+    emptiest = [(0, number) for number in range(count)]
     for index in longest_first:
-        place = min(range(count), key=filled.__getitem__)
-        filled[place] += lengths[index]
-        if filled[place] > capacity:
+        filled, number = emptiest[0]
+        if filled + lengths[index] > capacity:
             return None
-        bins[place].append(index)
-    return bins
+        heapq.heapreplace(emptiest, (filled + lengths[index], number))
+        rows[number].append(index)
+    return rows
 
 
 def _hill(micro_batches: list) -> list:
@@ -140,7 +131,7 @@ def _hill(micro_batches: list) -> list:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """One step: its micro-batches, and what they cost in tokens over all data-parallel ranks."""
 
     micro_batches: MicroBatches
@@ -149,7 +140,7 @@ class Plan:
     lockstep_tokens: int  # as if every rank took as long as the slowest, micro-batch by micro-batch
 
     @classmethod
-    def of(cls, micro_batches: MicroBatches, lengths: Sequence[int]) -> Plan:
+    def of(cls, micro_batches: MicroBatches, lengths: Sequence[int]) -> StepPlan:
         useful = computed = lockstep = 0
         for ranks in micro_batches:
             loads = [sum(row.length for row in rows) for rows in ranks]
@@ -158,8 +149,8 @@ class Plan:
             useful += sum(lengths[i] for rows in ranks for row in rows for i in row.samples)
         return cls(micro_batches, useful, computed, lockstep)
 
-    def __add__(self, other: Plan) -> Plan:
-        return Plan(
+    def __add__(self, other: StepPlan) -> StepPlan:
+        return StepPlan(
             self.micro_batches + other.micro_batches,
             self.useful_tokens + other.useful_tokens,
             self.computed_tokens + other.computed_tokens,
@@ -192,14 +183,14 @@ class TrainingPlans:
         self.global_batch_size = global_batch_size
         self.at = functools.lru_cache(maxsize=4)(self._make)
 
-    def _make(self, consumed: int) -> Plan:
+    def _make(self, consumed: int) -> StepPlan:
         places = range(consumed, consumed + self.global_batch_size)
         samples = [self.order.sample_at(place) for place in places]
-        return Plan.of(self.arrangement.arrange(samples, self.lengths), self.lengths)
+        return StepPlan.of(self.arrangement.arrange(samples, self.lengths), self.lengths)
 
     def summary(self, steps: int) -> dict:
-        """kind, micro_batches_per_step (on each rank) and `Plan.efficiency` over the first `steps`
-        steps, an epoch at most."""
+        """kind, micro_batches_per_step (on each rank) and `StepPlan.efficiency` over the first
+        `steps` steps, an epoch at most."""
         steps = min(steps, -(-self.order.n // self.global_batch_size))
         first, *others = (self._make(step * self.global_batch_size) for step in range(steps))
         whole = sum(others, first)

@@ -152,6 +152,11 @@ REFUSED = {
     "another layout": (2, ["--tensor-model-parallel-size", 2], "parallel layout"),
     "another detector": (1, ["--t3s-patience", 3], "--t3s-patience 2, this one has 3"),
     "shorter answers": (1, ["--t3s-max-new-tokens", 9], "max-new-tokens 16, this one has 9"),
+    "another arrangement": (
+        1,
+        ["--t3s-arrangement", "own", "--micro-batch-size", 1],
+        "--t3s-arrangement padded, this one has own",
+    ),
     "another seed": (1, ["--seed", 7], "--seed 1234, this one has 7"),
 }
 

@@ -58,7 +58,7 @@ def arranged(base):
             plans = self.prepared.training_plans
             self.rows.arrangement = plans.arrangement = self._as(kind)
             plans.at.cache_clear()
-            context.num_microbatches = len(self._training_plan().micro_batches)
+            context.num_microbatches = len(self._step_plan().micro_batches)
 
         def _as(self, kind):
             return dataclasses.replace(self.arrangement, kind=kind)

@@ -11,7 +11,7 @@ import statistics
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t3s_megatron.data.arrangement import Arrangement, Plan, Row, TrainingPlans
+from t3s_megatron.data.arrangement import Arrangement, Row, StepPlan, TrainingPlans
 from t3s_megatron.data.order import EpochOrder
 
 SEQ = 64
@@ -110,6 +110,12 @@ def test_packed_rows_where_equal_shares_need_one_row_more_than_full_ones():
     assert sorted(row.samples for row in flat(made)) == [(0,), (1, 4), (2, 3)]
 
 
+def test_thousands_of_samples_stand_in_hardly_more_rows_than_they_need():
+    lengths = long_traces(10_000)
+    made = Arrangement("packed", 32768, ranks=8).arrange(range(10_000), lengths)
+    assert len(flat(made)) < 1.08 * sum(lengths) / 32768
+
+
 def test_a_pipeline_gets_the_micro_batches_it_wants_and_no_more_than_there_are_samples():
     lengths = [4] * 32
     rows = {
@@ -156,11 +162,13 @@ def test_data_parallel_ranks_work_in_step():
         [[Row((i + rank,), lengths[i + rank])] for rank in range(2)]
         for i in range(0, len(lengths), 2)
     ]
-    assert Plan.of(in_order, lengths).efficiency()["balance_efficiency"] < 0.8
+    assert StepPlan.of(in_order, lengths).efficiency()["balance_efficiency"] < 0.8
 
 
 def test_the_figures_by_hand():
-    plan = Plan.of([[[Row((0,), 8)], [Row((1,), 4)]], [[Row((2,), 2)], [Row((), 2)]]], [7, 3, 2])
+    plan = StepPlan.of(
+        [[[Row((0,), 8)], [Row((1,), 4)]], [[Row((2,), 2)], [Row((), 2)]]], [7, 3, 2]
+    )
     assert plan.efficiency() == {
         "padding_share": 1 - 12 / 16,
         "balance_efficiency": 12 / (2 * (8 + 2)),
