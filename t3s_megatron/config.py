@@ -6,10 +6,12 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 from t3s_megatron.accuracy.pool import Limits
+from t3s_megatron.data.arrangement import ARRANGEMENTS
 from t3s_megatron.errors import T3SError
+from t3s_megatron.lengths import choose_arrangement
 from t3s_megatron.method.phases import Plan
 from t3s_megatron.method.selection import MASKING_BASELINES
 
@@ -65,6 +67,13 @@ class T3SConfig:
         "samples longer than --seq-length: refuse to start, drop them, or cut their end; "
         "dropped and cut samples are counted in the summary",
         choices=("error", "drop", "truncate"),
+    )
+    arrangement: str | None = _option(
+        None,
+        "own: every sample in a row of its own length, sorted within a step so that data-parallel "
+        "ranks work in step; padded: every row --seq-length long; packed: several samples in one "
+        "row, of at most --seq-length (default: own at --micro-batch-size 1, else padded)",
+        choices=ARRANGEMENTS,
     )
     # --- method
     method: str = _option(
@@ -186,7 +195,7 @@ class T3SConfig:
             )
         config = cls(**values)
         config._validate(args)
-        return config
+        return replace(config, arrangement=choose_arrangement(args))
 
     @property
     def needs_answers(self) -> bool:

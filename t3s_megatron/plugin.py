@@ -20,7 +20,6 @@ from collections.abc import Callable
 
 from t3s_megatron.config import add_t3s_arguments
 from t3s_megatron.data.durable import check_folder
-from t3s_megatron.data.order import EpochOrder
 from t3s_megatron.prepare import Prepared, check_tokenizer_argument, prepare
 
 
@@ -83,9 +82,10 @@ class T3S:
         args = get_args()
         prepared = self._prepare(args)
         if self._run is None:
-            self._start(args, prepared, RowMaker(prepared.corpus, prepared.pad_token), forward)
-        order = EpochOrder(len(prepared.corpus.samples), prepared.config.seed)
-        return TrainingBatches(self._run.rows, order, args.consumed_train_samples)
+            arrangement = prepared.training_plans.arrangement
+            rows = RowMaker(prepared.corpus, prepared.pad_token, arrangement)
+            self._start(args, prepared, rows, forward)
+        return TrainingBatches(self._run.rows, prepared.training_plans, args.consumed_train_samples)
 
     def _start(self, args, prepared: Prepared, rows, forward) -> None:
         from t3s_megatron.megatron.batches import take_over_batches

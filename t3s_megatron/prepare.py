@@ -11,12 +11,15 @@ from dataclasses import dataclass
 
 from t3s_megatron.accuracy.gold import check_verifier
 from t3s_megatron.config import T3SConfig
+from t3s_megatron.data.arrangement import TrainingPlans
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.names import is_missing_path
+from t3s_megatron.data.order import EpochOrder
 from t3s_megatron.data.records import load_records
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.tokenizing import Sample
 from t3s_megatron.errors import T3SError
+from t3s_megatron.lengths import make_arrangement
 from t3s_megatron.method.phases import Plan
 
 
@@ -36,6 +39,7 @@ class Prepared:
     selection: Selection | None
     plan: Plan
     max_new_tokens: int
+    training_plans: TrainingPlans
 
     def askable(self, corpus: Corpus) -> list[Sample]:
         """The samples whose accuracy can be measured."""
@@ -98,6 +102,12 @@ def load_corpus(path: str, args, tokenizer, *, split="train", prompt_format, ove
     )
 
 
+def plan_training(corpus: Corpus, seed: int, args) -> TrainingPlans:
+    """Which samples each step is made of, and in which rows they stand."""
+    order = EpochOrder(len(corpus.samples), seed)
+    return TrainingPlans(order, corpus.lengths, make_arrangement(args), args.global_batch_size)
+
+
 def prepare(args) -> Prepared:
     """Check the arguments, read the data. `args` is Megatron's validated namespace.
 
@@ -124,8 +134,17 @@ def prepare(args) -> Prepared:
         selection = Selection.load(config.selection_load, corpus)
     plan = config.plan(args.train_iters)
     plan.validate()
+    training_plans = plan_training(corpus, config.seed, args)
     return Prepared(
-        config, tokenizer, corpus, heldout, unusable_gold, selection, plan, max_new_tokens
+        config,
+        tokenizer,
+        corpus,
+        heldout,
+        unusable_gold,
+        selection,
+        plan,
+        max_new_tokens,
+        training_plans,
     )
 
 

@@ -21,6 +21,7 @@ import time
 
 import numpy as np
 
+from t3s_megatron.data.arrangement import StepPlan
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.stores import LogProbStore
 from t3s_megatron.errors import T3SError
@@ -46,6 +47,7 @@ from t3s_megatron.megatron.residual import transfer_residual
 from t3s_megatron.megatron.rewind import StartingPoint
 from t3s_megatron.megatron.scoring import score_corpus
 from t3s_megatron.megatron.seam import CallbackContext
+from t3s_megatron.megatron.uneven import let_lengths_vary
 from t3s_megatron.megatron.weights import WeightSnapshot
 from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine
 from t3s_megatron.method.selection import (
@@ -103,8 +105,11 @@ class T3SRun:
             method=self.config.method + ("-simple" if self.config.simple else ""),
             data=self.prepared.corpus.counts,
             unusable_gold=sorted(self.prepared.unusable_gold),
+            arrangement=self.prepared.training_plans.summary(self.prepared.plan.budget),
             **provenance(self.prepared, get_args()),
         )
+        if self.config.arrangement != "padded":
+            let_lengths_vary(context.model)
         loaded = self.prepared.selection
         if loaded is not None:
             self.say(f"training with the selection of {self.config.selection_load}")
@@ -141,7 +146,12 @@ class T3SRun:
         if self.machine.total_steps == 0:
             self._evaluate(context, "theta_0")
         self._carry_out(context, between_steps=False)
+        context.num_microbatches = len(self._step_plan().micro_batches)
         self.guard.before_step()
+
+    def _step_plan(self) -> StepPlan:
+        """Of the step that is about to begin, or has just been done."""
+        return self.prepared.training_plans.at(get_args().consumed_train_samples)
 
     def on_train_step_end(self, context: CallbackContext) -> None:
         self.seam.assert_called("train", "train_step")
@@ -404,7 +414,10 @@ class T3SRun:
         if not figures:
             return
         phase = {Phase.PROFILE: 0, Phase.TARGETED: 1}.get(self.machine.phase, 2)
-        self.curves.scalars({"kept_tokens": figures["kept"], "phase": phase}, iteration)
+        scalars = {"kept_tokens": figures["kept"], "phase": phase}
+        plan = self._step_plan()
+        scalars |= plan.efficiency() | {"micro_batches": len(plan.micro_batches)}
+        self.curves.scalars(scalars, iteration)
         if self.groups is not None:
             self._plot_groups(figures, iteration)
             self.summary.append("figure_4", {"phase": "targeted", "step": tokens.step} | figures)

@@ -125,10 +125,11 @@ class StepGuard:
         iterators = training_batches(context.data_iterator)
         for batches in iterators:
             batches.reset(args.consumed_train_samples)
+        count = context.num_microbatches or get_num_microbatches()
         rank = mpu.get_data_parallel_rank()
         at_fault: set[int] = set()
         with self._replaying() as seen:
-            for _ in range(0, get_num_microbatches(), together):
+            for _ in range(0, count, together):
                 seen.clear()
                 for chunk in context.model:
                     chunk.zero_grad_buffer()

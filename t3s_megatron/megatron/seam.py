@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -38,7 +39,8 @@ class CallbackContext:
     """What an event may look at. `model` is the list of chunks (virtual pipeline stages).
 
     `iteration` is Megatron's count of finished steps when the event is raised. `result` is
-    `train_step`'s return value and only set in `on_train_step_end`.
+    `train_step`'s return value and only set in `on_train_step_end`. `num_microbatches`, when set
+    in `on_train_step_start`, is what the step has on every rank instead of Megatron's own count.
     """
 
     model: list
@@ -48,6 +50,7 @@ class CallbackContext:
     data_iterator: Any
     iteration: int = 0
     result: tuple | None = None
+    num_microbatches: int | None = None
 
 
 class Callback(Protocol):
@@ -59,6 +62,16 @@ class Callback(Protocol):
     def on_log(self, context: CallbackContext) -> None: ...
     def on_checkpoint_save(self, context: CallbackContext) -> None: ...
     def on_train_end(self, context: CallbackContext) -> None: ...
+
+
+def _with_micro_batches(schedule: Callable, count: int) -> Callable:
+    """`schedule` (a forward-backward function) over `count` micro-batches, whatever it is told."""
+
+    @functools.wraps(schedule)
+    def run(**kwargs):
+        return schedule(**kwargs | {"num_microbatches": count})
+
+    return run
 
 
 class Seam:
@@ -147,11 +160,16 @@ class Seam:
             context = self._context
             if context is None:
                 self.assert_called("train")
-            given = signature.bind(*args, **kwargs).arguments
+            bound = signature.bind(*args, **kwargs)
+            given = bound.arguments
             context.iteration = given["iteration"]
-            context.result = None
+            context.result = context.num_microbatches = None
             self.callback.on_train_step_start(context)
-            context.result = original(*args, **kwargs)
+            if context.num_microbatches is not None:
+                given["forward_backward_func"] = _with_micro_batches(
+                    given["forward_backward_func"], context.num_microbatches
+                )
+            context.result = original(*bound.args, **bound.kwargs)
             context.iteration = given["iteration"] + 1
             self.callback.on_train_step_end(context)
             return context.result

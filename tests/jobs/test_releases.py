@@ -16,10 +16,14 @@ from tests.support.launch import ROOT, run
 
 STEPS = 3
 DEFAULT = "0.19.2"
+#: Also every arrangement: padded, packed, own.
 LAYOUTS = {
     "1": (1, []),
-    "pp2-vpp2": (
-        2, ["--pipeline-model-parallel-size", 2, "--num-layers-per-virtual-pipeline-stage", 1]
+    "1-packed": (1, ["--micro-batch-size", 1, "--t3s-arrangement", "packed"]),
+    "pp2-vpp2-own": (
+        2,
+        ["--pipeline-model-parallel-size", 2, "--num-layers-per-virtual-pipeline-stage", 1,
+         "--micro-batch-size", 1],
     ),
 }  # fmt: skip
 
@@ -55,6 +59,8 @@ def test_the_whole_job_with_an_exact_rewind(release, layout, tmp_path, data_argu
     assert 0 < summary["tokens"]["masked"] < summary["tokens"]["target_tokens"]
     assert "callback seam: train 1x, train_step 1x, training_log 1x" in done.output
     assert len(losses) == 2 + STEPS and losses[2] != losses[0]
+    kind = layout.split("-")[-1] if "-" in layout else "padded"
+    assert summary["arrangement"]["kind"] == kind
 
     # Nothing rises by 1e9: an empty mask, so the targeted phase repeats the profile's steps.
     _, _, again = job("empty mask", "--t3s-anchor-threshold", 1e9)

@@ -36,6 +36,7 @@ POINTS = [
     ("one", "in targeted training"),
     ("one", "while our state is written"),
     ("one", "between our commit and Megatron's tracker"),
+    ("packed", "in targeted training"),
     ("rrt", "in the profile"),
     ("rrt", "while the residual transfer is saved"),
 ]
@@ -87,6 +88,11 @@ def test_old_states_are_removed_and_never_the_one_that_is_needed(uninterrupted):
 REFUSED = {
     "another detector": (1, ["--t3s-patience", 3], "--t3s-patience 2, this one has 3"),
     "shorter answers": (1, ["--t3s-max-new-tokens", 9], "max-new-tokens 16, this one has 9"),
+    "another arrangement": (
+        1,
+        ["--t3s-arrangement", "own", "--micro-batch-size", 1],
+        "--t3s-arrangement padded, this one has own",
+    ),
     "another seed": (1, ["--seed", 7], "--seed 1234, this one has 7"),
 }
 

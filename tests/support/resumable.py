@@ -32,6 +32,7 @@ SETTINGS = {
          "--overlap-grad-reduce", "--overlap-param-gather"],
         kill_rank="1",
     ),
+    "packed": Setting(1, ["--micro-batch-size", 1, "--t3s-arrangement", "packed"]),
     "rrt": Setting(1, ["--t3s-method", "rrt", "--async-save"]),
 }  # fmt: skip
 

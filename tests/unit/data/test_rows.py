@@ -8,7 +8,7 @@ import pytest
 import torch
 from made_data import sample
 
-from t3s_megatron.data.rows import collate, empty_row, row
+from t3s_megatron.data.rows import collate, empty_row, packed_row, row
 
 ONE = sample([11, 12, 13, 14, 15], 2)  # targets 13 14 15, predicted at positions 1 2 3
 PAD = 99
@@ -65,6 +65,18 @@ def test_empty_row():
     assert made["tokens"].tolist() == made["labels"].tolist() == [PAD] * 3
     assert not made["loss_mask"].any() and not made["target_mask"].any()
     assert made["sample"].tolist() == [-1] and made["position_ids"].tolist() == [0, 1, 2]
+
+
+def test_a_packed_row_cell_by_cell():
+    two = sample([21, 22, 23], 1, "t")  # targets 22 23, predicted at positions 0 1
+    made = packed_row([row(ONE, 4, None, PAD), row(two, 3, np.array([False, True]), PAD)])
+    assert made["tokens"].tolist() == [11, 12, 13, 14, 21, 22, PAD]
+    assert made["labels"].tolist() == [12, 13, 14, 15, 22, 23, PAD]
+    assert made["target_mask"].tolist() == [0, 1, 1, 1, 1, 1, 0]
+    assert made["loss_mask"].tolist() == [0, 1, 1, 1, 0, 1, 0]
+    assert made["position_ids"].tolist() == [0, 1, 2, 3, 0, 1, 2]
+    assert made["sample"].tolist() == [-1, -1]
+    assert made["cu_seqlens"].tolist() == [0, 4, 7] and made["cu_seqlens"].dtype == torch.int32
 
 
 def test_collate():
