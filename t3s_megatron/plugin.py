@@ -79,10 +79,10 @@ class T3S:
 
     def _start(self, args, prepared: Prepared, rows, forward) -> None:
         from t3s_megatron.megatron.batches import take_over_batches
-        from t3s_megatron.megatron.seam import Seam
+        from t3s_megatron.megatron.source_seam import install_seam
         from t3s_megatron.run import T3SRun
 
         take_over_batches(args)  # there is no validation set: accuracy takes its place
         self._run = T3SRun(prepared, rows, forward)
-        self.seam = Seam(self._run).install()
+        self.seam = install_seam(self._run)
         self._run.seam = self.seam

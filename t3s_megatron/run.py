@@ -134,7 +134,7 @@ class T3SRun:
     def on_log(self, context: CallbackContext) -> None:
         if self.seam.calls["training_log"] == 1:
             calls = ", ".join(f"{name} {n}x" for name, n in self.seam.calls.items())
-            print_rank_0(f"[t3s] Megatron runs through the callback seam: {calls}")
+            print_rank_0(f"[t3s] Megatron runs through the {self.seam.kind}: {calls}")
         self.curves.flush()
 
     def on_checkpoint_save(self, context: CallbackContext) -> None:

@@ -63,6 +63,8 @@ class Callback(Protocol):
 class Seam:
     """Raises the events of one callback from the wrapped functions of one process."""
 
+    kind = "callback seam"
+
     def __init__(self, callback: Callback):
         self.callback = callback
         self.calls = {name: 0 for name in SIGNATURES[megatron_series()]}
