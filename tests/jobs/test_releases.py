@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import megatron
 import pytest
 
 from t3s_megatron.megatron.releases import TESTED_RELEASES
 from tests.support.launch import ROOT, Job, run
-from tests.support.patches import apply, copy_sources
+from tests.support.patches import SITE_PACKAGES, apply, copy_sources
 
 STEPS = 3
 DEFAULT = "0.19.2"
@@ -41,7 +40,7 @@ class Done:
 def site_packages(release: str) -> str:
     """The folder that holds this release."""
     if release == DEFAULT:
-        return os.path.dirname(next(iter(megatron.__path__)))
+        return SITE_PACKAGES
     folder = os.path.join(ROOT, ".venv", "releases", release)
     assert os.path.isdir(folder), f"megatron-core {release} is missing: use bash tests/run.sh"
     return folder

@@ -7,9 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 from tests.support.launch import ROOT
+
+#: Of the default release.
+SITE_PACKAGES = str(distribution("megatron-core").locate_file(""))
 
 
 def copy_sources(site_packages: str, folder: Path) -> Path:

@@ -5,25 +5,22 @@ tests/jobs/test_releases.py."""
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 from pathlib import Path
 
-import megatron
 import pytest
 
 from t3s_megatron.megatron.source_seam import PATCH
 from tests.support.launch import ROOT
-from tests.support.patches import apply, copy_sources
+from tests.support.patches import SITE_PACKAGES, apply, copy_sources
 
-INSTALLED = os.path.dirname(next(iter(megatron.__path__)))
 RELEASE = "0.19.2"
 
 
 @pytest.fixture
 def tree(tmp_path) -> Path:
-    return copy_sources(INSTALLED, tmp_path / "tree")
+    return copy_sources(SITE_PACKAGES, tmp_path / "tree")
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -88,7 +85,7 @@ def test_another_release_is_refused_by_name(tree, name, value, named):
 
 
 def test_without_a_target_it_is_the_megatron_that_python_imports():
-    assert apply(None, "--check").startswith(f"{INSTALLED}: Megatron {RELEASE}, ")
+    assert apply(None, "--check").startswith(f"{SITE_PACKAGES}: Megatron {RELEASE}, ")
 
 
 def test_what_is_no_megatron_is_refused(tmp_path):

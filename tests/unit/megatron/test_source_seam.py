@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 import sys
 
-import megatron
 import pytest
+from test_seam import Events, functions, pretrain
 
 from t3s_megatron.errors import T3SError
-from tests.support.patches import apply, copy_sources
-from tests.unit.megatron.test_seam import Events, functions, pretrain
+from tests.support.patches import SITE_PACKAGES, apply, copy_sources
 
 pytestmark = pytest.mark.child
 
@@ -23,13 +22,14 @@ pytestmark = pytest.mark.child
 @pytest.fixture
 def patched(tmp_path) -> str:
     """A folder with a patched megatron/training."""
-    installed = os.path.dirname(next(iter(megatron.__path__)))
-    apply(copy_sources(installed, tmp_path))
+    apply(copy_sources(SITE_PACKAGES, tmp_path))
     return str(tmp_path)
 
 
 def use(folder: str) -> None:
     """Import megatron.training from `folder`, in this process that has already imported another."""
+    import megatron
+
     from t3s_megatron.megatron.device import install_megatron_layer
 
     for name in [n for n in sys.modules if n.startswith("megatron.training")]:
