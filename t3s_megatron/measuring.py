@@ -43,7 +43,9 @@ class Measurer:
             "heldout": self.prepared.heldout,
         }
         for split, corpus in corpora.items():
-            for temperature in self.config.report_temperatures if corpus else ():
+            if corpus is None:
+                continue
+            for temperature in self.config.report_temperatures:
                 repeats = self.config.report_samples if temperature > 0 else 1
                 measured = self._measure(context, corpus.samples, temperature, repeats)
                 yield measured.with_context(step=step, phase=phase, split=split)
@@ -80,7 +82,8 @@ class Measurer:
 
     def _grade(self, generated: list[Generated], asked: list[Sample]) -> Measurement:
         answers = [
-            Answer(self.prepared.tokenizer.decode(one.tokens), len(one.tokens), one.truncated)
+            Answer(str(self.prepared.tokenizer.decode(one.tokens)), len(one.tokens), one.truncated)
             for one in generated
         ]
+        assert self.prepared.verifier is not None  # there is one where anything is generated
         return grade(answers, asked, self.prepared.verifier)

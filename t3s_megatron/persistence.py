@@ -57,6 +57,7 @@ class Persistence:
         if run.theta_0 is not None:
             files[_THETA_0] = self._once(_THETA_0, *run.theta_0.to_file())
         if run.candidate is not None:
+            assert run.machine.candidate_step is not None
             name = _candidate_name(run.machine.candidate_step)
             files[name] = self._once(name, run.candidate.tensors(), {})
         history = f"iter_{iteration:07d}"

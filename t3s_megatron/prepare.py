@@ -7,8 +7,9 @@ Bad input ends here, with a message, before the first GPU-minute is spent.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from t3s_megatron.accuracy.verifiers import check_gold, make_verifier
+from t3s_megatron.accuracy.verifiers import Verifier, check_gold, make_verifier
 from t3s_megatron.config import T3SConfig
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.records import load_records
@@ -16,16 +17,19 @@ from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.errors import T3SError
 from t3s_megatron.method.phases import Plan
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 @dataclass
 class Prepared:
     """The inputs of a run. `heldout` and `selection` are None when not asked for."""
 
     config: T3SConfig
-    tokenizer: object
+    tokenizer: PreTrainedTokenizerBase
     corpus: Corpus
     heldout: Corpus | None
-    verifier: object | None
+    verifier: Verifier | None
     selection: Selection | None
     plan: Plan
     max_new_tokens: int
@@ -79,6 +83,7 @@ def prepare(args) -> Prepared:
     config = T3SConfig.from_args(args)
     tokenizer = load_tokenizer(args.tokenizer_model)
     how = dict(prompt_format=config.prompt_format, overlong=config.overlong)
+    assert config.data is not None  # T3SConfig refuses a run without
     corpus = load_corpus(config.data, args, tokenizer, split=config.data_split, **how)
     heldout = None
     if config.heldout_data:

@@ -44,7 +44,8 @@ from t3s_megatron.megatron.process import (
 from t3s_megatron.megatron.residual import transfer_residual
 from t3s_megatron.megatron.rewind import StartingPoint
 from t3s_megatron.megatron.scoring import score_corpus
-from t3s_megatron.megatron.seam import CallbackContext
+from t3s_megatron.megatron.seam import CallbackContext, Seam
+from t3s_megatron.megatron.source_seam import SourceSeam
 from t3s_megatron.megatron.weights import WeightSnapshot
 from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine
 from t3s_megatron.method.selection import (
@@ -74,7 +75,7 @@ class T3SRun:
         self.machine = PhaseMachine(prepared.plan)
         self.meter = TokenMeter()
         forward.observer = self.meter
-        self.seam = None  # set by whoever installs it
+        self.seam: Seam | SourceSeam  # set by whoever installs it
         self.groups: TokenGroups | None = None
         self.theta_0: StartingPoint | None = None
         self.candidate: WeightSnapshot | None = None
@@ -204,11 +205,14 @@ class T3SRun:
     def _score_theta_b(self, context, action: Action) -> None:
         if self.config.scoring != "inline":  # else read from the training forwards in _select
             if not action.live:
+                assert self.candidate is not None
                 self.candidate.restore(context)
+            assert self.machine.theta_b_step is not None
             self.c_b = self._score(context, "theta_b", self.machine.theta_b_step)
         self.machine.done(action)
 
     def _rewind(self, context, action: Action) -> None:
+        assert self.theta_0 is not None
         started = time.perf_counter()
         self.theta_0.rewind(context)
         seconds = time.perf_counter() - started
@@ -233,6 +237,7 @@ class T3SRun:
 
     def _transfer_residual(self, context, action: Action) -> None:
         self._evaluate(context, "theta_f")
+        assert self.theta_0 is not None and self.candidate is not None
         transfer_residual(context, self.theta_0.weights, self.candidate)
         self.machine.done(action)
 
@@ -295,6 +300,7 @@ class T3SRun:
         if not self.is_root:
             return None
         if config.scoring == "inline":
+            assert approximate is not None and step is not None
             self.c_0, self.c_b, unseen = approximate
             self._store(self.c_0, "theta_0", 0, "inline")
             self._store(self.c_b, "theta_b", step, "inline")
@@ -304,6 +310,7 @@ class T3SRun:
                 root=True,
             )
         elif approximate is not None:
+            assert self.c_0 is not None and self.c_b is not None
             difference = disagreement(
                 delta_c(self.c_b, self.c_0), delta_c(approximate[1], approximate[0])
             )
@@ -318,7 +325,9 @@ class T3SRun:
             tau=config.anchor_threshold,
             n=corpus.n_targets,
         )
-        delta = None if self.c_b is None else delta_c(self.c_b, self.c_0)
+        delta = None
+        if self.c_b is not None and self.c_0 is not None:
+            delta = delta_c(self.c_b, self.c_0)
         counts = selection_counts(keep, delta, tau=config.anchor_threshold)
         self.summary.update(tokens=counts)
         selection = Selection(keep, corpus, config.method, step, counts, model_shape(get_args()))
@@ -345,6 +354,7 @@ class T3SRun:
         c_0, c_b = layout.broadcast((self.c_0, self.c_b), self.root)
         delta = delta_c(c_b, c_0)
         self.group_tokens(c_0, c_b)
+        assert self.groups is not None
         iteration = context.iteration
         self.curves.histogram("delta_c_at_theta_b", delta, iteration)
         self.curves.scalars({"anchor_share": float(self.groups.is_anchor.mean())}, iteration)

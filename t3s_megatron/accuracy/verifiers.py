@@ -85,6 +85,7 @@ def _exact() -> Verifier:
         found = final_answer(text)
         if found is None:
             return Verdict.UNPARSEABLE
+        assert sample.answer is not None  # Corpus.require_answers
         same = _words(found) == _words(sample.answer)
         return Verdict.CORRECT if same else Verdict.WRONG
 
@@ -128,6 +129,7 @@ def _reasoning_gym() -> Verifier:
         if answer is None:
             return Verdict.UNPARSEABLE
         metadata = sample.metadata
+        assert metadata is not None  # check_gold
         score = scorer(metadata["source_dataset"])
         question = metadata.get("question", "")
         entry = {"question": question, "answer": sample.answer, "metadata": metadata}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from typing import Any
 
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.releases import SIGNATURES, megatron_series, megatron_version
@@ -58,11 +59,11 @@ class SourceSeam:
 
     def install(self) -> SourceSeam:
         """Register. T3SError when the patch is incomplete or another run is registered."""
-        training = importlib.import_module("megatron.training.training")
+        training: Any = importlib.import_module("megatron.training.training")
         manager = _callbacks().callback_manager
         if self.installed:
             return self
-        if getattr(training, "callback_manager", None) is not manager:
+        if not hasattr(training, "callback_manager") or training.callback_manager is not manager:
             raise T3SError(
                 f"{training.__file__} of megatron-core {megatron_version()} does not have T3S's "
                 "patch, although megatron/training/callbacks.py beside it is there: remove that "
@@ -113,5 +114,5 @@ class SourceSeam:
         self.callback.on_train_end(context)
 
 
-def _callbacks():
+def _callbacks() -> Any:
     return importlib.import_module("megatron.training.callbacks")

@@ -7,8 +7,8 @@ The whole job on patched source is in tests/jobs/test_releases.py.
 
 from __future__ import annotations
 
-import os
 import sys
+from pathlib import Path
 
 import pytest
 from test_seam import Events, functions, pretrain
@@ -99,11 +99,10 @@ def test_a_step_without_its_event_is_told(patched):
 
 
 def test_half_a_patch_is_refused(patched):
-    callbacks = os.path.join(patched, "megatron/training/callbacks.py")
-    text = open(callbacks).read()
+    callbacks = Path(patched, "megatron/training/callbacks.py")
+    text = callbacks.read_text()
     apply(patched, "--reverse")
-    with open(callbacks, "w") as file:
-        file.write(text)
+    callbacks.write_text(text)
     use(patched)
     from t3s_megatron.megatron.source_seam import install_seam
 
@@ -112,10 +111,8 @@ def test_half_a_patch_is_refused(patched):
 
 
 def test_the_patch_of_another_version_is_refused(patched):
-    callbacks = os.path.join(patched, "megatron/training/callbacks.py")
-    text = open(callbacks).read()
-    with open(callbacks, "w") as file:
-        file.write(text.replace("T3S_SEAM = 1", "T3S_SEAM = 7"))
+    callbacks = Path(patched, "megatron/training/callbacks.py")
+    callbacks.write_text(callbacks.read_text().replace("T3S_SEAM = 1", "T3S_SEAM = 7"))
     use(patched)
     from t3s_megatron.megatron.source_seam import is_patched
 
