@@ -4,6 +4,7 @@
 KILL_AT=POINT      which point; nothing dies without it
 KILL_MARK=FILE     FILE.RANK is made on dying: the same job started again goes through
 KILL_RANK=R        only this rank (torchrun then ends the others); default: every rank
+KILL_AGENT=1       and the torchrun above it, a moment before, as when a whole node dies
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ def die() -> None:
     mark = f"{os.environ['KILL_MARK']}.{rank}"
     if os.environ.get("KILL_RANK", rank) == rank and not os.path.exists(mark):
         open(mark, "w").close()
+        if os.environ.get("KILL_AGENT"):
+            os.kill(os.getppid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -9,7 +9,7 @@ to its agent and its worker.
 from __future__ import annotations
 
 import shutil
-import time
+import signal
 from pathlib import Path
 
 import pytest
@@ -49,23 +49,17 @@ def test_two_nodes_end_as_one_does(tmp_path, nodes, command, one_agent):
     assert [list(node.iterdir()) for node in nodes] == [[], []]  # nothing on a local disk
 
 
-@pytest.mark.parametrize("point", ["in the profile", "in targeted training"])
-def test_a_node_that_dies_and_comes_back_changes_nothing(
-    point, tmp_path, nodes, command, one_agent
-):
-    mark = tmp_path / "killed"
+def test_a_node_that_dies_and_comes_back_changes_nothing(tmp_path, nodes, command, one_agent):
+    kill = {"KILL_AT": "in targeted training", "KILL_RANK": "1", "KILL_AGENT": "1"}
     job = dict(
         module="tests.jobs.killed_job",
-        restarts=2,
-        environment={"KILL_AT": point, "KILL_MARK": str(mark), "KILL_RANK": "1"},
+        restarts=1,
+        environment=kill | {"KILL_MARK": str(tmp_path / "killed")},
     )
     with agents(command(tmp_path / "run"), nodes, **job) as start:
         living, dying = start(0), start(1)
-        died = Path(f"{mark}.1")
-        while not died.exists():
-            assert living.process.poll() is None and dying.process.poll() is None
-            time.sleep(0.05)
-        dying.kill()  # its worker is dead already; the agent goes before it can start another
+        dying.end(expect=-signal.SIGKILL)
+        assert (tmp_path / "killed.1").exists(), "the point was never reached"
         returned = start(1)
         outputs = living.end() + returned.end()
     assert "resumed at iteration" in outputs

@@ -129,7 +129,7 @@ def agents(
 
 @dataclass
 class Agent:
-    """One node's torchrun. `kill` is the node's death: the agent and its worker, by SIGKILL."""
+    """One node's torchrun."""
 
     process: subprocess.Popen
     output: TextIO
@@ -142,10 +142,6 @@ class Agent:
         output = self.output.read()
         assert (returncode == 0) == (expect == 0), f"exit {returncode}:\n{_relevant(output)}"
         return output
-
-    def kill(self) -> None:
-        end_processes(self.mark)
-        self.process.wait()
 
 
 def run(
