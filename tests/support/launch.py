@@ -91,7 +91,9 @@ def agents(
     """A job over len(folders) "nodes" of one process: a torchrun agent each, in a working directory
     of its own, that meet at a c10d rendezvous. Yields start(node) -> Agent, which also brings a
     dead node back; ends what is left at the end."""
-    job = job_environment()
+    # With the store shared between torchrun and the workers (its default, torch 2.15), a living
+    # agent never tells a node that joins later where the store is: pytorch #135712.
+    job = job_environment() | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

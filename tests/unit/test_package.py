@@ -14,6 +14,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+import yaml
 
 from t3s_megatron import __version__
 from tests.support.launch import ROOT
@@ -66,6 +67,14 @@ def test_the_metadata_never_asks_for_the_apex_of_pypi(built):
     assert {"torch", "megatron-core", "transformers"} <= required and "apex" not in required
     assert metadata["License-Expression"] == "Apache-2.0"
     assert {"gpu", "test", "tiny"} <= set(metadata.get_all("Provides-Extra"))
+
+
+def test_the_citation_names_the_paper_as_the_readme_does():
+    cited = yaml.safe_load(Path(ROOT, "CITATION.cff").read_text())["preferred-citation"]
+    entry = Path(ROOT, "README.md").read_text().partition("```bibtex")[2].partition("```")[0]
+    authors = [f"{one['family-names']}, {one['given-names']}" for one in cited["authors"]]
+    assert len(authors) == 10 and f"{{{' and '.join(authors)}}}" in entry
+    assert all(str(cited[key]) in entry for key in ("title", "journal", "year"))
 
 
 def test_the_installed_wheel_runs_outside_of_the_repository(built, tmp_path):
