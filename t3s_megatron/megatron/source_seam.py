@@ -20,12 +20,12 @@ from t3s_megatron.megatron.seam import Callback, CallbackContext, Seam
 PATCH = 1
 
 
-def install_seam(callback: Callback) -> Seam | SourceSeam:
-    """Raise Megatron's events for `callback`: from its source where that is patched, else by
+def install_seam(*callbacks: Callback) -> Seam | SourceSeam:
+    """Raise Megatron's events for `callbacks`: from its source where that is patched, else by
     wrapping its functions. T3SError as `Seam.install` and `SourceSeam.install`."""
     if is_patched():
-        return SourceSeam(callback).install()
-    return Seam(callback).install()
+        return SourceSeam(*callbacks).install()
+    return Seam(*callbacks).install()
 
 
 def is_patched() -> bool:
@@ -44,12 +44,12 @@ def is_patched() -> bool:
 
 
 class SourceSeam:
-    """Hands the events of Megatron's patched source on to one callback, and counts them."""
+    """Hands the events of Megatron's patched source on to callbacks, and counts them."""
 
     kind = "callback seam in its patched source"
 
-    def __init__(self, callback: Callback):
-        self.callback = callback
+    def __init__(self, *callbacks: Callback):
+        self.callbacks = callbacks
         #: As `Seam.calls`, by the function of Megatron that an event stands for.
         self.calls = {name: 0 for name in SIGNATURES[megatron_series()]}
 
@@ -89,29 +89,33 @@ class SourceSeam:
                 "been T3S."
             )
 
+    def _raise(self, event: str, context: CallbackContext) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(context)
+
     # --------------------------------------------------------------------- Megatron's own events
 
     def on_train_start(self, context: CallbackContext) -> None:
         self.calls["train"] += 1
-        self.callback.on_train_start(context)
+        self._raise("on_train_start", context)
 
     def on_train_step_start(self, context: CallbackContext) -> None:
         self.calls["train_step"] += 1
-        self.callback.on_train_step_start(context)
+        self._raise("on_train_step_start", context)
 
     def on_train_step_end(self, context: CallbackContext) -> None:
-        self.callback.on_train_step_end(context)
+        self._raise("on_train_step_end", context)
 
     def on_log(self, context: CallbackContext) -> None:
         self.calls["training_log"] += 1
-        self.callback.on_log(context)
+        self._raise("on_log", context)
 
     def on_checkpoint_save(self, context: CallbackContext) -> None:
         self.calls["save_checkpoint"] += 1
-        self.callback.on_checkpoint_save(context)
+        self._raise("on_checkpoint_save", context)
 
     def on_train_end(self, context: CallbackContext) -> None:
-        self.callback.on_train_end(context)
+        self._raise("on_train_end", context)
 
 
 def _callbacks() -> Any:

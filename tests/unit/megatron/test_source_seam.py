@@ -76,6 +76,24 @@ def test_the_events_of_patched_source_are_those_of_the_seam(patched, task, tmp_p
     assert "lm loss" in context.result[0] and "labels" in next(context.data_iterator)
 
 
+def test_a_callback_says_how_many_micro_batches_a_step_has(patched, task):
+    use(patched)
+    from t3s_megatron.megatron.source_seam import install_seam
+
+    class Shorter(Events):
+        def on_train_step_start(self, context):
+            super().on_train_step_start(context)
+            assert context.num_microbatches is None  # of the step before
+            if context.iteration == 0:
+                context.num_microbatches = 1
+
+    events = Shorter()
+    install_seam(events)
+    pretrain(task, steps=2)
+    # Micro-batches of two samples: one in the first step, and Megatron's own four in the second.
+    assert events.contexts[0].data_iterator.iterable.position == 2 + 8
+
+
 def test_a_second_run_is_refused_until_the_first_is_removed(patched):
     use(patched)
     from t3s_megatron.megatron.source_seam import install_seam
