@@ -7,6 +7,7 @@ import argparse
 import math
 import os
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from t3s_megatron.accuracy.pool import Limits
 from t3s_megatron.data.arrangement import ARRANGEMENTS
@@ -38,7 +39,9 @@ UNSUPPORTED = {
 METHODS = ("t3s", "rrt", "sft", "inverse", *MASKING_BASELINES)
 
 
-def _option(default, help_text: str, **argparse_kwargs):
+def _option(default, help_text: str, **argparse_kwargs) -> Any:
+    """A field whose type is what it has in a finished config: a default of None that depends on
+    other arguments is filled in by `from_args`."""
     return field(default=default, metadata={"help": help_text, "argparse": argparse_kwargs})
 
 
@@ -97,10 +100,10 @@ class T3SConfig:
     )
     min_delta: float = _option(0.0, "a new minimum has to be lower by more than this")
     accuracy_interval: int = _option(1, "measure training accuracy every this many steps")
-    targeted_accuracy_interval: int | None = _option(
+    targeted_accuracy_interval: int = _option(
         None, "the same in the targeted phase (default: --t3s-accuracy-interval; 0: only its end)"
     )
-    profile_iters: int | None = _option(
+    profile_iters: int = _option(
         None, "upper bound of the profile phase in steps (default: --train-iters)"
     )
     no_shock: str = _option(
@@ -165,10 +168,8 @@ class T3SConfig:
         "and name the samples, or skip them from then on and count them in the summary",
         choices=("stop", "skip"),
     )
-    seed: int | None = _option(None, "data order, sampling, random masks (default: --seed)")
-    dir: str | None = _option(
-        None, "summary, selection and log-prob stores (default: t3s/ inside --save)"
-    )
+    seed: int = _option(None, "data order, sampling, random masks (default: --seed)")
+    dir: str = _option(None, "summary, selection and log-prob stores (default: t3s/ inside --save)")
     device: str = _option(
         "auto",
         "auto: CUDA where there is one; cpu: the gloo device layer",
@@ -408,7 +409,8 @@ def _argument(name: str) -> str:
     return "--t3s-" + name.replace("_", "-")
 
 
-def _converter(annotation: str):
+def _converter(annotation):
+    """What argparse reads a value with; annotations are strings in this module."""
     for name, converter in (("int", int), ("float", float)):
         if annotation.startswith(name):
             return converter

@@ -67,7 +67,9 @@ class Measurer:
             "heldout": self.prepared.heldout,
         }
         for split, corpus in corpora.items():
-            for temperature in self.config.report_temperatures if corpus else ():
+            if corpus is None:
+                continue
+            for temperature in self.config.report_temperatures:
                 repeats = self.config.report_samples if temperature > 0 else 1
                 samples = self.prepared.askable(corpus)
                 measured = self._measure(context, samples, temperature, repeats)

@@ -17,10 +17,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from t3s_megatron.config import add_t3s_arguments
 from t3s_megatron.data.durable import check_folder
 from t3s_megatron.prepare import Prepared, check_tokenizer_argument, prepare
+
+if TYPE_CHECKING:
+    from t3s_megatron.megatron.seam import Seam
+    from t3s_megatron.megatron.source_seam import SourceSeam
+    from t3s_megatron.run import T3SRun
 
 
 class T3S:
@@ -29,8 +35,8 @@ class T3S:
     def __init__(self, extra_args_provider: Callable | None = None):
         self._extra_args_provider = extra_args_provider
         self._prepared: Prepared | None = None
-        self._run = None
-        self.seam = None
+        self._run: T3SRun | None = None
+        self.seam: Seam | SourceSeam | None = None
 
     def add_arguments(self, parser):
         """`extra_args_provider` for Megatron: the script's own, then the `--t3s` group.
@@ -62,7 +68,7 @@ class T3S:
         def data_provider(num_samples, vp_stage=None):
             return self._training_batches(forward), None, None
 
-        data_provider.is_distributed = True  # every rank builds its own rows
+        data_provider.__dict__["is_distributed"] = True  # every rank builds its own rows
         return data_provider, forward
 
     def _prepare(self, args) -> Prepared:
@@ -84,15 +90,21 @@ class T3S:
         if self._run is None:
             arrangement = prepared.training_plans.arrangement
             rows = RowMaker(prepared.corpus, prepared.pad_token, arrangement)
-            self._start(args, prepared, rows, forward)
+            self._run = self._start(args, prepared, rows, forward)
         return TrainingBatches(self._run.rows, prepared.training_plans, args.consumed_train_samples)
 
-    def _start(self, args, prepared: Prepared, rows, forward) -> None:
+    def _start(self, args, prepared: Prepared, rows, forward) -> T3SRun:
         from t3s_megatron.megatron.batches import take_over_batches
-        from t3s_megatron.megatron.seam import Seam
+        from t3s_megatron.megatron.nodes import require_equal, require_shared_folder
+        from t3s_megatron.megatron.source_seam import install_seam
+        from t3s_megatron.provenance import identity
         from t3s_megatron.run import T3SRun
 
+        if args.save:
+            require_shared_folder("--save", args.save)
+        require_shared_folder("--t3s-dir", prepared.config.dir)
+        require_equal(identity(prepared, args))
         take_over_batches(args)  # there is no validation set: accuracy takes its place
-        self._run = T3SRun(prepared, rows, forward)
-        self.seam = Seam(self._run).install()
-        self._run.seam = self.seam
+        run = T3SRun(prepared, rows, forward)
+        self.seam = run.seam = install_seam(run)
+        return run

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from t3s_megatron.accuracy.gold import check_verifier
 from t3s_megatron.config import T3SConfig
@@ -22,6 +23,9 @@ from t3s_megatron.errors import T3SError
 from t3s_megatron.lengths import make_arrangement
 from t3s_megatron.method.phases import Plan
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 @dataclass
 class Prepared:
@@ -32,7 +36,7 @@ class Prepared:
     """
 
     config: T3SConfig
-    tokenizer: object
+    tokenizer: PreTrainedTokenizerBase
     corpus: Corpus
     heldout: Corpus | None
     unusable_gold: frozenset[str]
@@ -116,6 +120,7 @@ def prepare(args) -> Prepared:
     config = T3SConfig.from_args(args)
     tokenizer = load_tokenizer(args.tokenizer_model)
     how = dict(prompt_format=config.prompt_format, overlong=config.overlong)
+    assert config.data is not None  # T3SConfig refuses a run without
     corpus = load_corpus(config.data, args, tokenizer, split=config.data_split, **how)
     heldout = None
     if config.heldout_data:

@@ -46,7 +46,8 @@ from t3s_megatron.megatron.process import (
 from t3s_megatron.megatron.residual import transfer_residual
 from t3s_megatron.megatron.rewind import StartingPoint
 from t3s_megatron.megatron.scoring import score_corpus
-from t3s_megatron.megatron.seam import CallbackContext
+from t3s_megatron.megatron.seam import CallbackContext, Seam
+from t3s_megatron.megatron.source_seam import SourceSeam
 from t3s_megatron.megatron.uneven import let_lengths_vary
 from t3s_megatron.megatron.weights import WeightSnapshot
 from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine
@@ -79,7 +80,7 @@ class T3SRun:
         self.meter = TokenMeter()
         self.forward = forward
         forward.observer = self.meter
-        self.seam = None  # set by whoever installs it
+        self.seam: Seam | SourceSeam  # set by whoever installs it
         self.groups: TokenGroups | None = None
         self.theta_0: StartingPoint | None = None
         self.candidate: WeightSnapshot | None = None
@@ -166,7 +167,7 @@ class T3SRun:
     def on_log(self, context: CallbackContext) -> None:
         if self.seam.calls["training_log"] == 1:
             calls = ", ".join(f"{name} {n}x" for name, n in self.seam.calls.items())
-            print_rank_0(f"[t3s] Megatron runs through the callback seam: {calls}")
+            print_rank_0(f"[t3s] Megatron runs through the {self.seam.kind}: {calls}")
         self.curves.flush()
 
     def on_checkpoint_save(self, context: CallbackContext) -> None:
@@ -228,11 +229,14 @@ class T3SRun:
     def _score_theta_b(self, context, action: Action) -> None:
         if self.config.scoring != "inline":  # else read from the training forwards in _select
             if not action.live:
+                assert self.candidate is not None
                 self.candidate.restore(context)
+            assert self.machine.theta_b_step is not None
             self.c_b = self._score(context, "theta_b", self.machine.theta_b_step)
         self.machine.done(action)
 
     def _rewind(self, context, action: Action) -> None:
+        assert self.theta_0 is not None
         started = time.perf_counter()
         self.theta_0.rewind(context)
         seconds = time.perf_counter() - started
@@ -257,6 +261,7 @@ class T3SRun:
 
     def _transfer_residual(self, context, action: Action) -> None:
         self._evaluate(context, "theta_f")
+        assert self.theta_0 is not None and self.candidate is not None
         transfer_residual(context, self.theta_0.weights, self.candidate)
         self.machine.done(action)
 
@@ -344,6 +349,7 @@ class T3SRun:
         if not self.is_root:
             return None
         if config.scoring == "inline":
+            assert approximate is not None and step is not None
             self.c_0, self.c_b, unseen = approximate
             self._store(self.c_0, "theta_0", 0, "inline")
             self._store(self.c_b, "theta_b", step, "inline")
@@ -353,6 +359,7 @@ class T3SRun:
                 root=True,
             )
         elif approximate is not None:
+            assert self.c_0 is not None and self.c_b is not None
             difference = disagreement(
                 delta_c(self.c_b, self.c_0), delta_c(approximate[1], approximate[0])
             )
@@ -367,7 +374,9 @@ class T3SRun:
             tau=config.anchor_threshold,
             n=corpus.n_targets,
         )
-        delta = None if self.c_b is None else delta_c(self.c_b, self.c_0)
+        delta = None
+        if self.c_b is not None and self.c_0 is not None:
+            delta = delta_c(self.c_b, self.c_0)
         counts = selection_counts(keep, delta, tau=config.anchor_threshold)
         self.summary.update(tokens=counts)
         selection = Selection(keep, corpus, config.method, step, counts, model_shape(get_args()))
@@ -394,6 +403,7 @@ class T3SRun:
         c_0, c_b = layout.broadcast((self.c_0, self.c_b), self.root)
         delta = delta_c(c_b, c_0)
         self.group_tokens(c_0, c_b)
+        assert self.groups is not None
         iteration = context.iteration
         self.curves.histogram("delta_c_at_theta_b", delta, iteration)
         self.curves.scalars({"anchor_share": float(self.groups.is_anchor.mean())}, iteration)

@@ -41,7 +41,8 @@ class Record:
 
 def load_records(source: str, *, split: str = "train") -> list[Record]:
     """All records of `source`, in file order. DataError names file and line of what is wrong."""
-    records, places = [], {}
+    records: list[Record] = []
+    places: dict[str, str] = {}
     contents: dict[str, int] = {}
     for where, raw in _raw_rows(source, split):
         record = _parse(raw, where, contents)

@@ -54,10 +54,10 @@ def broadcast(value, source: int):
     return box[0]
 
 
-def gather_over_data(value) -> list | None:
+def gather_over_data(value) -> list:
     """Small objects of the data-parallel group (without CP), in rank order, on every rank."""
     group = mpu.get_data_parallel_group()
-    parts = [None] * group.size()
+    parts: list = [None] * group.size()
     dist.all_gather_object(parts, value, group=group)
     return parts
 

@@ -71,16 +71,16 @@ def step_figures(tokens: StepTokens, keep: np.ndarray | None, groups: TokenGroup
     if not on_last_stage():
         return {}
     target, c = tokens.target, tokens.c.astype(np.float64)
-    sums = [len(target) if keep is None else int(keep[target].sum()), len(target)]
+    sums: list[float] = [len(target) if keep is None else int(keep[target].sum()), len(target)]
     if groups is not None:
         anchor = groups.is_anchor[target]
         delta = c - groups.c_0[target]
         for part in (anchor, ~anchor):
             sums += [part.sum(), -c[part].sum(), delta[part].sum()]
-    total = torch.tensor(sums, dtype=torch.float64, device=torch.cuda.current_device())
-    dist.all_reduce(total, group=data_and_context_group())
-    total = total.tolist()
-    figures = {"kept": int(total[0]), "targets": int(total[1])}
+    summed = torch.tensor(sums, dtype=torch.float64, device=torch.cuda.current_device())
+    dist.all_reduce(summed, group=data_and_context_group())
+    total = summed.tolist()
+    figures: dict[str, float] = {"kept": int(total[0]), "targets": int(total[1])}
     if groups is not None:
         for name, (count, loss, delta) in (("anchor", total[2:5]), ("other", total[5:8])):
             figures[f"loss_{name}"] = loss / count if count else float("nan")
@@ -102,7 +102,7 @@ def inline_snapshots(
     seen = [tokens for tokens in history if tokens.step - 1 <= theta_b_step]
     group = data_and_context_group()
     root = dist.get_global_rank(group, 0)
-    parts = [None] * group.size() if dist.get_rank() == root else None
+    parts: list | None = [None] * group.size() if dist.get_rank() == root else None
     dist.gather_object(seen, parts, dst=root, group=group)
     if parts is None:
         return None

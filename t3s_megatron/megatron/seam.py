@@ -77,6 +77,8 @@ def _with_micro_batches(schedule: Callable, count: int) -> Callable:
 class Seam:
     """Raises the events of one callback from the wrapped functions of one process."""
 
+    kind = "callback seam"
+
     def __init__(self, callback: Callback):
         self.callback = callback
         self.calls = {name: 0 for name in SIGNATURES[megatron_series()]}
@@ -106,7 +108,7 @@ class Seam:
         for name in self.calls:
             original = getattr(training, name)
             wrapper = functools.wraps(original)(getattr(self, f"_{name}")(original))
-            wrapper._t3s_seam = self
+            wrapper.__dict__["_t3s_seam"] = self
             self._originals[name] = original
             setattr(training, name, wrapper)
         return self
@@ -157,9 +159,7 @@ class Seam:
 
         def train_step(*args, **kwargs):
             self.calls["train_step"] += 1
-            context = self._context
-            if context is None:
-                self.assert_called("train")
+            context = self._inside_train()
             bound = signature.bind(*args, **kwargs)
             given = bound.arguments
             context.iteration = given["iteration"]
@@ -176,14 +176,22 @@ class Seam:
 
         return train_step
 
+    def _inside_train(self) -> CallbackContext:
+        """The context that `train` made. T3SError when Megatron did not go through it."""
+        if self._context is None:
+            self.assert_called("train")
+        assert self._context is not None
+        return self._context
+
     def _save_checkpoint(self, original):
         signature = inspect.signature(original)
 
         def save_checkpoint(*args, **kwargs):
             self.calls["save_checkpoint"] += 1
             iteration = signature.bind(*args, **kwargs).arguments["iteration"]
-            self._context.iteration = iteration
-            self.callback.on_checkpoint_save(self._context)
+            context = self._inside_train()
+            context.iteration = iteration
+            self.callback.on_checkpoint_save(context)
             try:
                 return original(*args, **kwargs)
             except (OSError, CheckpointException) as error:  # the latter is no Exception
@@ -200,7 +208,7 @@ class Seam:
         def training_log(*args, **kwargs):
             self.calls["training_log"] += 1
             result = original(*args, **kwargs)
-            self.callback.on_log(self._context)
+            self.callback.on_log(self._inside_train())
             return result
 
         return training_log

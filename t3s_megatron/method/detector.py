@@ -83,6 +83,7 @@ class BottleneckDetector:
         if self.confirmed:
             return False, f"{said}; theta_b is already confirmed at step {self.theta_b_step}"
         lowest = self.accuracy_0 if self.minimum is None else self.minimum
+        assert lowest is not None  # step 0 is measured first
         if accuracy < lowest - self.min_delta:
             was = "step 0" if self.minimum is None else f"step {self.theta_b_step}"
             self.minimum, self.theta_b_step, self.waited = accuracy, step, 0

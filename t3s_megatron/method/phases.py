@@ -346,7 +346,8 @@ class PhaseMachine:
         if new_minimum or fallback:
             self._pending.append(Action(ActionKind.KEEP_CANDIDATE))
 
-    def _fix_theta_b(self, step: int, reason: str) -> None:
+    def _fix_theta_b(self, step: int | None, reason: str) -> None:
+        assert step is not None  # the detector has seen a minimum
         self.theta_b_step, self.theta_b_reason = step, reason
         self._say(f"theta_b is step {step} ({reason})")
 

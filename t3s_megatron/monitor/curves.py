@@ -35,7 +35,7 @@ class Curves:
         self.tensorboard = tensorboard
         self.wandb = wandb
 
-    def scalars(self, values: dict[str, float], iteration: int) -> None:
+    def scalars(self, values: dict[str, float | None], iteration: int) -> None:
         """`values` without the `t3s/` prefix; non-finite ones (an empty group) are left out."""
         for name, value in values.items():
             if value is None or not math.isfinite(value):

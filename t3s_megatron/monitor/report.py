@@ -13,8 +13,10 @@ _WEIGHTS = {"theta_0": "base (theta_0)", "theta_f": "SFT (theta_f)", "theta_rrt"
 
 
 #: What the tables and the picture read; every summary that a run has written holds it.
-_KEYS = ("method", "arguments", "measurements", "evaluations", "tokens", "phases")
-_KEYS += ("theta_b_step", "theta_b_reason")
+_KEYS = (
+    "method", "arguments", "measurements", "evaluations", "tokens", "phases",
+    "theta_b_step", "theta_b_reason",
+)  # fmt: skip
 
 
 def read_summary(path: str) -> dict:

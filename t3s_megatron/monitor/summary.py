@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import time
@@ -51,9 +50,8 @@ class Summary:
         self.content.update(values)
 
     def append(self, key: str, value) -> None:
-        if dataclasses.is_dataclass(value):
-            value = value.to_dict()
-        self.content[key].append(value)
+        to_dict = getattr(value, "to_dict", None)
+        self.content[key].append(value if to_dict is None else to_dict())
 
     def plain(self) -> dict:
         """The content as JSON has it."""

@@ -8,6 +8,7 @@ KILL_BY=WHAT       SIGKILL, as when a machine dies (default; torchrun then ends 
                    SIGTERM, as from a scheduler;
                    full-disk: from then on no file can grow beyond KILL_SIZE bytes;
                    rmtree: the folder KILL_FOLDER goes away
+KILL_AGENT=1       on SIGKILL, the torchrun above it too, a moment before, as when a node dies
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ def strike() -> None:
     elif what == "rmtree":
         shutil.rmtree(os.environ["KILL_FOLDER"])
     else:
+        if os.environ.get("KILL_AGENT"):
+            os.kill(os.getppid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.Signals[what])
 
 
