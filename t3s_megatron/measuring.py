@@ -83,10 +83,11 @@ class Measurer:
         started = time.perf_counter()
         asked = [sample for sample in samples for _ in range(repeats)]
         grader = Grader(asked, self.pool, self.config.max_failed_share)
-        generated: list[Generated | None] = [None] * len(asked)
-        for retry in range(1 + self.config.measurement_retries):
+        generated: dict[int, Generated] = {}
+        retry = 0
+        while True:
             self._generate(context, asked, generated, temperature)
-            measured, fault = self._verify(grader, generated)
+            measured, fault = self._verify(grader, [generated[i] for i in range(len(asked))])
             if fault is not None:
                 self.say(f"the verifier failed, first on {fault}")
             measured = measured.with_context(
@@ -95,21 +96,22 @@ class Measurer:
                 samples_per_prompt=repeats,
                 seconds=time.perf_counter() - started,
             )
-            if not measured.void:
-                break
-            self.say(f"the measurement is {measured.describe()}")
-        return measured
+            if measured.void:
+                self.say(f"the measurement is {measured.describe()}")
+            if not measured.void or retry == self.config.measurement_retries:
+                return measured
+            retry += 1
 
     def _generate(
         self,
         context: CallbackContext,
         asked: list[Sample],
-        generated: list[Generated | None],
+        generated: dict[int, Generated],
         temperature: float,
     ) -> None:
         """Fill in what `generated` lacks."""
         started = time.perf_counter()
-        missing = [i for i, one in enumerate(generated) if one is None or one.unfinished]
+        missing = [i for i in range(len(asked)) if i not in generated or generated[i].unfinished]
         sampling = Sampling(
             temperature=temperature,
             max_new_tokens=self.prepared.max_new_tokens,
@@ -139,11 +141,11 @@ class Measurer:
         """The measurement, and where the verifier first failed; the same on every rank. One rank
         verifies: all ranks decide by the same figures, and by the same failure."""
         started = time.perf_counter()
-        result = None
+        result: tuple[Measurement, str | None] | T3SError | None = None
         if layout.rank() == self.root:
             decode = self.prepared.tokenizer.decode
             answers = [
-                Answer(decode(one.tokens), len(one.tokens), one.truncated, one.unfinished)
+                Answer(str(decode(one.tokens)), len(one.tokens), one.truncated, one.unfinished)
                 for one in generated
             ]
             try:

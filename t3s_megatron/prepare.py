@@ -126,7 +126,7 @@ def prepare(args) -> Prepared:
     if config.heldout_data:
         split = config.heldout_data_split
         heldout = load_corpus(config.heldout_data, args, tokenizer, split=split, **how)
-    unusable_gold = frozenset()
+    unusable_gold: frozenset[str] = frozenset()
     max_new_tokens = config.max_new_tokens or 0
     if config.needs_answers:
         sets = [asked.samples for asked in (corpus, heldout) if asked is not None]

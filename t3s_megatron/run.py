@@ -313,16 +313,18 @@ class T3SRun:
     def _score(self, context, tag: str, step: int) -> np.ndarray | None:
         started = time.perf_counter()
         c = score_corpus(context, self.rows)
-        bad = None
+        bad: list[int] = []
         if c is not None:
-            bad = np.unique(self.prepared.corpus.sample_index(np.flatnonzero(~np.isfinite(c))))
-            bad = [i for i in bad.tolist() if i not in self.rows.excluded]
+            found = self.prepared.corpus.sample_index(np.flatnonzero(~np.isfinite(c)))
+            bad = sorted(set(found.tolist()) - self.rows.excluded)
         bad = layout.broadcast(bad, self.root)
         if bad:
             self.non_finite.found(f"log-prob at {tag}", bad, **self._now())
         if c is not None:
             self._level_excluded(c)
             self._store(c, tag, step, "exact")
+            if bad and self.c_b is not None:
+                self._store(self.c_b, "theta_b", self.machine.theta_b_step or 0, "exact")
         seconds = time.perf_counter() - started
         self._spent("scoring", seconds, context.iteration)
         self.say(f"scored {tag}: {self.prepared.corpus.n_targets} tokens in {seconds:.1f} s")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from t3s_megatron.accuracy.pool import Judged, Question, VerifierPool
 from t3s_megatron.accuracy.verifiers import FAILURES, Verdict
@@ -126,7 +127,11 @@ def measure(
     void = failed > may_fail(len(answers), max_failed_share) or counts[Verdict.SKIPPED] > 0
     void = void or failed == len(answers)
     tokens = sum(answer.tokens for answer in answers)
-    return Measurement(total=len(answers), generated_tokens=tokens, void=void, **counts)
+    figures: dict[str, Any] = counts  # its fields are named as the verdicts
+    return Measurement(total=len(answers), generated_tokens=tokens, void=void, **figures)
+
+
+_UNKNOWN = (*FAILURES, Verdict.SKIPPED)
 
 
 class Grader:
@@ -150,7 +155,7 @@ class Grader:
                 self.judged[i] = Judged(Verdict.UNFINISHED)
             elif answer.truncated:
                 self.judged[i] = Judged(Verdict.TRUNCATED)
-            elif self.judged[i] is None or self.judged[i].verdict in (*FAILURES, Verdict.SKIPPED):
+            elif (before := self.judged[i]) is None or before.verdict in _UNKNOWN:
                 to_verify.append(i)
         unfinished = sum(answer.unfinished for answer in answers)
         allowed = may_fail(len(answers), self.max_failed_share) - unfinished
@@ -164,7 +169,8 @@ class Grader:
             verdicts = self.pool.verify(questions, allowed)
         for i, judged in zip(to_verify, verdicts, strict=True):
             self.judged[i] = judged
-        return measure(answers, [one.verdict for one in self.judged], self.max_failed_share)
+        verdicts_of_all = [one.verdict for one in self.judged if one is not None]
+        return measure(answers, verdicts_of_all, self.max_failed_share)
 
     def first_fault(self) -> str | None:
         """Where the verifier first failed, and why; None when it did not."""

@@ -108,15 +108,15 @@ class VerifierPool:
             raise
 
     def _verify(self, questions: list[Question], allowed_failures: int | None) -> list[Judged]:
-        judged: list[Judged | None] = [None] * len(questions)
+        judged: dict[int, Judged] = {}
         todo = deque(range(len(questions)))
         failures = 0
         while todo or self._busy():
             self._staff(len(todo))
             for worker in self._workers:
                 if worker.idle and todo:
-                    number = todo.popleft()
-                    worker.give(number, questions[number], self.limits.timeout)
+                    given = todo.popleft()
+                    worker.give(given, questions[given], self.limits.timeout)
             self._wait()
             for worker in list(self._workers):
                 number = worker.number
@@ -125,10 +125,10 @@ class VerifierPool:
                     judged[number] = result
                     failures += result.verdict in FAILURES
             if allowed_failures is not None and failures > allowed_failures:
-                for number in todo:
-                    judged[number] = Judged(Verdict.SKIPPED)
+                for left in todo:
+                    judged[left] = Judged(Verdict.SKIPPED)
                 todo.clear()
-        return judged
+        return [judged[number] for number in range(len(questions))]
 
     def load(self) -> None:
         """Wait until one worker is ready. T3SError when the verifier cannot be loaded."""
@@ -180,7 +180,10 @@ class VerifierPool:
         worker.receive()
         reply = worker.reply()
         if reply is not None:
-            return self._started(worker, reply) if starting else self._judged(worker, reply)
+            if not starting:
+                return self._judged(worker, reply)
+            self._started(worker, reply)
+            return None
         overdue = time.monotonic() >= worker.deadline
         if not (died or worker.broken or overdue):
             return None

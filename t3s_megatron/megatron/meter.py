@@ -44,7 +44,8 @@ class TokenMeter(TokenReader):
         return self._read
 
     def drop_from_step(self, samples: set[int], corpus: Corpus) -> None:
-        """Forget what the step has seen of these corpus indices."""
+        """Forget what `read_step` has seen of these corpus indices."""
+        assert self._read is not None
         stays = ~np.isin(corpus.sample_index(self._read.target), list(samples))
         self._read = TokenScores(self._read.target[stays], self._read.c[stays])
 

@@ -14,7 +14,7 @@ import time
 import uuid
 
 from t3s_megatron.data.durable import write_bytes
-from t3s_megatron.errors import T3SError
+from t3s_megatron.errors import T3SError, WriteError
 from t3s_megatron.megatron import layout
 
 #: How long a network file system may take to show another node's new file.
@@ -30,7 +30,7 @@ def require_shared_folder(argument: str, folder: str, patience: float = _PATIENC
     if layout.rank() == 0:
         try:
             write_bytes(probe, token.encode())
-        except OSError as error:
+        except WriteError as error:
             problem = f"{argument} {folder}: cannot be written by {_node()}: {error}"
     problem = layout.broadcast(problem, 0)
     if problem is None:

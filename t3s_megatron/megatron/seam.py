@@ -165,9 +165,9 @@ class Seam:
             context.iteration = given["iteration"]
             context.result = context.num_microbatches = None
             self.callback.on_train_step_start(context)
-            if context.num_microbatches is not None:
+            if (count := self._wanted_micro_batches(context)) is not None:
                 given["forward_backward_func"] = _with_micro_batches(
-                    given["forward_backward_func"], context.num_microbatches
+                    given["forward_backward_func"], count
                 )
             context.result = original(*bound.args, **bound.kwargs)
             context.iteration = given["iteration"] + 1
@@ -175,6 +175,10 @@ class Seam:
             return context.result
 
         return train_step
+
+    @staticmethod
+    def _wanted_micro_batches(context: CallbackContext) -> int | None:
+        return context.num_microbatches  # of its own: the type checker remembers the None above
 
     def _inside_train(self) -> CallbackContext:
         """The context that `train` made. T3SError when Megatron did not go through it."""

@@ -8,6 +8,7 @@ nothing happens. All steps are Megatron iterations, which never go back.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -35,7 +36,7 @@ class Curves:
         self.tensorboard = tensorboard
         self.wandb = wandb
 
-    def scalars(self, values: dict[str, float | None], iteration: int) -> None:
+    def scalars(self, values: Mapping[str, float | None], iteration: int) -> None:
         """`values` without the `t3s/` prefix; non-finite ones (an empty group) are left out."""
         for name, value in values.items():
             if value is None or not math.isfinite(value):

@@ -64,7 +64,9 @@ def test_any_command_line(task, tmp_path):
     # Once, since it takes a tenth of a second. What validation fills in has its default here.
     parser = argparse.ArgumentParser("pretrain", allow_abbrev=False)
     parser = T3S().add_arguments(add_megatron_arguments(parser))
-    parser.set_defaults(padded_vocab_size=None)
+    parser.set_defaults(
+        padded_vocab_size=None, data_parallel_size=1, virtual_pipeline_model_parallel_size=None
+    )
     plain = [*MODEL, "--train-iters", "20", "--save", str(tmp_path), "--tokenizer-model", task[1]]
     plain += ["--t3s", "--t3s-data", task[0]]
     bad = tmp_path / "bad.jsonl"
