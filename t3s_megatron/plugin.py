@@ -14,13 +14,14 @@ optimizer and every Megatron argument stay the script's own.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from t3s_megatron.config import add_t3s_arguments
-from t3s_megatron.data.order import EpochOrder
-from t3s_megatron.prepare import Prepared, prepare
+from t3s_megatron.data.durable import check_folder
+from t3s_megatron.prepare import Prepared, check_tokenizer_argument, prepare
 
 if TYPE_CHECKING:
     from t3s_megatron.megatron.seam import Seam
@@ -38,7 +39,11 @@ class T3S:
         self.seam: Seam | SourceSeam | None = None
 
     def add_arguments(self, parser):
-        """`extra_args_provider` for Megatron: the script's own, then the `--t3s` group."""
+        """`extra_args_provider` for Megatron: the script's own, then the `--t3s` group.
+
+        T3SError for a tokenizer that is not there, which Megatron would look for on the hub.
+        """
+        check_tokenizer_argument(sys.argv[1:])
         if self._extra_args_provider is not None:
             parser = self._extra_args_provider(parser)
         return add_t3s_arguments(parser)
@@ -69,6 +74,10 @@ class T3S:
     def _prepare(self, args) -> Prepared:
         if self._prepared is None:
             self._prepared = prepare(args)
+            # On every rank: each writes its own part, and may see another file system.
+            check_folder(os.path.join(self._prepared.config.dir, "state"))
+            if self._prepared.config.selection_save:
+                check_folder(os.path.dirname(os.path.abspath(self._prepared.config.selection_save)))
         return self._prepared
 
     def _training_batches(self, forward):
@@ -79,10 +88,10 @@ class T3S:
         args = get_args()
         prepared = self._prepare(args)
         if self._run is None:
-            rows = RowMaker(prepared.corpus, prepared.pad_token)
+            arrangement = prepared.training_plans.arrangement
+            rows = RowMaker(prepared.corpus, prepared.pad_token, arrangement)
             self._run = self._start(args, prepared, rows, forward)
-        order = EpochOrder(len(prepared.corpus.samples), prepared.config.seed)
-        return TrainingBatches(self._run.rows, order, args.consumed_train_samples)
+        return TrainingBatches(self._run.rows, prepared.training_plans, args.consumed_train_samples)
 
     def _start(self, args, prepared: Prepared, rows, forward) -> T3SRun:
         from t3s_megatron.megatron.batches import take_over_batches

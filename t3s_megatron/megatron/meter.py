@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.megatron.layout import (
     data_and_context_group,
     on_last_stage,
@@ -35,9 +36,22 @@ class TokenMeter(TokenReader):
     def __init__(self):
         super().__init__()
         self.history: list[StepTokens] = []
+        self._read: TokenScores | None = None
+
+    def read_step(self) -> TokenScores:
+        """What the step has seen, once its forwards are done; `finish_step` still hands it out."""
+        self._read = self.take()
+        return self._read
+
+    def drop_from_step(self, samples: set[int], corpus: Corpus) -> None:
+        """Forget what the step has seen of these corpus indices."""
+        assert self._read is not None  # `read_step` comes first
+        stays = ~np.isin(corpus.sample_index(self._read.target), list(samples))
+        self._read = TokenScores(self._read.target[stays], self._read.c[stays])
 
     def finish_step(self, step: int) -> StepTokens:
-        seen = self.take()
+        seen = self._read or self.take()
+        self._read = None
         return StepTokens(seen.target, seen.c, step)
 
 

@@ -32,12 +32,9 @@ def score_corpus(context: CallbackContext, rows: RowMaker) -> np.ndarray | None:
     """
     args = get_args()
     stages = mpu.get_virtual_pipeline_model_parallel_world_size() or 1
-    multiple = mpu.get_pipeline_model_parallel_world_size() if stages > 1 else 1
     iterators, count = [], 0
     for _ in range(stages):
-        count, batches = scoring_batches(
-            rows, args.micro_batch_size, args.seq_length, multiple_of=multiple
-        )
+        count, batches = scoring_batches(rows)
         iterators.append(batches)
     reader = TokenReader()
     with training_paused(context):

@@ -19,10 +19,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from t3s_megatron.errors import T3SError
+from torch.distributed.checkpoint.api import CheckpointException
+
+from t3s_megatron.errors import T3SError, WriteError
 from t3s_megatron.megatron.releases import (
     SIGNATURES,
     check_signature,
@@ -36,7 +39,8 @@ class CallbackContext:
     """What an event may look at. `model` is the list of chunks (virtual pipeline stages).
 
     `iteration` is Megatron's count of finished steps when the event is raised. `result` is
-    `train_step`'s return value and only set in `on_train_step_end`.
+    `train_step`'s return value and only set in `on_train_step_end`. `num_microbatches`, when set
+    in `on_train_step_start`, is what the step has on every rank instead of Megatron's own count.
     """
 
     model: list
@@ -46,7 +50,7 @@ class CallbackContext:
     data_iterator: Any
     iteration: int = 0
     result: tuple | None = None
-    user_state: dict = field(default_factory=dict)
+    num_microbatches: int | None = None
 
 
 class Callback(Protocol):
@@ -58,6 +62,16 @@ class Callback(Protocol):
     def on_log(self, context: CallbackContext) -> None: ...
     def on_checkpoint_save(self, context: CallbackContext) -> None: ...
     def on_train_end(self, context: CallbackContext) -> None: ...
+
+
+def _with_micro_batches(schedule: Callable, count: int) -> Callable:
+    """`schedule` (a forward-backward function) over `count` micro-batches, whatever it is told."""
+
+    @functools.wraps(schedule)
+    def run(**kwargs):
+        return schedule(**kwargs | {"num_microbatches": count})
+
+    return run
 
 
 class Seam:
@@ -146,11 +160,16 @@ class Seam:
         def train_step(*args, **kwargs):
             self.calls["train_step"] += 1
             context = self._inside_train()
-            given = signature.bind(*args, **kwargs).arguments
+            bound = signature.bind(*args, **kwargs)
+            given = bound.arguments
             context.iteration = given["iteration"]
-            context.result = None
+            context.result = context.num_microbatches = None
             self.callback.on_train_step_start(context)
-            context.result = original(*args, **kwargs)
+            if context.num_microbatches is not None:
+                given["forward_backward_func"] = _with_micro_batches(
+                    given["forward_backward_func"], context.num_microbatches
+                )
+            context.result = original(*bound.args, **bound.kwargs)
             context.iteration = given["iteration"] + 1
             self.callback.on_train_step_end(context)
             return context.result
@@ -169,10 +188,19 @@ class Seam:
 
         def save_checkpoint(*args, **kwargs):
             self.calls["save_checkpoint"] += 1
+            iteration = signature.bind(*args, **kwargs).arguments["iteration"]
             context = self._inside_train()
-            context.iteration = signature.bind(*args, **kwargs).arguments["iteration"]
+            context.iteration = iteration
             self.callback.on_checkpoint_save(context)
-            return original(*args, **kwargs)
+            try:
+                return original(*args, **kwargs)
+            except (OSError, CheckpointException) as error:  # the latter is no Exception
+                reason = str(error).strip().splitlines()[-1]
+                raise WriteError(
+                    f"Megatron could not write its checkpoint of iteration {iteration} ({reason}). "
+                    "Make room, or make the --save folder writable, and start the same command "
+                    "again: it goes on from its last checkpoint"
+                ) from error
 
         return save_checkpoint
 

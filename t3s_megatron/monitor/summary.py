@@ -15,6 +15,9 @@ FORMAT = 1
 class Summary:
     """Collected as the run goes, written whenever something of weight has been added.
 
+    `skipped_samples`: those that --t3s-non-finite skip has left out; `empty_steps`: steps in which
+    no token of the batch was kept, which change nothing.
+
     `measurements` are the accuracies on training prompts by step; `evaluations` those asked for
     with --t3s-report-temperatures at named weights (theta_0, theta_f, theta_rrt, theta_t3s, ...).
     """
@@ -31,6 +34,8 @@ class Summary:
             "measurements": [],
             "evaluations": [],
             "tokens": {},
+            "skipped_samples": [],
+            "empty_steps": 0,
             "figure_4": [],
             "phases": [],
             "seconds": {},

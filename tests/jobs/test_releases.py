@@ -21,10 +21,14 @@ from tests.support.patches import SITE_PACKAGES, apply, copy_sources
 
 STEPS = 3
 DEFAULT = "0.19.2"
+#: Also every arrangement: padded, packed, own.
 LAYOUTS = {
     "1": (1, []),
-    "pp2-vpp2": (
-        2, ["--pipeline-model-parallel-size", 2, "--num-layers-per-virtual-pipeline-stage", 1]
+    "1-packed": (1, ["--micro-batch-size", 1, "--t3s-arrangement", "packed"]),
+    "pp2-vpp2-own": (
+        2,
+        ["--pipeline-model-parallel-size", 2, "--num-layers-per-virtual-pipeline-stage", 1,
+         "--micro-batch-size", 1],
     ),
 }  # fmt: skip
 
@@ -83,6 +87,8 @@ def test_the_whole_job_with_an_exact_rewind(release, layout, job):
     assert 0 < whole.summary["tokens"]["masked"] < whole.summary["tokens"]["target_tokens"]
     assert "callback seam: train 1x, train_step 1x, training_log 1x" in whole.job.output
     assert len(whole.losses) == 2 + STEPS and whole.losses[2] != whole.losses[0]
+    kind = layout.split("-")[-1] if "-" in layout else "padded"
+    assert whole.summary["arrangement"]["kind"] == kind
 
     # Nothing rises by 1e9: an empty mask, so the targeted phase repeats the profile's steps.
     again = job(release, layout, "--t3s-anchor-threshold", 1e9).losses
