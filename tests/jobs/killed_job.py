@@ -37,6 +37,8 @@ def strike() -> None:
     elif what == "rmtree":
         shutil.rmtree(os.environ["KILL_FOLDER"])
     else:
+        if os.environ.get("KILL_AGENT"):
+            os.kill(os.getppid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.Signals[what])
 
 
