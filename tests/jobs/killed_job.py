@@ -28,8 +28,6 @@ def strike() -> None:
     if os.environ.get("KILL_RANK", rank) != rank or os.path.exists(mark):
         return
     open(mark, "w").close()
-    if os.environ.get("KILL_AGENT"):
-        os.kill(os.getppid(), signal.SIGKILL)
     what = os.environ.get("KILL_BY", "SIGKILL")
     if what == "full-disk":
         _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
