@@ -137,7 +137,7 @@ class Measurer:
             generated[i] = answer
         self.spent("generation", time.perf_counter() - started)
 
-    def _verify(self, grader: Grader, generated: list[Generated]) -> tuple[Measurement, str | None]:
+    def _verify(self, grader: Grader, generated: list) -> tuple[Measurement, str | None]:
         """The measurement, and where the verifier first failed; the same on every rank. One rank
         verifies: all ranks decide by the same figures, and by the same failure."""
         started = time.perf_counter()
@@ -155,5 +155,6 @@ class Measurer:
         result = layout.broadcast(result, self.root)
         if isinstance(result, T3SError):
             raise result
+        assert result is not None
         self.spent("verification", time.perf_counter() - started)
         return result

@@ -70,7 +70,6 @@ class Persistence:
             name = f"theta_0-{self.cut}"
             files[name] = self._once(name, *run.theta_0.to_file())
         if run.candidate is not None:
-            assert run.machine.candidate_step is not None
             name = f"candidate-{run.machine.candidate_step:05d}-{self.cut}"
             files[name] = self._once(name, run.candidate.tensors(), {})
         name = f"iter_{iteration:07d}"

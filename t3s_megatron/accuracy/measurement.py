@@ -119,7 +119,7 @@ def measure(
         raise ValueError("nothing to measure: an accuracy needs at least one answer")
     if len(answers) != len(verdicts):
         raise ValueError(f"{len(verdicts)} verdicts of {len(answers)} answers")
-    counts = {verdict.value: 0 for verdict in Verdict}
+    counts: dict[str, Any] = {verdict.value: 0 for verdict in Verdict}
     for verdict in verdicts:
         counts[verdict.value] += 1
     failed = sum(counts[failure.value] for failure in FAILURES)
@@ -150,7 +150,7 @@ class Grader:
         Truncated and unfinished answers are not verified: they have no end.
         """
         to_verify = []
-        for i, answer in enumerate(answers):
+        for i, (answer, before) in enumerate(zip(answers, self.judged, strict=True)):
             if answer.unfinished:
                 self.judged[i] = Judged(Verdict.UNFINISHED)
             elif answer.truncated:

@@ -119,10 +119,10 @@ class VerifierPool:
                     worker.give(given, questions[given], self.limits.timeout)
             self._wait()
             for worker in list(self._workers):
-                number = worker.number
+                asked = worker.number
                 result = self._look_at(worker)
-                if result is not None and number is not None:
-                    judged[number] = result
+                if result is not None and asked is not None:
+                    judged[asked] = result
                     failures += result.verdict in FAILURES
             if allowed_failures is not None and failures > allowed_failures:
                 for left in todo:

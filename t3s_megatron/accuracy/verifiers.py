@@ -134,7 +134,7 @@ def _reasoning_gym() -> Verifier:
         found = boxed(text) if found is None else found
         if found is None:
             return Verdict.UNPARSEABLE
-        assert metadata is not None  # check_gold
+        assert metadata is not None  # checked with the gold answers
         score = scorer(metadata["source_dataset"])
         question = metadata.get("question", "")
         entry = {"question": question, "answer": answer, "metadata": metadata}

@@ -8,7 +8,7 @@ KILL_BY=WHAT       SIGKILL, as when a machine dies (default; torchrun then ends 
                    SIGTERM, as from a scheduler;
                    full-disk: from then on no file can grow beyond KILL_SIZE bytes;
                    rmtree: the folder KILL_FOLDER goes away
-KILL_AGENT=1       on SIGKILL, the torchrun above it too, a moment before, as when a node dies
+KILL_AGENT=1       and the torchrun above it, a moment before, as when a whole node dies
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.jobs.test_resume import SCHEDULE, T3S, errors_of, summary_of
 from tests.support.launch import run
 from tests.support.reference import read_tensors
+from tests.support.resumable import SCHEDULE, T3S, errors_of, summary_of
 from tests.support.task import make_samples
 
 DP2 = ["--bf16", "--attention-softmax-in-fp32", "--use-distributed-optimizer",

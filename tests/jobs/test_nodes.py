@@ -14,22 +14,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.test_resume import SETTINGS, assert_same, job_arguments
-from tests.support.launch import agents, run
+from tests.support.launch import agents
+from tests.support.resumable import assert_same
 
 
-@pytest.fixture(scope="module")
-def command(student, data_arguments):
+@pytest.fixture
+def command(start):
     """The job of two processes (data-parallel, bf16, distributed optimizer, overlaps)."""
-    return lambda folder: job_arguments("two", folder, data_arguments, student)
+    return lambda folder: start("two", folder)
 
 
-@pytest.fixture(scope="module")
-def one_agent(tmp_path_factory, command) -> str:
+@pytest.fixture
+def one_agent(uninterrupted) -> str:
     """Folder of the same job under one agent with two workers."""
-    folder = str(tmp_path_factory.mktemp("one-agent"))
-    run(command(folder), processes=SETTINGS["two"].processes)
-    return folder
+    return uninterrupted("two")
 
 
 @pytest.fixture

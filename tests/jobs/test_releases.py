@@ -86,9 +86,9 @@ def test_the_whole_job_with_an_exact_rewind(release, layout, job):
     assert whole.summary["finished"] and whole.summary["theta_b_step"] == 1
     assert 0 < whole.summary["tokens"]["masked"] < whole.summary["tokens"]["target_tokens"]
     assert "callback seam: train 1x, train_step 1x, training_log 1x" in whole.job.output
+    assert len(whole.losses) == 2 + STEPS and whole.losses[2] != whole.losses[0]
     kind = layout.split("-")[-1] if "-" in layout else "padded"
     assert whole.summary["arrangement"]["kind"] == kind
-    assert len(whole.losses) == 2 + STEPS and whole.losses[2] != whole.losses[0]
 
     # Nothing rises by 1e9: an empty mask, so the targeted phase repeats the profile's steps.
     again = job(release, layout, "--t3s-anchor-threshold", 1e9).losses
