@@ -127,6 +127,15 @@ class T3SConfig:
     selection_load: str | None = _option(
         None, "skip profiling and train with this selection (made by any model, same tokenizer)"
     )
+    # --- Hugging Face folders
+    hf_model: str | None = _option(
+        None,
+        "theta_0: a Hugging Face folder of Qwen3 or Qwen3-MoE (safetensors); not read again when "
+        "the job resumes from its own checkpoint",
+    )
+    hf_export: str | None = _option(
+        None, "write the final weights as a Hugging Face folder of this name"
+    )
     # --- run
     seed: int | None = _option(None, "data order, sampling, random masks (default: --seed)")
     dir: str | None = _option(

@@ -14,6 +14,7 @@ optimizer and every Megatron argument stay the script's own.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 
@@ -29,6 +30,7 @@ class T3S:
         self._extra_args_provider = extra_args_provider
         self._prepared: Prepared | None = None
         self._run = None
+        self._folders = None
         self.seam = None
 
     def add_arguments(self, parser):
@@ -43,8 +45,12 @@ class T3S:
         `args`: Megatron's validated namespace. In 0.17, where `pretrain` parses by itself, leave it
         out: the checks then run when Megatron asks for data. Raises T3SError.
         """
-        asked_for = args.t3s if args is not None else "--t3s" in sys.argv
-        if not asked_for:
+        folders = _asked_for(args, "--t3s-hf-model", "--t3s-hf-export")
+        if folders and args is not None:
+            self._check_folders(args)
+        if not _asked_for(args, "--t3s"):
+            if folders:
+                provider = self._with_folders(provider)
             return provider, forward_step
         from t3s_megatron.megatron.batches import take_over_batches
         from t3s_megatron.megatron.forward import TrainingForward
@@ -59,6 +65,33 @@ class T3S:
 
         data_provider.is_distributed = True  # every rank builds its own rows
         return data_provider, forward
+
+    def _with_folders(self, provider: Callable) -> Callable:
+        """The script's own provider; on its first call, Hugging Face folders join the training."""
+
+        @functools.wraps(provider)
+        def data_provider(*args, **kwargs):
+            self._install()
+            return provider(*args, **kwargs)
+
+        return data_provider
+
+    def _check_folders(self, args) -> list:
+        """[their callback], or nothing."""
+        from t3s_megatron.folders import HuggingFaceFolders
+
+        if self._folders is None and (args.t3s_hf_model or args.t3s_hf_export):
+            self._folders = HuggingFaceFolders(args)
+        return [] if self._folders is None else [self._folders]
+
+    def _install(self) -> None:
+        """Raise Megatron's events, of the weights' folders before those of the run."""
+        from t3s_megatron.megatron.process import get_args
+        from t3s_megatron.megatron.seam import Seam
+
+        if self.seam is None:
+            run = [] if self._run is None else [self._run]
+            self.seam = Seam(*self._check_folders(get_args()), *run).install()
 
     def _prepare(self, args) -> Prepared:
         if self._prepared is None:
@@ -79,10 +112,17 @@ class T3S:
 
     def _start(self, args, prepared: Prepared, rows, forward) -> None:
         from t3s_megatron.megatron.batches import take_over_batches
-        from t3s_megatron.megatron.seam import Seam
         from t3s_megatron.run import T3SRun
 
         take_over_batches(args)  # there is no validation set: accuracy takes its place
         self._run = T3SRun(prepared, rows, forward)
-        self.seam = Seam(self._run).install()
+        self._install()
         self._run.seam = self.seam
+
+
+def _asked_for(args, *names: str) -> bool:
+    """Whether one of these arguments was given; from the command line where Megatron's `pretrain`
+    parses by itself."""
+    if args is None:
+        return any(word.split("=")[0] in names for word in sys.argv)
+    return any(getattr(args, name.lstrip("-").replace("-", "_")) for name in names)

@@ -51,7 +51,7 @@ def _layout(args) -> dict:
 
 #: --t3s arguments that may change when a run is resumed: where things are, and how fast.
 _FREE = ("data", "heldout_data", "selection_load", "selection_save", "dir", "device",
-         "generation_batch_size")  # fmt: skip
+         "generation_batch_size", "hf_model", "hf_export")  # fmt: skip
 
 
 def identity(prepared: Prepared, args) -> dict:

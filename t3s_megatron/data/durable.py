@@ -23,20 +23,21 @@ def replace_file(path: str, write: Callable[[str], None]) -> None:
     directory = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(directory):
         os.makedirs(directory, exist_ok=True)
-        _sync(os.path.dirname(directory))
+        sync_path(os.path.dirname(directory))
     temporary = f"{path}.tmp-{os.getpid()}"
     try:
         write(temporary)
-        _sync(temporary)
+        sync_path(temporary)
         os.replace(temporary, path)
     except BaseException:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
-    _sync(directory)
+    sync_path(directory)
 
 
-def _sync(path: str) -> None:
+def sync_path(path: str) -> None:
+    """fsync a file, or a directory: its names."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

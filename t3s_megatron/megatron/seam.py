@@ -11,8 +11,8 @@ wrapping the functions that `megatron.training.training` looks up as module glob
     save_checkpoint  -> on_checkpoint_save, before anything is written (Megatron-Bridge's name)
 
 `install` checks each function against the signature recorded for the release, changes nothing when
-called twice with one callback, and `remove` puts the originals back. `calls` counts how often each
-wrapped function really ran: a run asserts in its first step that Megatron went through the seam.
+called twice, and `remove` puts the originals back. `calls` counts how often each wrapped function
+really ran: a run asserts in its first step that Megatron went through the seam.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 import functools
 import inspect
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.releases import (
@@ -49,8 +49,8 @@ class CallbackContext:
     user_state: dict = field(default_factory=dict)
 
 
-class Callback(Protocol):
-    """Subset of Megatron's native callback events that T3S uses."""
+class Callback:
+    """Subset of Megatron's native callback events that T3S uses; every one may be left out."""
 
     def on_train_start(self, context: CallbackContext) -> None: ...
     def on_train_step_start(self, context: CallbackContext) -> None: ...
@@ -61,10 +61,10 @@ class Callback(Protocol):
 
 
 class Seam:
-    """Raises the events of one callback from the wrapped functions of one process."""
+    """Raises the events of callbacks, in their order, from the wrapped functions of one process."""
 
-    def __init__(self, callback: Callback):
-        self.callback = callback
+    def __init__(self, *callbacks: Callback):
+        self.callbacks = callbacks
         self.calls = {name: 0 for name in SIGNATURES[megatron_series()]}
         self._originals: dict[str, Any] = {}
         self._context: CallbackContext | None = None
@@ -115,6 +115,10 @@ class Seam:
                 "seam: something rebound it after installation. The run would not have been T3S."
             )
 
+    def _raise(self, event: str) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(self._context)
+
     # ------------------------------------------------------------------------- wrapped functions
 
     def _train(self, original):
@@ -130,10 +134,10 @@ class Seam:
                 config=given["config"],
                 data_iterator=given["train_data_iterator"],
             )
-            self.callback.on_train_start(self._context)
+            self._raise("on_train_start")
             result = original(*args, **kwargs)
             self._context.iteration = result[0]
-            self.callback.on_train_end(self._context)
+            self._raise("on_train_end")
             return result
 
         return train
@@ -149,10 +153,10 @@ class Seam:
             given = signature.bind(*args, **kwargs).arguments
             context.iteration = given["iteration"]
             context.result = None
-            self.callback.on_train_step_start(context)
+            self._raise("on_train_step_start")
             context.result = original(*args, **kwargs)
             context.iteration = given["iteration"] + 1
-            self.callback.on_train_step_end(context)
+            self._raise("on_train_step_end")
             return context.result
 
         return train_step
@@ -163,7 +167,7 @@ class Seam:
         def save_checkpoint(*args, **kwargs):
             self.calls["save_checkpoint"] += 1
             self._context.iteration = signature.bind(*args, **kwargs).arguments["iteration"]
-            self.callback.on_checkpoint_save(self._context)
+            self._raise("on_checkpoint_save")
             return original(*args, **kwargs)
 
         return save_checkpoint
@@ -172,7 +176,7 @@ class Seam:
         def training_log(*args, **kwargs):
             self.calls["training_log"] += 1
             result = original(*args, **kwargs)
-            self.callback.on_log(self._context)
+            self._raise("on_log")
             return result
 
         return training_log
