@@ -32,7 +32,8 @@ def _convert() -> None:
     from t3s_megatron.megatron.releases import parse_arguments
     from t3s_megatron.plugin import T3S
 
-    args = parse_arguments(T3S().add_arguments, {"micro_batch_size": 1, "save_interval": 1})
+    parsed_with = T3S().add_arguments, {"micro_batch_size": 1, "save_interval": 1}
+    args = parse_arguments(*parsed_with)
     if not (args.load or args.t3s_hf_model):
         raise T3SError("nothing to read: give --load CHECKPOINT or --t3s-hf-model FOLDER")
     save = args.save and not args.load
@@ -40,7 +41,7 @@ def _convert() -> None:
         raise T3SError("nothing to write: give --t3s-hf-export FOLDER, or --save without --load")
     args.finetune = False
     folders = HuggingFaceFolders(args)
-    model = build_model(args)
+    model = build_model(args, *parsed_with)
     iteration = 0
     if args.load:
         iteration = load_model(model)

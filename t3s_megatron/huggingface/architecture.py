@@ -54,8 +54,8 @@ def differences(config, args) -> list[Difference]:
 
 
 def _same(wanted, found) -> bool:
-    if isinstance(wanted, float) or isinstance(found, float):
-        return found is not None and math.isclose(wanted, found, rel_tol=1e-9)
+    if isinstance(wanted, float) and isinstance(found, float | int):
+        return math.isclose(wanted, found, rel_tol=1e-9)
     return wanted == found
 
 
@@ -89,21 +89,12 @@ def _comparisons(config, args) -> Iterator[Difference]:
         "the opposite of --untie-embeddings-and-output-weights",
         tied,
     )
-    tensor = args.tensor_model_parallel_size
-    yield Difference(
-        f"vocab_size {config.vocab_size}, to be divided by --tensor-model-parallel-size {tensor},",
-        vocabulary_rows(config, tensor),
-        "the padded vocabulary",
-        args.padded_vocab_size,
-    )
-    longest = args.max_position_embeddings
+    trained, longest = config.max_position_embeddings, args.max_position_embeddings
     yield Difference(
         "max_position_embeddings",
-        config.max_position_embeddings,
+        trained,
         "--max-position-embeddings, which may be less,",
-        min(config.max_position_embeddings, longest)
-        if longest <= config.max_position_embeddings
-        else longest,
+        trained if longest <= trained else longest,
     )
     yield Difference(
         "hidden_act", config.hidden_act, "--swiglu", "silu" if args.swiglu else "not given"

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.distributed as dist
 from megatron.training import get_args
 from megatron.training.checkpointing import checkpoint_exists, load_checkpoint, save_checkpoint
@@ -14,11 +16,12 @@ from t3s_megatron.megatron.model import model_provider
 from t3s_megatron.megatron.releases import megatron_series
 
 
-def build_model(args) -> list:
-    """The chunks of this rank, unwrapped, of validated arguments. Starts the process groups."""
-    if megatron_series() == "0.17":
+def build_model(args, extra_args_provider: Callable, args_defaults: dict) -> list:
+    """The chunks of this rank, unwrapped. Starts the process groups. `args` and what they were
+    parsed with (`releases.parse_arguments`)."""
+    if megatron_series() == "0.17":  # parses and validates by itself
         rows = {"padded_vocab_size": args.padded_vocab_size}
-        initialize_megatron(parsed_args=args, args_defaults=rows)
+        initialize_megatron(extra_args_provider, args_defaults | rows)
     else:
         initialize_megatron()
     return get_model(model_provider, wrap_with_ddp=False)

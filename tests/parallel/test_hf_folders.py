@@ -50,9 +50,6 @@ LAYOUTS = {
         ["dense", "tied"],
     ),
     "ep2": (2, "--expert-model-parallel-size 2", ["moe"]),
-    "pp2-ep2": (
-        4, "--pipeline-model-parallel-size 2 --expert-model-parallel-size 2", ["moe"]
-    ),
 }  # fmt: skip
 
 

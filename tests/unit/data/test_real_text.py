@@ -15,7 +15,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from t3s_megatron.accuracy.verifiers import check_gold, make_verifier
+from t3s_megatron.accuracy.verifiers import Verdict, check_gold, make_verifier
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.records import load_records
 from t3s_megatron.errors import DataError
@@ -118,7 +118,7 @@ def test_targets_are_the_response_and_its_end_token(tmp_path, problems, tokenize
         assert prompt == turn("user", row["prompt"]) + HEADER
         assert targets == row["response"] + "<|im_end|>"
         assert sample.tokens[-1] == tokenizer.eos_token_id
-        assert "<think>" == tokenizer.decode(sample.tokens[sample.prompt_length])
+        assert tokenizer.decode(sample.tokens[sample.prompt_length]) == "<think>"
         longest = max(longest, len(sample.tokens))
     assert corpus.counts["target_tokens"] == sum(s.n_targets for s in corpus.samples)
     # Merges are really used: far fewer tokens than bytes.
@@ -134,7 +134,7 @@ def test_the_gold_answers_verify(tmp_path, problems, tokenizer):
     verify = make_verifier("numeric")
     for sample in corpus.samples:
         text = halves(sample, tokenizer)[1].removesuffix("<|im_end|>")
-        assert verify(text, sample) == 1.0, sample.where
+        assert verify(text, sample) is Verdict.CORRECT, sample.where
 
 
 def test_an_answer_without_thinking_is_learned_with_empty_tags(tmp_path, problems, tokenizer):
