@@ -9,10 +9,12 @@ import json
 import os
 import time
 
+from safetensors import SafetensorError
+
 import t3s_megatron
 from t3s_megatron.errors import T3SError
 from t3s_megatron.huggingface.architecture import check, config_from_arguments, vocabulary_rows
-from t3s_megatron.huggingface.folder import FolderWriter, read_config, refuse_foreign
+from t3s_megatron.huggingface.folder import FolderWriter, check_target, read_config
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.hf_weights import export_weights, load_weights, require_mbridge
 from t3s_megatron.megatron.process import checkpoint_exists, get_args, print_rank_0
@@ -42,7 +44,9 @@ class HuggingFaceFolders(Callback):
                 "parameters would stay those of the initialisation"
             )
         if self.export_to is not None:
-            refuse_foreign(self.export_to)
+            check_target(self.export_to)
+            load_tokenizer(self.tokenizer_model)
+            self._exported_config(args)
 
     # ------------------------------------------------------------------------------------ events
 
@@ -80,11 +84,17 @@ class HuggingFaceFolders(Callback):
         config, written = self._exported_config(args)
         tensors = export_weights(model, config, args.padded_vocab_size)
         if layout.rank() == 0:
-            writer = FolderWriter(self.export_to)
-            writer.write_weights(tensors)
-            writer.write_json("config.json", written | {"dtype": _dtype_name(args)})
-            self._write_companions(writer, config)
-            writer.commit({"t3s_megatron": t3s_megatron.__version__, "iteration": iteration})
+            try:
+                writer = FolderWriter(self.export_to)
+                writer.write_weights(tensors)
+                writer.write_json("config.json", written | {"dtype": _dtype_name(args)})
+                self._write_companions(writer)
+                writer.commit({"t3s_megatron": t3s_megatron.__version__, "iteration": iteration})
+            except (OSError, SafetensorError) as error:
+                raise T3SError(
+                    f"--t3s-hf-export {self.export_to}: it cannot be written ({error}). Start the "
+                    "job again when it can: it goes on from its last checkpoint"
+                ) from error
         else:
             for _ in tensors:
                 pass
@@ -106,7 +116,7 @@ class HuggingFaceFolders(Callback):
         check(config, args, "--t3s-hf-export: a Qwen3 folder")
         return config, written
 
-    def _write_companions(self, writer: FolderWriter, config) -> None:
+    def _write_companions(self, writer: FolderWriter) -> None:
         tokenizer = load_tokenizer(self.tokenizer_model)
         writer.write_tokenizer(self.tokenizer_model, load_tokenizer)
         name = "generation_config.json"

@@ -204,7 +204,8 @@ def config_from_arguments(args, tokenizer) -> dict:
         "rms_norm_eps": args.layernorm_epsilon,
         "rope_theta": args.rotary_base,
         "tie_word_embeddings": not args.untie_embeddings_and_output_weights,
-        "vocab_size": args.padded_vocab_size,
+        # Megatron 0.17 decides on padding later than this is first asked.
+        "vocab_size": args.padded_vocab_size or len(tokenizer),
         "max_position_embeddings": args.max_position_embeddings,
         "hidden_act": "silu",
         "attention_bias": False,

@@ -81,8 +81,17 @@ def weight_files(folder: str) -> dict[str, str]:
     return found
 
 
-def refuse_foreign(folder: str) -> None:
-    """MismatchError when `folder` holds anything that an export has not made."""
+def check_target(folder: str) -> None:
+    """Whether an export can go there, before a run that may take days.
+
+    MismatchError when `folder` holds anything that an export has not made; T3SError when the place
+    cannot be written to.
+    """
+    parent = os.path.dirname(os.path.abspath(folder))
+    while not os.path.exists(parent):
+        parent = os.path.dirname(parent)
+    if not (os.path.isdir(parent) and os.access(parent, os.W_OK)):
+        raise T3SError(f"--t3s-hf-export {folder}: {parent} is not a folder that can be written to")
     if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
         if os.path.isfile(os.path.join(folder, MARK)):
             return

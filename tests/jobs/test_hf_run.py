@@ -14,12 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from t3s_megatron.data.stores import LogProbStore
 from t3s_megatron.megatron.releases import TESTED_RELEASES
 from tests.jobs.test_job import refused_cleanly
 from tests.support.hf_models import ARGUMENTS, logits_of, read_tensors, save_model
 from tests.support.launch import MODEL, ROOT, run
+from tests.support.reference import Reference, read_weights
 
 DISTRIBUTED = "--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather".split()
 SCHEDULE = "--train-iters 4 --lr 1e-3 --min-lr 1e-4 --lr-warmup-iters 1".split()
@@ -113,6 +115,23 @@ def test_weights_before_training_are_the_folders_bits(tmp_path, data_arguments):
     assert set(before) == set(after)
     for key, value in before.items():
         assert after[key].dtype == torch.bfloat16 and torch.equal(after[key], value), key
+
+
+def test_a_student_of_megatrons_becomes_a_folder(tmp_path, student, corpus, task):
+    """It never was one: config.json is made of the arguments."""
+    out = tmp_path / "out"
+    run(
+        ["--tokenizer-model", task[1], "--load", student, "--t3s-hf-export", out],
+        module="t3s_megatron.convert",
+    )
+    model = Reference(read_weights(student))
+    with torch.no_grad():
+        wanted = [model.log_probs(s.tokens).numpy()[s.is_target[1:]] for s in corpus.samples]
+    assert np.abs(log_probs(str(out), corpus) - np.concatenate(wanted)).max() < 1e-4
+    tokenizer = AutoTokenizer.from_pretrained(str(out))
+    assert tokenizer.chat_template and len(tokenizer) == 20
+    generation = json.loads((out / "generation_config.json").read_text())
+    assert generation["eos_token_id"] == tokenizer.eos_token_id
 
 
 def test_refusals(tmp_path, data_arguments):

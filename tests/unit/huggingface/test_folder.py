@@ -16,8 +16,8 @@ from t3s_megatron.huggingface.folder import (
     INDEX,
     MARK,
     FolderWriter,
+    check_target,
     read_config,
-    refuse_foreign,
     weight_files,
 )
 
@@ -86,16 +86,19 @@ def test_an_earlier_export_stands_until_the_next_is_durable(tmp_path, monkeypatc
 
 
 def test_only_an_export_may_be_replaced(tmp_path):
-    refuse_foreign(str(tmp_path / "new"))
+    check_target(str(tmp_path / "new"))
     (tmp_path / "empty").mkdir()
-    refuse_foreign(str(tmp_path / "empty"))
+    check_target(str(tmp_path / "empty"))
     write(tmp_path / "out").commit({})
-    refuse_foreign(str(tmp_path / "out"))
+    check_target(str(tmp_path / "out"))
     (tmp_path / "out" / MARK).unlink()
     (tmp_path / "file").write_text("")
+    with pytest.raises(T3SError, match="file is not a folder that can be written to"):
+        check_target(str(tmp_path / "file" / "new" / "name"))
+    check_target(str(tmp_path / "not" / "yet" / "there"))
     for name in ("out", "file"):
         with pytest.raises(MismatchError, match=f"{name}: it is there already, and no earlier"):
-            refuse_foreign(str(tmp_path / name))
+            check_target(str(tmp_path / name))
 
 
 def test_a_folder_without_config(tmp_path):
