@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 
+from t3s_megatron import announcement
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.start import start_process
 
@@ -22,7 +23,8 @@ def main() -> None:
         start_process(sys.argv)
         _convert()
     except T3SError as error:
-        print(f"t3s-megatron: error: {error}", file=sys.stderr, flush=True)
+        if announcement.first_to_say(str(error)):
+            print(f"t3s-megatron: error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
 
 

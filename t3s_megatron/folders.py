@@ -12,7 +12,7 @@ import time
 from safetensors import SafetensorError
 
 import t3s_megatron
-from t3s_megatron.errors import T3SError
+from t3s_megatron.errors import T3SError, WriteError
 from t3s_megatron.huggingface.architecture import check, config_from_arguments, vocabulary_rows
 from t3s_megatron.huggingface.folder import FolderWriter, check_target, read_config
 from t3s_megatron.megatron import layout
@@ -67,7 +67,6 @@ class HuggingFaceFolders(Callback):
         started = time.perf_counter()
         rows = get_args().padded_vocab_size
         load_weights(model, self.config, self.source, rows)
-        layout.barrier()
         seconds = time.perf_counter() - started
         print_rank_0(f"[t3s] weights of {self.source} loaded in {seconds:.1f} s")
         padding = rows - self.config.vocab_size
@@ -83,22 +82,18 @@ class HuggingFaceFolders(Callback):
         args = get_args()
         config, written = self._exported_config(args)
         tensors = export_weights(model, config, args.padded_vocab_size)
-        if layout.rank() == 0:
+        written |= {"dtype": _dtype_name(args)}
+        mark = {"t3s_megatron": t3s_megatron.__version__, "iteration": iteration}
+
+        def work() -> None:
             try:
-                writer = FolderWriter(self.export_to)
-                writer.write_weights(tensors)
-                writer.write_json("config.json", written | {"dtype": _dtype_name(args)})
-                self._write_companions(writer)
-                writer.commit({"t3s_megatron": t3s_megatron.__version__, "iteration": iteration})
-            except (OSError, SafetensorError) as error:
-                raise T3SError(
-                    f"--t3s-hf-export {self.export_to}: it cannot be written ({error}). Start the "
-                    "job again when it can: it goes on from its last checkpoint"
-                ) from error
-        else:
-            for _ in tensors:
-                pass
-        layout.barrier()
+                if layout.rank() == 0:
+                    self._write(tensors, written, mark)
+            finally:
+                for _ in tensors:  # collective: to the end, also when the disk is full
+                    pass
+
+        layout.together(work)
         seconds = time.perf_counter() - started
         print_rank_0(f"[t3s] exported to {self.export_to} in {seconds:.1f} s")
 
@@ -115,6 +110,19 @@ class HuggingFaceFolders(Callback):
         config = AutoConfig.for_model(**written)
         check(config, args, "--t3s-hf-export: a Qwen3 folder")
         return config, written
+
+    def _write(self, tensors, config: dict, mark: dict) -> None:
+        try:
+            writer = FolderWriter(self.export_to)
+            writer.write_weights(tensors)
+            writer.write_json("config.json", config)
+            self._write_companions(writer)
+            writer.commit(mark)
+        except (OSError, SafetensorError) as error:
+            raise WriteError(
+                f"--t3s-hf-export {self.export_to}: it cannot be written ({error}). Start the job "
+                "again when it can: it goes on from its last checkpoint"
+            ) from error
 
     def _write_companions(self, writer: FolderWriter) -> None:
         tokenizer = load_tokenizer(self.tokenizer_model)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 
+from t3s_megatron import announcement
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.start import start_process
 
@@ -24,7 +25,14 @@ def main() -> None:
         _run(started, PlainTraining, parse_arguments, call_pretrain)
     except T3SError as error:
         # The message is for a person; a traceback through Megatron would bury it.
-        print(f"t3s-megatron: error: {error}", file=sys.stderr, flush=True)
+        if announcement.first_to_say(str(error)):
+            print(f"t3s-megatron: error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except Exception as error:
+        # Ranks that lose a peer to an error of its own have nothing to add to it.
+        if not announcement.was_said():
+            raise
+        print(f"t3s-megatron: ended with it ({type(error).__name__})", file=sys.stderr, flush=True)
         sys.exit(2)
 
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from t3s_megatron.data.durable import sync_path
-from t3s_megatron.errors import DataError, MismatchError, T3SError
+from t3s_megatron.errors import DataError, MismatchError, T3SError, WriteError
 
 INDEX = "model.safetensors.index.json"
 #: Written last into every exported folder; how a later export knows that it may replace one.
@@ -84,14 +84,16 @@ def weight_files(folder: str) -> dict[str, str]:
 def check_target(folder: str) -> None:
     """Whether an export can go there, before a run that may take days.
 
-    MismatchError when `folder` holds anything that an export has not made; T3SError when the place
-    cannot be written to.
+    MismatchError when `folder` holds anything that an export has not made; WriteError when the
+    place cannot be written to.
     """
     parent = os.path.dirname(os.path.abspath(folder))
     while not os.path.exists(parent):
         parent = os.path.dirname(parent)
     if not (os.path.isdir(parent) and os.access(parent, os.W_OK)):
-        raise T3SError(f"--t3s-hf-export {folder}: {parent} is not a folder that can be written to")
+        raise WriteError(
+            f"--t3s-hf-export {folder}: {parent} is not a folder that can be written to"
+        )
     if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
         if os.path.isfile(os.path.join(folder, MARK)):
             return
@@ -137,7 +139,7 @@ class FolderWriter:
             size += bytes_
             total += bytes_
         flush()
-        weight_map = {}
+        weight_map: dict[str, str] = {}
         for i, names in enumerate(shards, 1):
             file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
             os.rename(

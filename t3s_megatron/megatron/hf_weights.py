@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,7 @@ from safetensors import safe_open
 
 from t3s_megatron.errors import MismatchError, T3SError
 from t3s_megatron.huggingface.folder import weight_files
+from t3s_megatron.megatron import layout
 
 _LOCAL_EXPERT = re.compile(r"\.mlp\.experts\.local_experts\.(\d+)\.(linear_fc[12])\.(weight|bias)$")
 _LOCAL_NORM = re.compile(
@@ -92,7 +94,7 @@ def _bridge(hf_config, megatron_config, rows: int | None):
     from mbridge.models.qwen3 import Qwen3Bridge
     from mbridge.models.qwen3moe import Qwen3MoEBridge
 
-    base = {"qwen3": Qwen3Bridge, "qwen3_moe": Qwen3MoEBridge}[hf_config.model_type]
+    base: Any = {"qwen3": Qwen3Bridge, "qwen3_moe": Qwen3MoEBridge}[hf_config.model_type]
 
     class LiveBridge(base):
         def _build_config(self):
@@ -100,7 +102,7 @@ def _bridge(hf_config, megatron_config, rows: int | None):
 
         def _adjust_mapping_for_shared_weights(self):
             # mbridge writes into the class, and every later model of the process would be tied.
-            self._DIRECT_MAPPING = dict(self._DIRECT_MAPPING)
+            self._DIRECT_MAPPING: dict[str, str] = dict(base._DIRECT_MAPPING)
             if hf_config.tie_word_embeddings:
                 self._DIRECT_MAPPING["output_layer.weight"] = _EMBEDDING
 
@@ -141,7 +143,7 @@ def _folder_names(bridge, views) -> list[list[str]]:
 def _over_the_model(names: set[str]) -> set[str]:
     """The union over pipeline stages and expert-parallel ranks."""
     for group in (mpu.get_pipeline_model_parallel_group(), mpu.get_expert_model_parallel_group()):
-        parts = [None] * group.size()
+        parts: list[Any] = [None] * group.size()
         dist.all_gather_object(parts, names, group=group)
         names = set().union(*parts)
     return names
@@ -184,7 +186,8 @@ def load_weights(model: list, hf_config, folder: str, rows: int) -> None:
             "args.padded_vocab_size after T3S.attach(provider, forward_step, args)"
         )
     needed = {name for names in _folder_names(bridge, views) for name in names}
-    files = weight_files(folder)
+    files: dict[str, str] = {}
+    layout.together(lambda: files.update(weight_files(folder)))
     check_names(_over_the_model(needed), folder, set(files), hf_config.tie_word_embeddings)
     bridge._get_safetensor_io = lambda path: _FolderReader(path, files)
     bridge.load_weights(views, folder, memory_efficient=True)  # one parameter at a time
@@ -195,7 +198,7 @@ class _FolderReader:
 
     def __init__(self, folder: str, files: dict[str, str]):
         self.folder, self.files = folder, files
-        self._open: dict[str, object] = {}
+        self._open: dict[str, Any] = {}
 
     def load_one_hf_weight(self, name: str) -> torch.Tensor:
         file = self.files[name]

@@ -74,6 +74,12 @@ class Reference:
         logits = self.logits(ids[:, :-1])
         return torch.log_softmax(logits.float(), -1).gather(-1, ids[:, 1:, None])[0, :, 0]
 
+    def target_log_probs(self, samples) -> np.ndarray:
+        """c_t of every target of a corpus's samples, float32[n_target_tokens]."""
+        with torch.no_grad():
+            parts = [self.log_probs(s.tokens).numpy()[s.is_target[1:]] for s in samples]
+        return np.concatenate(parts)
+
     def greedy(self, prompt: list[int], end: int, limit: int) -> list[int]:
         tokens = list(prompt)
         with torch.no_grad():
