@@ -15,7 +15,8 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from t3s_megatron.accuracy.verifiers import Verdict, check_gold, make_verifier
+from t3s_megatron.accuracy.gold import check_gold
+from t3s_megatron.accuracy.verifiers import Verdict, make_verifier
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.records import load_records
 from t3s_megatron.errors import DataError
@@ -134,7 +135,7 @@ def test_the_gold_answers_verify(tmp_path, problems, tokenizer):
     verify = make_verifier("numeric")
     for sample in corpus.samples:
         text = halves(sample, tokenizer)[1].removesuffix("<|im_end|>")
-        assert verify(text, sample) is Verdict.CORRECT, sample.where
+        assert verify(text, sample.answer, None) is Verdict.CORRECT, sample.where
 
 
 def test_an_answer_without_thinking_is_learned_with_empty_tags(tmp_path, problems, tokenizer):
