@@ -161,6 +161,15 @@ class T3SConfig:
     selection_load: str | None = _option(
         None, "skip profiling and train with this selection (made by any model, same tokenizer)"
     )
+    # --- Hugging Face folders
+    hf_model: str | None = _option(
+        None,
+        "theta_0: a Hugging Face folder of Qwen3 or Qwen3-MoE (safetensors); not read again when "
+        "the job resumes from its own checkpoint",
+    )
+    hf_export: str | None = _option(
+        None, "write the final weights as a Hugging Face folder of this name"
+    )
     # --- run
     non_finite: str = _option(
         "stop",

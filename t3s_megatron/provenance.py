@@ -53,7 +53,7 @@ def parallel_layout(args) -> dict:
 #: --t3s arguments that may change when a run is resumed: where things are, and how fast.
 _FREE = ("data", "heldout_data", "selection_load", "selection_save", "dir", "device",
          "generation_batch_size", "generation_timeout", "verify_timeout", "verify_workers",
-         "verify_memory")  # fmt: skip
+         "verify_memory", "hf_model", "hf_export")  # fmt: skip
 
 
 def identity(prepared: Prepared, args) -> dict:

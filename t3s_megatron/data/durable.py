@@ -36,9 +36,9 @@ def replace_file(path: str, write: Callable[[str], None]) -> None:
     try:
         directory = _make_directory(path)
         write(temporary)
-        _sync(temporary)
+        sync_path(temporary)
         os.replace(temporary, path)
-        _sync(directory)
+        sync_path(directory)
     except (OSError, SafetensorError) as error:
         raise WriteError(
             f"{path}: cannot be written ({error}). Make room, or make its folder writable, and "
@@ -66,11 +66,12 @@ def _make_directory(path: str) -> str:
     directory = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(directory):
         os.makedirs(directory, exist_ok=True)
-        _sync(os.path.dirname(directory))
+        sync_path(os.path.dirname(directory))
     return directory
 
 
-def _sync(path: str) -> None:
+def sync_path(path: str) -> None:
+    """fsync a file, or a directory: its names."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -11,7 +11,7 @@ wrapping the functions that `megatron.training.training` looks up as module glob
     save_checkpoint  -> on_checkpoint_save, before anything is written (Megatron-Bridge's name)
 
 `install` checks each function against the signature recorded for the release, changes nothing when
-called twice with one callback, and `remove` puts the originals back. `calls` counts how often each
+called twice, and `remove` puts the originals back. `calls` counts how often each
 wrapped function really ran: a run asserts in its first step that Megatron went through the seam.
 """
 
@@ -52,16 +52,32 @@ class CallbackContext:
     result: tuple | None = None
     num_microbatches: int | None = None
 
+    def begin_step(self, iteration: int) -> None:
+        self.iteration = iteration
+        self.result = self.num_microbatches = None
+
 
 class Callback(Protocol):
-    """Subset of Megatron's native callback events that T3S uses."""
+    """Subset of Megatron's native callback events that T3S uses. A subclass leaves out what it does
+    not need."""
 
-    def on_train_start(self, context: CallbackContext) -> None: ...
-    def on_train_step_start(self, context: CallbackContext) -> None: ...
-    def on_train_step_end(self, context: CallbackContext) -> None: ...
-    def on_log(self, context: CallbackContext) -> None: ...
-    def on_checkpoint_save(self, context: CallbackContext) -> None: ...
-    def on_train_end(self, context: CallbackContext) -> None: ...
+    def on_train_start(self, context: CallbackContext) -> None:
+        return None
+
+    def on_train_step_start(self, context: CallbackContext) -> None:
+        return None
+
+    def on_train_step_end(self, context: CallbackContext) -> None:
+        return None
+
+    def on_log(self, context: CallbackContext) -> None:
+        return None
+
+    def on_checkpoint_save(self, context: CallbackContext) -> None:
+        return None
+
+    def on_train_end(self, context: CallbackContext) -> None:
+        return None
 
 
 def _with_micro_batches(schedule: Callable, count: int) -> Callable:
@@ -75,12 +91,12 @@ def _with_micro_batches(schedule: Callable, count: int) -> Callable:
 
 
 class Seam:
-    """Raises the events of one callback from the wrapped functions of one process."""
+    """Raises the events of callbacks, in their order, from the wrapped functions of one process."""
 
     kind = "callback seam"
 
-    def __init__(self, callback: Callback):
-        self.callback = callback
+    def __init__(self, *callbacks: Callback):
+        self.callbacks = callbacks
         self.calls = {name: 0 for name in SIGNATURES[megatron_series()]}
         self._originals: dict[str, Any] = {}
         self._context: CallbackContext | None = None
@@ -131,6 +147,10 @@ class Seam:
                 "seam: something rebound it after installation. The run would not have been T3S."
             )
 
+    def _raise(self, event: str, context: CallbackContext) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(context)
+
     # ------------------------------------------------------------------------- wrapped functions
 
     def _train(self, original):
@@ -146,10 +166,10 @@ class Seam:
                 config=given["config"],
                 data_iterator=given["train_data_iterator"],
             )
-            self.callback.on_train_start(self._context)
+            self._raise("on_train_start", self._context)
             result = original(*args, **kwargs)
             self._context.iteration = result[0]
-            self.callback.on_train_end(self._context)
+            self._raise("on_train_end", self._context)
             return result
 
         return train
@@ -162,23 +182,18 @@ class Seam:
             context = self._inside_train()
             bound = signature.bind(*args, **kwargs)
             given = bound.arguments
-            context.iteration = given["iteration"]
-            context.result = context.num_microbatches = None
-            self.callback.on_train_step_start(context)
-            if (count := self._wanted_micro_batches(context)) is not None:
+            context.begin_step(given["iteration"])
+            self._raise("on_train_step_start", context)
+            if context.num_microbatches is not None:
                 given["forward_backward_func"] = _with_micro_batches(
-                    given["forward_backward_func"], count
+                    given["forward_backward_func"], context.num_microbatches
                 )
             context.result = original(*bound.args, **bound.kwargs)
             context.iteration = given["iteration"] + 1
-            self.callback.on_train_step_end(context)
+            self._raise("on_train_step_end", context)
             return context.result
 
         return train_step
-
-    @staticmethod
-    def _wanted_micro_batches(context: CallbackContext) -> int | None:
-        return context.num_microbatches  # of its own: the type checker remembers the None above
 
     def _inside_train(self) -> CallbackContext:
         """The context that `train` made. T3SError when Megatron did not go through it."""
@@ -195,7 +210,7 @@ class Seam:
             iteration = signature.bind(*args, **kwargs).arguments["iteration"]
             context = self._inside_train()
             context.iteration = iteration
-            self.callback.on_checkpoint_save(context)
+            self._raise("on_checkpoint_save", context)
             try:
                 return original(*args, **kwargs)
             except (OSError, CheckpointException) as error:  # the latter is no Exception
@@ -212,7 +227,7 @@ class Seam:
         def training_log(*args, **kwargs):
             self.calls["training_log"] += 1
             result = original(*args, **kwargs)
-            self.callback.on_log(self._inside_train())
+            self._raise("on_log", self._inside_train())
             return result
 
         return training_log

@@ -117,7 +117,7 @@ def arm(point: str) -> None:
         "while theta_b is scored": lambda: before(run, "score_corpus"),
         "while theta_0 is scored": lambda: before(run, "score_corpus", on_call(2)),
         "while a store is written": lambda: before(
-            durable, "_sync", lambda path: "c_theta_b.safetensors.tmp" in path
+            durable, "sync_path", lambda path: "c_theta_b.safetensors.tmp" in path
         ),
         "between scoring and rewind": lambda: before(Run, "_rewind"),
         "in the middle of the rewind": lambda: before(rewind, "clear_optimizer_state"),
