@@ -25,9 +25,10 @@ def latest(folder: str) -> str:
         return os.path.join(folder, f"iter_{int(file.read()):07d}")
 
 
-def read_tensors(folder: str) -> dict[str, torch.Tensor]:
-    """Every tensor of the latest checkpoint in `folder`, whole; layers stacked in dim 0."""
-    reader = dcp.FileSystemReader(latest(folder))
+def read_tensors(folder: str, iteration: int | None = None) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint in `folder` (the latest), whole; layers stacked in dim 0."""
+    where = latest(folder) if iteration is None else f"{folder}/iter_{iteration:07d}"
+    reader = dcp.FileSystemReader(where)
     state = {
         key: torch.empty(entry.size, dtype=entry.properties.dtype)
         for key, entry in reader.read_metadata().state_dict_metadata.items()
