@@ -71,14 +71,3 @@ def packed_row(segments: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tenso
 def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Rows of one length to a batch [b, s]; `sample` becomes [b, 1]."""
     return {key: torch.stack([one[key] for one in rows]) for key in rows[0]}
-
-
-def scatter_targets(values: np.ndarray, sample: Sample) -> np.ndarray:
-    """Of one value a position, float32[s], those of the sample's targets, float32[n_targets].
-
-    Position p predicts token p + 1. ValueError when the row is too short for the sample.
-    """
-    length = len(sample.tokens) - 1
-    if len(values) < length:
-        raise ValueError(f"{sample.where}: {length} positions, {len(values)} values")
-    return np.asarray(values, dtype=np.float32)[:length][sample.is_target[1:]]

@@ -40,10 +40,15 @@ class RowMaker:
         self.pad_token = pad_token
         self.arrangement = arrangement
         self.keep: np.ndarray | None = None
+        self.excluded: set[int] = set()
 
     def use_selection(self, keep: np.ndarray | None) -> None:
         """`keep`: bool[n_target_tokens] in corpus order; None trains on every target token."""
         self.keep = keep
+
+    def exclude(self, samples: list[int]) -> None:
+        """Empty rows stand for these samples from here on: they are not even looked at."""
+        self.excluded.update(samples)
 
     def row(self, index: int, seq_length: int) -> dict[str, torch.Tensor]:
         """One row; index -1 gives an empty one (nothing to learn from, nothing scored).
@@ -52,7 +57,7 @@ class RowMaker:
         target_index[p] of the corpus (a position in its flat per-target arrays), else -1.
         """
         target_index = torch.full((seq_length,), -1, dtype=torch.int64)
-        if index < 0:
+        if index < 0 or index in self.excluded:
             return empty_row(seq_length, self.pad_token) | {"target_index": target_index}
         targets = self.corpus.target_slice(index)
         keep = None if self.keep is None else self.keep[targets]

@@ -28,7 +28,7 @@ class PlainTraining:
         def data_provider(num_samples, vp_stage=None):
             return self._batches(), None, None
 
-        data_provider.is_distributed = True
+        data_provider.__dict__["is_distributed"] = True  # every rank builds its own rows
         self.data_provider = data_provider
 
     def _batches(self) -> TrainingBatches:

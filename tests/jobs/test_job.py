@@ -73,7 +73,8 @@ def test_the_summary_says_what_was_done(whole, corpus):
     wanted = [("profile", k) for k in range(n + 1)] + [("targeted", k + 1) for k in range(BUDGET)]
     assert steps == wanted
     for m in summary["measurements"]:
-        parts = ("correct", "wrong", "truncated", "unparseable", "failed")
+        parts = ("correct", "wrong", "truncated", "unparseable")
+        assert m["timed_out"] == m["crashed"] == m["unfinished"] == m["retries"] == 0
         assert m["total"] == len(corpus.samples) == sum(m[part] for part in parts)
         assert m["accuracy"] == m["correct"] / m["total"]
         assert m["generated_tokens"] > 0

@@ -53,6 +53,7 @@ def main(probe: Callable | None = None) -> None:
         args_defaults={},
     )
     write_losses(losses)
+    say_where_the_events_came_from()
 
 
 def record_losses() -> list:
@@ -77,6 +78,13 @@ def write_losses(losses: list) -> None:
     if os.environ.get("LOSS_FILE") and dist.get_rank() == dist.get_world_size() - 1:
         with open(os.environ["LOSS_FILE"], "w") as file:
             json.dump(losses, file)
+
+
+def say_where_the_events_came_from() -> None:
+    import megatron.training.training as training
+
+    functions = (name for name in vars(training) if hasattr(getattr(training, name), "_t3s_seam"))
+    print(f"training from {training.__file__}, wrapped: {', '.join(sorted(functions)) or 'none'}")
 
 
 def _probed(base):

@@ -15,7 +15,7 @@ import pytest
 
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.releases import megatron_version
-from t3s_megatron.megatron.seam import Seam
+from t3s_megatron.megatron.seam import Callback, Seam
 from tests.support.launch import MODEL
 
 pytestmark = pytest.mark.child
@@ -190,9 +190,15 @@ def test_a_function_that_someone_wrapped_with_its_signature_kept_is_wrapped_agai
 def test_the_events_of_a_real_run(task):
     from megatron.core.optimizer import MegatronOptimizer
 
-    events = Events()
-    seam = Seam(events).install()
+    events, seen_before = Events(), []
+
+    class Second(Callback):
+        def on_train_step_end(self, context):
+            seen_before.append(list(events.seen))
+
+    seam = Seam(events, Second()).install()
     pretrain(task, steps=2)
+    assert [seen[-1] for seen in seen_before] == [("step end", 1, True), ("step end", 2, True)]
     assert events.seen == [
         ("train start", 0, False),
         ("step start", 0, False),
