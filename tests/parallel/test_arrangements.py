@@ -131,3 +131,5 @@ def test_arrangements(name, tmp_path, request, corpus, padded, data_arguments):
     assert summary["finished"] and summary["arrangement"]["kind"] == layout.kind
     assert 0 <= summary["arrangement"]["padding_share"] < 0.1
     assert 0.7 < summary["arrangement"]["balance_efficiency"] <= 1
+    rows = summary["arrangement"]["micro_batches_per_step"] * summary["layout"]["data"]
+    assert rows < 24 if layout.kind == "packed" else rows == 24
