@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -156,6 +157,7 @@ class Persistence:
             raise MismatchError(f"{self.folder.folder}: {error}") from None
         run.rows.exclude(state["excluded"])
         run.summary.content = state["summary"]
+        run.summary.update(arguments=asdict(run.config))
         here = parallel_layout(get_args())
         same_layout = state["layout"] == here
         for name in state["checksums"][0]:

@@ -50,10 +50,11 @@ def parallel_layout(args) -> dict:
     return {name: getattr(args, key, None) for name, key in _LAYOUT.items()}
 
 
-#: --t3s arguments that may change when a run is resumed: where things are, and how fast.
+#: --t3s arguments that may change when a run is resumed: where things are, how fast, and whether to
+#: skip what the run has stopped at.
 _FREE = ("data", "heldout_data", "selection_load", "selection_save", "dir", "device",
          "generation_batch_size", "generation_timeout", "verify_timeout", "verify_workers",
-         "verify_memory", "hf_model", "hf_export")  # fmt: skip
+         "verify_memory", "hf_model", "hf_export", "non_finite")  # fmt: skip
 
 
 def identity(prepared: Prepared, args) -> dict:

@@ -4,12 +4,15 @@
 POISON_SAMPLE=I   index of the sample in the corpus
 POISON=loss       its per-token losses are NaN, and so its gradients
 POISON=gradient   its losses are right, and their gradients infinite
-POISON=score      its losses are NaN where nothing is learned: in the scoring passes
+POISON=theta_b    its losses are NaN only where theta_b is scored; theta_0 likewise
+POISON_EXITS=DIR  each rank leaves its exit status in DIR/RANK
 """
 
 from __future__ import annotations
 
 import os
+import signal
+from functools import partial
 
 from t3s_megatron.megatron.device import install_megatron_layer, install_torch_layer
 
@@ -18,6 +21,7 @@ def poison(what: str, sample: int) -> None:
     import torch
 
     from t3s_megatron.megatron import forward, scoring
+    from t3s_megatron.run import T3SRun
 
     class Infinite(torch.autograd.Function):
         @staticmethod
@@ -30,16 +34,13 @@ def poison(what: str, sample: int) -> None:
             (rows,) = ctx.saved_tensors
             return torch.where(rows[:, None], float("inf"), gradient), None
 
-    def wrap(module, broken):
-        original = module.call_model
+    clean = forward.call_model
 
-        def call_model(model, batch):
-            output = original(model, batch)
-            if batch is None or output.shape != batch["labels"].shape:
-                return output  # not the last stage
-            return broken(output, (batch["sample"] == sample).any(dim=1))
-
-        module.call_model = call_model
+    def poisoned(broken, model, batch):
+        output = clean(model, batch)
+        if output.shape != batch["labels"].shape:
+            return output  # not the last stage
+        return broken(output, (batch["sample"] == sample).any(dim=1))
 
     def _split(losses, rows):
         return zip(losses.split(1), rows.tolist(), strict=True)
@@ -49,13 +50,33 @@ def poison(what: str, sample: int) -> None:
             return losses  # 0 * NaN is NaN: not even a mask may touch the other rows
         return torch.cat([one * float("nan") if bad else one for one, bad in _split(losses, rows)])
 
-    if what == "score":
-        wrap(scoring, nan)
-    else:
-        wrap(forward, nan if what == "loss" else Infinite.apply)
+    if what in ("loss", "gradient"):
+        broken = nan if what == "loss" else Infinite.apply
+        forward.call_model = partial(poisoned, broken)
+        return
+    original = T3SRun._score
+
+    def score(run, context, tag, step):
+        scoring.call_model = partial(poisoned, nan) if tag == what else clean
+        return original(run, context, tag, step)
+
+    T3SRun._score = score
 
 
 def main() -> None:
+    exits = os.environ.get("POISON_EXITS")
+    if exits:  # torchrun sends it to the others when one rank has ended: here each ends by itself
+        signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        run_poisoned()
+    except SystemExit as ended:
+        if exits:
+            with open(os.path.join(exits, os.environ["RANK"]), "w") as file:
+                file.write(str(ended.code))
+        raise
+
+
+def run_poisoned() -> None:
     install_torch_layer()
     from t3s_megatron import pretrain
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 
 import numpy as np
@@ -11,8 +10,9 @@ import pytest
 import torch
 
 from t3s_megatron.data.selection_file import Selection
-from tests.jobs.test_job import batch_of
-from tests.support.launch import run
+from t3s_megatron.data.stores import LogProbStore
+from tests.jobs.test_job import batch_of, summary_of
+from tests.support.launch import EXPERT_BIAS, MOE, run
 from tests.support.reference import latest, read_tensors
 from tests.support.resumable import assert_same, errors_of
 
@@ -28,15 +28,26 @@ PP2 = "--pipeline-model-parallel-size 2".split()
 def job(tmp_path, student, data_arguments):
     """job(*arguments): a short T3S-simple job with a checkpoint of every step, in `tmp_path`/out.
 
-    `sample` is poisoned as `what` says.
+    `sample` is poisoned as `what` says; `exits` is a folder for the exit status of each rank.
     """
+    pretrained = ["--pretrained-checkpoint", student]
 
-    def start(*arguments, method=SIMPLE, what="loss", sample=-1, folder="out", **more):
+    def start(
+        *arguments,
+        method=SIMPLE,
+        theta_0=pretrained,
+        what="loss",
+        sample=-1,
+        folder="out",
+        exits="",
+        **more,
+    ):
+        poison = {"POISON": what, "POISON_SAMPLE": str(sample), "POISON_EXITS": str(exits)}
         return run(
-            [*data_arguments, "--t3s", *method, *SCHEDULE, "--pretrained-checkpoint", student,
+            [*data_arguments, "--t3s", *method, *SCHEDULE, *theta_0,
              "--load", tmp_path / folder, "--save", tmp_path / folder, *arguments],
             module="tests.jobs.poisoned_job",
-            environment={"POISON": what, "POISON_SAMPLE": str(sample)},
+            environment=poison,
             **more,
         )  # fmt: skip
 
@@ -49,7 +60,10 @@ def samples_in(text: str) -> set[str]:
 
 def test_a_bad_loss_stops_every_rank_before_the_step_and_names_its_sample(job, tmp_path, corpus):
     bad = batch_of(2, corpus)[3]
-    ended = job(*SHARDED, sample=bad, processes=2, expect=1)
+    exits = tmp_path / "exits"
+    exits.mkdir()
+    ended = job(*SHARDED, sample=bad, processes=2, expect=1, exits=exits)
+    assert {file.name: file.read_text() for file in exits.iterdir()} == {"0": "2", "1": "2"}
     error = errors_of(ended)
     assert "profile step 2: the loss of sample" in error and "is not finite" in error
     assert samples_in(error) == {corpus.samples[bad].uid}
@@ -66,18 +80,34 @@ def test_a_bad_gradient_names_the_samples_of_its_micro_batch(job, corpus):
     assert samples_in(error) == {corpus.samples[i].uid for i in batch[4:6]}
 
 
-def test_a_bad_log_prob_names_its_sample(job, corpus):
-    error = errors_of(job(what="score", sample=7, expect=1))
+def test_a_bad_log_prob_names_its_sample_and_the_run_can_go_on_without_it(job, tmp_path, corpus):
+    error = errors_of(job(what="theta_b", sample=7, expect=1))
     assert "the log-prob at theta_b of sample" in error
     assert samples_in(error) == {corpus.samples[7].uid}
+    # As the error advises, from where it stopped. Another sample is bad only at theta_0, when
+    # theta_b has been scored with it.
+    job("--t3s-non-finite", "skip", what="theta_0", sample=3)
+    summary = summary_of(tmp_path / "out/t3s")
+    assert summary["finished"] and summary["arguments"]["non_finite"] == "skip"
+    assert [(one["id"], one["what"]) for one in summary["skipped_samples"]] == [
+        (corpus.samples[3].uid, "log-prob at theta_0")
+    ]
+    learned = np.ones(corpus.n_targets, dtype=bool)
+    learned[corpus.target_slice(3)] = False
+    for tag in ("theta_0", "theta_b"):
+        c = LogProbStore.load(str(tmp_path / f"out/t3s/c_{tag}.safetensors"), corpus).c
+        assert np.isfinite(c).all()
+        assert (c[~learned] == 0).all() and (c[learned] < 0).all()
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_skipped_sample_is_left_out_counted_and_remembered(what, job, tmp_path, corpus):
     batch = batch_of(2, corpus)
     skip = ["--t3s-non-finite", "skip"]
-    job(*skip, what=what, sample=batch[3], folder="whole")
-    summary = json.loads((tmp_path / "whole/t3s/summary.json").read_text())
+    # The second rank's sample, where gradients are reduced while others still arise.
+    layout, processes = (SHARDED, 2) if what == "gradient" else ([], 1)
+    job(*skip, *layout, what=what, sample=batch[3], folder="whole", processes=processes)
+    summary = summary_of(tmp_path / "whole/t3s")
     assert summary["finished"]
     left_out = [corpus.samples[i].uid for i in (batch[3:4] if what == "loss" else batch[2:4])]
     assert [one["id"] for one in summary["skipped_samples"]] == sorted(
@@ -95,17 +125,21 @@ def test_a_skipped_sample_is_left_out_counted_and_remembered(what, job, tmp_path
 
 
 def test_a_step_with_no_kept_token_changes_nothing_and_is_counted(job, tmp_path, corpus):
+    """Not even the expert bias, which Megatron updates before the optimizer's step."""
     keep = np.ones(corpus.n_targets, dtype=bool)
     for i in batch_of(2, corpus):
         keep[corpus.target_slice(i)] = False
     path = str(tmp_path / "selection.safetensors")
     Selection(keep, corpus, "t3s", 2).save(path)
-    job(method=["--t3s-selection-load", path, "--t3s-targeted-accuracy-interval", 0])
-    summary = json.loads((tmp_path / "out/t3s/summary.json").read_text())
+    method = ["--t3s-selection-load", path, "--t3s-targeted-accuracy-interval", 0]
+    job(*MOE, *EXPERT_BIAS, method=method, theta_0=[])
+    summary = summary_of(tmp_path / "out/t3s")
     assert summary["empty_steps"] == 1 and summary["finished"]
     assert_same_training_state(tmp_path / "out", 1, 2)
-    with pytest.raises(AssertionError):  # a step that learns does change it
-        assert_same_training_state(tmp_path / "out", 2, 3)
+    before, after = (read_tensors(str(tmp_path / "out"), step) for step in (2, 3))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    for learns in ("expert_bias", "output_layer.weight", "optimizer.state.exp_avg."):
+        assert any(learns in name for name in changed), learns
 
 
 def assert_same_training_state(folder, one: int, other: int) -> None:
