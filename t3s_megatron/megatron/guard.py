@@ -133,16 +133,17 @@ class StepGuard:
                 seen.clear()
                 for chunk in context.model:
                     chunk.zero_grad_buffer()
-                get_forward_backward_func()(
-                    forward_step_func=self.forward,
-                    data_iterator=iterators if virtual > 1 else iterators[0],
-                    model=context.model,
-                    num_microbatches=together,
-                    seq_length=args.seq_length,
-                    micro_batch_size=args.micro_batch_size,
-                    decoder_seq_length=args.decoder_seq_length,
-                    forward_only=False,
-                )
+                with self._no_sync():
+                    get_forward_backward_func()(
+                        forward_step_func=self.forward,
+                        data_iterator=iterators if virtual > 1 else iterators[0],
+                        model=context.model,
+                        num_microbatches=together,
+                        seq_length=args.seq_length,
+                        micro_batch_size=args.micro_batch_size,
+                        decoder_seq_length=args.decoder_seq_length,
+                        forward_only=False,
+                    )
                 mine = (rank, self._gradients_are_finite(), sorted(seen))
                 everyone = gather_over_world(mine)
                 bad_ranks = {rank for rank, finite, _ in everyone if not finite}
@@ -151,7 +152,7 @@ class StepGuard:
 
     @contextlib.contextmanager
     def _replaying(self):
-        """Gradients stay where they arise; yields the set of sample indices that were seen."""
+        """Micro-batches run by themselves; yields the set of sample indices that were seen."""
         config, rng, observer = self.context.config, capture_rng(), self.forward.observer
         names = ("no_sync_func", "grad_sync_func", "param_sync_func", "finalize_model_grads_func")
         kept = {name: getattr(config, name) for name in names}
@@ -166,12 +167,21 @@ class StepGuard:
             for name in names:
                 setattr(config, name, None)
             self.forward.observer = note
-            with contextlib.ExitStack() as stack:
-                for chunk in self.context.model:
-                    stack.enter_context(chunk.no_sync())
-                yield seen
+            yield seen
         finally:
             for name, value in kept.items():
                 setattr(config, name, value)
             self.forward.observer = observer
             restore_rng(rng)
+
+    @contextlib.contextmanager
+    def _no_sync(self):
+        """Gradients stay on the rank where they arise.
+
+        Enter it after `zero_grad_buffer`, which takes the next micro-batch for the step's last one:
+        with --overlap-grad-reduce its gradients would be reduced.
+        """
+        with contextlib.ExitStack() as stack:
+            for chunk in self.context.model:
+                stack.enter_context(chunk.no_sync())
+            yield
