@@ -38,7 +38,7 @@ def poison(what: str, sample: int) -> None:
 
     def poisoned(broken, model, batch):
         output = clean(model, batch)
-        if output.shape != batch["labels"].shape:
+        if "labels" not in batch or output.shape != batch["labels"].shape:
             return output  # not the last stage
         return broken(output, (batch["sample"] == sample).any(dim=1))
 

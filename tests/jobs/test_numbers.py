@@ -22,6 +22,7 @@ SCHEDULE = """
 """.split()
 SHARDED = "--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather".split()
 PP2 = "--pipeline-model-parallel-size 2".split()
+VIRTUAL = "--num-layers-per-virtual-pipeline-stage 1".split()
 
 
 @pytest.fixture
@@ -71,13 +72,18 @@ def test_a_bad_loss_stops_every_rank_before_the_step_and_names_its_sample(job, t
     assert latest(str(tmp_path / "out")).endswith("iter_0000001")
 
 
-def test_a_bad_gradient_names_the_samples_of_its_micro_batch(job, corpus):
+@pytest.mark.parametrize(
+    ("layout", "at_fault"),
+    # Micro-batches of two, in the order of the step; virtual stages take two of them together.
+    [(PP2, slice(4, 6)), ([*PP2, *VIRTUAL, *SHARDED], slice(4, 8))],
+    ids=["pipeline", "virtual pipeline"],
+)
+def test_a_bad_gradient_names_the_samples_of_its_micro_batch(layout, at_fault, job, corpus):
     batch = batch_of(2, corpus)
-    ended = job(*PP2, what="gradient", sample=batch[5], processes=2, expect=1)
+    ended = job(*layout, what="gradient", sample=batch[5], processes=2, expect=1)
     error = errors_of(ended)
     assert "profile step 2: the gradient of sample" in error
-    # Micro-batches of two, in the order of the step.
-    assert samples_in(error) == {corpus.samples[i].uid for i in batch[4:6]}
+    assert samples_in(error) == {corpus.samples[i].uid for i in batch[at_fault]}
 
 
 def test_a_bad_log_prob_names_its_sample_and_the_run_can_go_on_without_it(job, tmp_path, corpus):
