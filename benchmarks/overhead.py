@@ -156,9 +156,7 @@ def measured(base, on_cpu: bool):
                 chunks = len(context.model)
                 iterators = []
                 for _ in range(chunks):
-                    count, batches = scoring_batches(
-                        self.rows, args.micro_batch_size, args.seq_length
-                    )
+                    count, batches = scoring_batches(self.rows)
                     iterators.append(batches)
                 assert count % micro == 0, "choose a number of samples that fills whole batches"
                 started = now()

@@ -23,7 +23,7 @@ ARGS=(
     --calculate-per-token-loss --num-workers 0 --eval-iters 0 --log-interval 10
     --lr 1e-5 --lr-decay-style constant --train-iters "$STEPS"
     --t3s --t3s-simple --t3s-simple-step "$STEPS" --t3s-profile-iters "$STEPS"
-    --t3s-dir "$WORK/t3s" --t3s-data "$WORK/data/train.jsonl"
+    --t3s-dir "$WORK/t3s" --t3s-data "$WORK/data/train.jsonl" --t3s-arrangement padded
 )
 if [ "$DEVICE" = cpu ]; then
     ARGS+=(

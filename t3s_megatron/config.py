@@ -6,14 +6,18 @@ from __future__ import annotations
 import argparse
 import math
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
+from t3s_megatron.accuracy.pool import Limits
+from t3s_megatron.data.arrangement import ARRANGEMENTS
 from t3s_megatron.errors import T3SError
+from t3s_megatron.lengths import choose_arrangement
 from t3s_megatron.method.phases import Plan
 from t3s_megatron.method.selection import MASKING_BASELINES
 
-#: Samplers are seeded with a multiple of it, which has to fit 64 bits.
-_LARGEST_SEED = 2**32 - 1
+#: Of all integers. Samplers are seeded with a multiple of the seed, which has to fit 64 bits.
+_LARGEST = 2**32 - 1
 
 #: Megatron arguments that do not go together with a T3S run: it ...
 UNSUPPORTED = {
@@ -22,6 +26,7 @@ UNSUPPORTED = {
     "use_megatron_fsdp": "shards parameters in a way the rewind does not know",
     "use_torch_fsdp2": "shards parameters in a way the rewind does not know",
     "fp8_param_gather": "keeps quantised parameters that the rewind does not restore",
+    "phase_transition_iterations": "counts samples without the rewind; use --exit-interval",
     "rampup_batch_size": "would change the batch size again after the rewind",
     "mtp_num_layers": "adds losses beside the per-token loss that T3S scores",
     "non_persistent_save_interval": "saves checkpoints beside the one that the T3S state is for",
@@ -34,7 +39,9 @@ UNSUPPORTED = {
 METHODS = ("t3s", "rrt", "sft", "inverse", *MASKING_BASELINES)
 
 
-def _option(default, help_text: str, **argparse_kwargs):
+def _option(default, help_text: str, **argparse_kwargs) -> Any:
+    """A field whose type is what it has in a finished config: a default of None that depends on
+    other arguments is filled in by `from_args`."""
     return field(default=default, metadata={"help": help_text, "argparse": argparse_kwargs})
 
 
@@ -50,6 +57,9 @@ class T3SConfig:
     heldout_data: str | None = _option(
         None, "samples that are never trained on, for the accuracies of --t3s-report-temperatures"
     )
+    heldout_data_split: str = _option(
+        "test", "split to read when --t3s-heldout-data is a Hugging Face dataset"
+    )
     prompt_format: str = _option(
         "chat",
         "chat: render with the tokenizer's chat template; raw: prompt and response as they are",
@@ -60,6 +70,13 @@ class T3SConfig:
         "samples longer than --seq-length: refuse to start, drop them, or cut their end; "
         "dropped and cut samples are counted in the summary",
         choices=("error", "drop", "truncate"),
+    )
+    arrangement: str | None = _option(
+        None,
+        "own: every sample in a row of its own length, sorted within a step so that data-parallel "
+        "ranks work in step; padded: every row --seq-length long; packed: several samples in one "
+        "row, of at most --seq-length (default: own at --micro-batch-size 1, else padded)",
+        choices=ARRANGEMENTS,
     )
     # --- method
     method: str = _option(
@@ -83,10 +100,10 @@ class T3SConfig:
     )
     min_delta: float = _option(0.0, "a new minimum has to be lower by more than this")
     accuracy_interval: int = _option(1, "measure training accuracy every this many steps")
-    targeted_accuracy_interval: int | None = _option(
+    targeted_accuracy_interval: int = _option(
         None, "the same in the targeted phase (default: --t3s-accuracy-interval; 0: only its end)"
     )
-    profile_iters: int | None = _option(
+    profile_iters: int = _option(
         None, "upper bound of the profile phase in steps (default: --train-iters)"
     )
     no_shock: str = _option(
@@ -96,8 +113,14 @@ class T3SConfig:
     )
     # --- generation and verification
     verifier: str = _option(
-        "numeric", "exact, numeric, reasoning-gym, or package.module:function of your own"
+        "numeric",
+        "exact, numeric, choice, math, reasoning-gym, or package.module:function of your own",
     )
+    verify_timeout: float = _option(
+        30.0, "seconds a verifier has for one answer; then its process is killed and replaced"
+    )
+    verify_workers: int = _option(4, "processes that verify, on one rank of the run")
+    verify_memory: float = _option(4.0, "GiB of data that each of them may hold")
     accuracy_prompts: int = _option(0, "measure on the first N training prompts (0: all)")
     accuracy_samples: int = _option(1, "answers generated for each prompt")
     temperature: float = _option(
@@ -107,6 +130,17 @@ class T3SConfig:
         None, "length limit of an answer (default: --seq-length minus the longest prompt)"
     )
     generation_batch_size: int = _option(256, "prompts generated together on a data-parallel rank")
+    generation_timeout: float | None = _option(
+        None, "seconds that generating the answers of one measurement may take (default: no limit)"
+    )
+    max_failed_share: float = _option(
+        0.1,
+        "a measurement is void when more of its answers than this failed: timed out or crashed in "
+        "the verifier, or unfinished when generation ran out of time",
+    )
+    measurement_retries: int = _option(
+        2, "how often the failed answers of a void measurement are tried again"
+    )
     report_temperatures: tuple[float, ...] = _option(
         (),
         "also measure theta_0 and the final weights at these temperatures, on training and "
@@ -127,11 +161,24 @@ class T3SConfig:
     selection_load: str | None = _option(
         None, "skip profiling and train with this selection (made by any model, same tokenizer)"
     )
-    # --- run
-    seed: int | None = _option(None, "data order, sampling, random masks (default: --seed)")
-    dir: str | None = _option(
-        None, "summary, selection and log-prob stores (default: t3s/ inside --save)"
+    # --- Hugging Face folders
+    hf_model: str | None = _option(
+        None,
+        "theta_0: a Hugging Face folder of Qwen3 or Qwen3-MoE (safetensors); not read again when "
+        "the job resumes from its own checkpoint",
     )
+    hf_export: str | None = _option(
+        None, "write the final weights as a Hugging Face folder of this name"
+    )
+    # --- run
+    non_finite: str = _option(
+        "stop",
+        "a loss, gradient or log-prob that is not finite: stop before anything is learned from it "
+        "and name the samples, or skip them from then on and count them in the summary",
+        choices=("stop", "skip"),
+    )
+    seed: int = _option(None, "data order, sampling, random masks (default: --seed)")
+    dir: str = _option(None, "summary, selection and log-prob stores (default: t3s/ inside --save)")
     device: str = _option(
         "auto",
         "auto: CUDA where there is one; cpu: the gloo device layer",
@@ -158,7 +205,7 @@ class T3SConfig:
             )
         config = cls(**values)
         config._validate(args)
-        return config
+        return replace(config, arrangement=choose_arrangement(args))
 
     @property
     def needs_answers(self) -> bool:
@@ -166,6 +213,10 @@ class T3SConfig:
         if self.report_temperatures or self.targeted_accuracy_interval > 0:
             return True
         return self.measures_profile
+
+    @property
+    def verify_limits(self) -> Limits:
+        return Limits(self.verify_timeout, self.verify_workers, self.verify_memory)
 
     @property
     def measures_profile(self) -> bool:
@@ -231,7 +282,9 @@ class T3SConfig:
             "report_samples",
             "generation_batch_size",
             "max_new_tokens",
+            "verify_workers",
         )
+        positive = ("verify_timeout", "verify_memory", "generation_timeout")
         at_least_zero = (
             "accuracy_interval",
             "targeted_accuracy_interval",
@@ -239,22 +292,28 @@ class T3SConfig:
             "min_delta",
             "temperature",
             "report_temperatures",
+            "max_failed_share",
+            "measurement_retries",
             "seed",
         )
-        for name in (*at_least_one, *at_least_zero, "anchor_threshold"):
+        for name in (*at_least_one, *positive, *at_least_zero, "anchor_threshold"):
             values = getattr(self, name)
             for value in values if isinstance(values, tuple) else (values,):
                 if value is None:
                     continue
                 given = f"{_argument(name)} {value}"
+                if isinstance(value, int) and value > _LARGEST:
+                    refuse(f"{given}: must be at most {_LARGEST}")
                 if not math.isfinite(value):
                     refuse(f"{given}: has to be a finite number")
                 if name in at_least_one and value < 1:
                     refuse(f"{given}: must be at least 1")
+                if name in positive and value <= 0:
+                    refuse(f"{given}: must be more than 0")
                 if name in at_least_zero and value < 0:
                     refuse(f"{given}: must not be negative")
-        if self.seed > _LARGEST_SEED:
-            refuse(f"--t3s-seed {self.seed}: must be at most {_LARGEST_SEED}")
+        if self.max_failed_share >= 1:
+            refuse(f"--t3s-max-failed-share {self.max_failed_share}: must be less than 1")
         if self.mask_share is not None and not 0 < self.mask_share < 1:
             refuse(f"--t3s-mask-share {self.mask_share}: must lie between 0 and 1")
 
@@ -359,7 +418,8 @@ def _argument(name: str) -> str:
     return "--t3s-" + name.replace("_", "-")
 
 
-def _converter(annotation: str):
+def _converter(annotation):
+    """What argparse reads a value with; annotations are strings in this module."""
     for name, converter in (("int", int), ("float", float)):
         if annotation.startswith(name):
             return converter

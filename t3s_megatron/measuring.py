@@ -1,14 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy of the live weights: generate answers on every rank, verify them on one."""
+"""Accuracy of the live weights: generate answers on every rank, verify them on one.
+
+When more answers fail than `--t3s-max-failed-share` allows, the measurement is void and what failed
+is tried again: answers that generation did not finish are generated again, answers whose verifier
+timed out or crashed are verified again. All of it with the seeds that it had: a retry that succeeds
+gives the very figures of a measurement without faults, and measurements of different steps stay
+paired. A fresh seed would let the faults choose which answers are counted. A measurement that stays
+void is handed on as such. All of it lies between two training steps, so no checkpoint ever holds
+half a measurement.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
-from t3s_megatron.accuracy.measurement import Answer, Measurement, grade
+from t3s_megatron.accuracy.measurement import Answer, Grader, Measurement
+from t3s_megatron.accuracy.pool import VerifierPool
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.tokenizing import Sample
+from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.generation import Generated, Sampling, generate
 from t3s_megatron.megatron.seam import CallbackContext
@@ -16,20 +27,33 @@ from t3s_megatron.prepare import Prepared
 
 
 class Measurer:
-    """`spent(what, seconds)` is told what generation and verification took."""
+    """`spent(what, seconds)` is told what generation and verification took, `say(line)` what a
+    person should know of faults. The processes that verify belong to rank `root`."""
 
-    def __init__(self, prepared: Prepared, root: int, spent: Callable[[str, float], None]):
+    def __init__(
+        self,
+        prepared: Prepared,
+        root: int,
+        spent: Callable[[str, float], None],
+        say: Callable[[str], None],
+    ):
         self.prepared = prepared
         self.config = prepared.config
         self.root = root
         self.spent = spent
+        self.say = say
+        self.pool = VerifierPool(prepared.config.verifier, prepared.config.verify_limits)
+
+    def close(self) -> None:
+        """End the processes that verify."""
+        self.pool.close()
 
     def training_accuracy(self, context: CallbackContext, *, step: int, phase: str) -> Measurement:
         """What the bottleneck detector is shown: `--t3s-accuracy-prompts`, `--t3s-temperature`.
 
         Collective over the world, the same result on every rank.
         """
-        config, samples = self.config, self.prepared.corpus.samples
+        config, samples = self.config, self.prepared.askable(self.prepared.corpus)
         if config.accuracy_prompts:
             samples = samples[: config.accuracy_prompts]
         measured = self._measure(context, samples, config.temperature, config.accuracy_samples)
@@ -43,9 +67,12 @@ class Measurer:
             "heldout": self.prepared.heldout,
         }
         for split, corpus in corpora.items():
-            for temperature in self.config.report_temperatures if corpus else ():
+            if corpus is None:
+                continue
+            for temperature in self.config.report_temperatures:
                 repeats = self.config.report_samples if temperature > 0 else 1
-                measured = self._measure(context, corpus.samples, temperature, repeats)
+                samples = self.prepared.askable(corpus)
+                measured = self._measure(context, samples, temperature, repeats)
                 yield measured.with_context(step=step, phase=phase, split=split)
 
     def _measure(
@@ -55,6 +82,36 @@ class Measurer:
         measurements of different steps are paired."""
         started = time.perf_counter()
         asked = [sample for sample in samples for _ in range(repeats)]
+        grader = Grader(asked, self.pool, self.config.max_failed_share)
+        generated: dict[int, Generated] = {}
+        retry = 0
+        while True:
+            self._generate(context, asked, generated, temperature)
+            measured, fault = self._verify(grader, [generated[i] for i in range(len(asked))])
+            if fault is not None:
+                self.say(f"the verifier failed, first on {fault}")
+            measured = measured.with_context(
+                retries=retry,
+                temperature=temperature,
+                samples_per_prompt=repeats,
+                seconds=time.perf_counter() - started,
+            )
+            if measured.void:
+                self.say(f"the measurement is {measured.describe()}")
+            if not measured.void or retry == self.config.measurement_retries:
+                return measured
+            retry += 1
+
+    def _generate(
+        self,
+        context: CallbackContext,
+        asked: list[Sample],
+        generated: dict[int, Generated],
+        temperature: float,
+    ) -> None:
+        """Fill in what `generated` lacks."""
+        started = time.perf_counter()
+        missing = [i for i in range(len(asked)) if i not in generated or generated[i].unfinished]
         sampling = Sampling(
             temperature=temperature,
             max_new_tokens=self.prepared.max_new_tokens,
@@ -63,24 +120,41 @@ class Measurer:
             vocab_size=len(self.prepared.tokenizer),
             batch_size=self.config.generation_batch_size,
         )
-        prompts = [sample.tokens[: sample.prompt_length].tolist() for sample in asked]
-        generated = generate(context, prompts, sampling)
-        generation_seconds = time.perf_counter() - started
-        result = None
-        if layout.rank() == self.root:  # one rank verifies: all ranks decide by the same numbers
-            result = self._grade(generated, asked).with_context(
-                temperature=temperature,
-                samples_per_prompt=repeats,
-                seconds=time.perf_counter() - started,
+        prompts = [asked[i].tokens[: asked[i].prompt_length].tolist() for i in missing]
+        try:
+            answers = generate(
+                context,
+                prompts,
+                sampling,
+                numbers=missing,
+                timeout=self.config.generation_timeout,
             )
-        result = layout.broadcast(result, self.root)
-        self.spent("generation", generation_seconds)
-        self.spent("verification", result.seconds - generation_seconds)
-        return result
+        except Exception as error:
+            # The other ranks wait for this one, until its launcher ends them with it.
+            error.add_note(f"[t3s] rank {layout.rank()} failed while it generated answers")
+            raise
+        for i, answer in zip(missing, answers, strict=True):
+            generated[i] = answer
+        self.spent("generation", time.perf_counter() - started)
 
-    def _grade(self, generated: list[Generated], asked: list[Sample]) -> Measurement:
-        answers = [
-            Answer(self.prepared.tokenizer.decode(one.tokens), len(one.tokens), one.truncated)
-            for one in generated
-        ]
-        return grade(answers, asked, self.prepared.verifier)
+    def _verify(self, grader: Grader, generated: list) -> tuple[Measurement, str | None]:
+        """The measurement, and where the verifier first failed; the same on every rank. One rank
+        verifies: all ranks decide by the same figures, and by the same failure."""
+        started = time.perf_counter()
+        result: tuple[Measurement, str | None] | T3SError | None = None
+        if layout.rank() == self.root:
+            decode = self.prepared.tokenizer.decode
+            answers = [
+                Answer(str(decode(one.tokens)), len(one.tokens), one.truncated, one.unfinished)
+                for one in generated
+            ]
+            try:
+                result = grader.grade(answers), grader.first_fault()
+            except T3SError as error:
+                result = error
+        result = layout.broadcast(result, self.root)
+        if isinstance(result, T3SError):
+            raise result
+        assert result is not None
+        self.spent("verification", time.perf_counter() - started)
+        return result

@@ -7,6 +7,9 @@ back weights, optimizer, schedule, sample counter and random state.
 
 What never changes is written once: theta_0, and each candidate. States older than the checkpoint
 that Megatron has last named are removed.
+
+A job may come back in another layout. Weights are then put together from the files of all the
+ranks that saved (`data.pieces`), and log-probs are handed to the rank that collects them.
 """
 
 from __future__ import annotations
@@ -28,21 +31,22 @@ from t3s_megatron.megatron.meter import StepTokens
 from t3s_megatron.megatron.process import get_args, print_rank_0
 from t3s_megatron.megatron.rewind import StartingPoint
 from t3s_megatron.megatron.seam import CallbackContext
+from t3s_megatron.megatron.sharding import cut, to_json, weight_pieces
 from t3s_megatron.megatron.weights import WeightSnapshot
 from t3s_megatron.method.phases import Phase
-from t3s_megatron.provenance import identity
+from t3s_megatron.provenance import identity, parallel_layout
 
 if TYPE_CHECKING:
     from t3s_megatron.run import T3SRun
-
-_THETA_0 = "theta_0"
 
 
 class Persistence:
     """Of one run, on one rank. Everything here is collective over the world."""
 
-    def __init__(self, run: T3SRun):
+    def __init__(self, run: T3SRun, context: CallbackContext):
         self.run = run
+        self.pieces = weight_pieces(context)
+        self.cut = cut(self.pieces)
         self.folder = StateFolder(os.path.join(run.config.dir, "state"))
         self.rank = layout.rank()
         # Checksums of this rank's files that are on disk already, by name.
@@ -51,32 +55,44 @@ class Persistence:
     # -------------------------------------------------------------------------------------- save
 
     def save(self, iteration: int) -> None:
-        """Commit the run's state of `iteration`; returns when it is durable."""
+        """Commit the run's state of `iteration`; returns when it is durable.
+
+        WriteError on every rank when one of them cannot write: no rank is left waiting.
+        """
+        checksums = layout.together(lambda: self._write(iteration))
+        layout.together(lambda: self._commit(iteration, checksums) if self.run.is_root else None)
+
+    def _write(self, iteration: int) -> dict[str, str]:
+        """The files of this rank; returns their checksums by name."""
         run = self.run
         files = {}
         if run.theta_0 is not None:
-            files[_THETA_0] = self._once(_THETA_0, *run.theta_0.to_file())
+            name = f"theta_0-{self.cut}"
+            files[name] = self._once(name, *run.theta_0.to_file())
         if run.candidate is not None:
-            name = _candidate_name(run.machine.candidate_step)
+            name = f"candidate-{run.machine.candidate_step:05d}-{self.cut}"
             files[name] = self._once(name, run.candidate.tensors(), {})
-        history = f"iter_{iteration:07d}"
-        files[history] = self.folder.write_rank(history, self.rank, self._history())
-        checksums = layout.gather_over_world(files)
-        if run.is_root:
-            self.folder.commit(iteration, self._state(checksums))
-            # An asynchronous save may still be on its way between the two.
-            oldest = _tracked_iteration(get_args().save) or 0
-            kept, names = set(), set()
-            for one in self.folder.iterations():
-                if one >= oldest:
-                    with contextlib.suppress(MismatchError):  # of an earlier run, and damaged
-                        names |= set(self.folder.read(one)["checksums"][0])
-                        kept.add(one)
-            self.folder.prune(kept, names)
-        layout.barrier()
+        name = f"iter_{iteration:07d}"
+        speaks = {"speaks": layout.speaks_for_its_samples()}
+        files[name] = self.folder.write_rank(name, self.rank, self._history(), speaks)
+        return files
+
+    def _commit(self, iteration: int, checksums: list[dict[str, str]]) -> None:
+        self.folder.commit(iteration, self._state(checksums))
+        # An asynchronous save may still be on its way between the two.
+        oldest = _tracked_iteration(get_args().save) or 0
+        kept, names = set(), set()
+        for one in self.folder.iterations():
+            if one >= oldest:
+                with contextlib.suppress(MismatchError):  # of an earlier run, and damaged
+                    names |= set(self.folder.read(one)["checksums"][0])
+                    kept.add(one)
+        self.folder.prune(kept, names)
 
     def _once(self, name: str, tensors: dict, info: dict) -> str:
-        if name not in self.written:
+        # Once, and again when someone has removed it: a state is of use only with all its files.
+        if name not in self.written or not self.folder.has_rank(name, self.rank):
+            info = info | {"pieces": to_json(self.pieces)}
             self.written[name] = self.folder.write_rank(name, self.rank, tensors, info)
         return self.written[name]
 
@@ -97,16 +113,28 @@ class Persistence:
             made += ["c_theta_0", "c_theta_b"]
         return {
             "identity": identity(run.prepared, get_args()),
+            "layout": parallel_layout(get_args()),
             "machine": run.machine.state_dict(),
+            "excluded": sorted(run.rows.excluded),
             "summary": run.summary.plain(),
             "checksums": checksums,
-            "made": {name: sha256_file(self._made_path(name)) for name in made},
+            "made": {name: self._made_checksum(name) for name in made},
         }
 
     def _selected(self) -> bool:
         """Whether the run itself has made the selection that it trains with."""
         run = self.run
         return run.machine.phase is Phase.TARGETED and run.prepared.selection is None
+
+    def _made_checksum(self, name: str) -> str:
+        path = self._made_path(name)
+        try:
+            return sha256_file(path)
+        except OSError as error:
+            raise MismatchError(
+                f"{path}: was written by this run and has gone ({error}); restore it, or start "
+                "again in another --save folder"
+            ) from None
 
     def _made_path(self, name: str) -> str:
         return os.path.join(self.run.config.dir, f"{name}.safetensors")
@@ -117,7 +145,7 @@ class Persistence:
         """Make the run what it was when `iteration` was saved.
 
         MismatchError when the state is missing, damaged, or of another run: other data, tokenizer,
-        model, layout, Megatron release or --t3s arguments.
+        model, Megatron release or --t3s arguments.
         """
         run = self.run
         state = self.folder.read(iteration)
@@ -126,25 +154,68 @@ class Persistence:
             run.machine.load_state_dict(state["machine"])
         except ValueError as error:
             raise MismatchError(f"{self.folder.folder}: {error}") from None
+        run.rows.exclude(state["excluded"])
         run.summary.content = state["summary"]
-        mine = state["checksums"][self.rank]
-        for name, checksum in mine.items():
-            tensors, info = self.folder.read_rank(name, self.rank, checksum)
-            if name == _THETA_0:
-                run.theta_0 = StartingPoint.from_file(context, tensors, info)
-                self.written[name] = checksum
-            elif name.startswith("candidate-"):
-                run.candidate = WeightSnapshot(context)
-                run.candidate.load(tensors)
-                self.written[name] = checksum
+        here = parallel_layout(get_args())
+        same_layout = state["layout"] == here
+        for name in state["checksums"][0]:
+            checksums = [of_rank[name] for of_rank in state["checksums"]]
+            if name.startswith("iter_"):
+                run.meter.history = self._read_history(name, checksums, same_layout)
+                continue
+            weights = self._read_weights(name, checksums)
+            if name.startswith("theta_0-"):
+                # Which random numbers a rank draws depends on its place in the layout.
+                source = self.rank if same_layout else 0
+                written, info = self.folder.read_rank(name, source, checksums[source])
+                random = written if same_layout else None
+                run.theta_0 = StartingPoint.from_file(context, weights, info, random)
             else:
-                run.meter.history = _steps(tensors)
+                run.candidate = WeightSnapshot(context)
+                run.candidate.load(weights)
         if self._selected():
             self._restore_selection(state["made"])
         print_rank_0(
             f"[t3s] resumed at iteration {iteration}: phase {run.machine.phase.value}, step "
             f"{run.machine.phase_step}, theta_b {run.machine.theta_b_step or 'not yet known'}"
         )
+        if not same_layout:
+            changes = [
+                f"{key} {was} -> {here[key]}"
+                for key, was in state["layout"].items()
+                if was != here[key]
+            ]
+            run.say(f"resumed at iteration {iteration} in another layout: {', '.join(changes)}")
+            run.summary.update(layout=here)
+
+    def _read_weights(self, name: str, checksums: list[str]) -> dict[str, torch.Tensor]:
+        """Tensors of this rank's `WeightSnapshot`, from files that were cut up in whatever way."""
+        if name.endswith(f"-{self.cut}"):
+            tensors, _ = self.folder.read_rank(name, self.rank, checksums[self.rank])
+            self.written[name] = checksums[self.rank]
+            return tensors
+        wanted = {tensor: pieces for tensor, pieces in self.pieces.items() if pieces is not None}
+        return self.folder.read_pieces(name, checksums, wanted)
+
+    def _read_history(self, name: str, checksums: list[str], same_layout: bool) -> list[StepTokens]:
+        if same_layout:
+            tensors, _ = self.folder.read_rank(name, self.rank, checksums[self.rank])
+            return _steps(tensors)
+        # Each token once, and at one rank of each group that sums over the data.
+        parts = []
+        for rank, checksum in enumerate(checksums):
+            tensors, info = self.folder.read_rank(name, rank, checksum)
+            if info["speaks"]:
+                parts.append(_steps(tensors))
+        mine = layout.collects_over_data()
+        return [
+            StepTokens(
+                np.concatenate([one.target for one in ranks if mine] or [np.zeros(0, np.int64)]),
+                np.concatenate([one.c for one in ranks if mine] or [np.zeros(0, np.float32)]),
+                ranks[0].step,
+            )
+            for ranks in zip(*parts, strict=True)
+        ]
 
     def _check_identity(self, saved: dict) -> None:
         mine = identity(self.run.prepared, get_args())
@@ -174,10 +245,6 @@ class Persistence:
                 for name in ("c_theta_0", "c_theta_b")
             )
             run.group_tokens(c_0, c_b)
-
-
-def _candidate_name(step: int) -> str:
-    return f"candidate-{step:05d}"
 
 
 def _steps(tensors: dict[str, torch.Tensor]) -> list[StepTokens]:

@@ -14,12 +14,21 @@ optimizer and every Megatron argument stay the script's own.
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from t3s_megatron.config import add_t3s_arguments
-from t3s_megatron.data.order import EpochOrder
-from t3s_megatron.prepare import Prepared, prepare
+from t3s_megatron.data.durable import check_folder
+from t3s_megatron.prepare import Prepared, check_tokenizer_argument, prepare
+
+if TYPE_CHECKING:
+    from t3s_megatron.folders import HuggingFaceFolders
+    from t3s_megatron.megatron.seam import Seam
+    from t3s_megatron.megatron.source_seam import SourceSeam
+    from t3s_megatron.run import T3SRun
 
 
 class T3S:
@@ -28,11 +37,16 @@ class T3S:
     def __init__(self, extra_args_provider: Callable | None = None):
         self._extra_args_provider = extra_args_provider
         self._prepared: Prepared | None = None
-        self._run = None
-        self.seam = None
+        self._run: T3SRun | None = None
+        self._folders: HuggingFaceFolders | None = None
+        self.seam: Seam | SourceSeam | None = None
 
     def add_arguments(self, parser):
-        """`extra_args_provider` for Megatron: the script's own, then the `--t3s` group."""
+        """`extra_args_provider` for Megatron: the script's own, then the `--t3s` group.
+
+        T3SError for a tokenizer that is not there, which Megatron would look for on the hub.
+        """
+        check_tokenizer_argument(sys.argv[1:])
         if self._extra_args_provider is not None:
             parser = self._extra_args_provider(parser)
         return add_t3s_arguments(parser)
@@ -43,8 +57,12 @@ class T3S:
         `args`: Megatron's validated namespace. In 0.17, where `pretrain` parses by itself, leave it
         out: the checks then run when Megatron asks for data. Raises T3SError.
         """
-        asked_for = args.t3s if args is not None else "--t3s" in sys.argv
-        if not asked_for:
+        folders = _asked_for(args, "--t3s-hf-model", "--t3s-hf-export")
+        if folders and args is not None:
+            self._check_folders(args)
+        if not _asked_for(args, "--t3s"):
+            if folders:
+                provider = self._with_folders(provider)
             return provider, forward_step
         from t3s_megatron.megatron.batches import take_over_batches
         from t3s_megatron.megatron.forward import TrainingForward
@@ -57,12 +75,44 @@ class T3S:
         def data_provider(num_samples, vp_stage=None):
             return self._training_batches(forward), None, None
 
-        data_provider.is_distributed = True  # every rank builds its own rows
+        data_provider.__dict__["is_distributed"] = True  # every rank builds its own rows
         return data_provider, forward
+
+    def _with_folders(self, provider: Callable) -> Callable:
+        """The script's own provider; on its first call, Hugging Face folders join the training."""
+
+        @functools.wraps(provider)
+        def data_provider(*args, **kwargs):
+            self._install()
+            return provider(*args, **kwargs)
+
+        return data_provider
+
+    def _check_folders(self, args) -> list:
+        """[their callback], or nothing."""
+        if self._folders is None and (args.t3s_hf_model or args.t3s_hf_export):
+            from t3s_megatron.folders import HuggingFaceFolders
+
+            self._folders = HuggingFaceFolders(args)
+        return [] if self._folders is None else [self._folders]
+
+    def _install(self) -> Seam | SourceSeam:
+        """Megatron's events, for the weights' folders before the run."""
+        from t3s_megatron.megatron.process import get_args
+        from t3s_megatron.megatron.source_seam import install_seam
+
+        if self.seam is None:
+            run = [] if self._run is None else [self._run]
+            self.seam = install_seam(*self._check_folders(get_args()), *run)
+        return self.seam
 
     def _prepare(self, args) -> Prepared:
         if self._prepared is None:
             self._prepared = prepare(args)
+            # On every rank: each writes its own part, and may see another file system.
+            check_folder(os.path.join(self._prepared.config.dir, "state"))
+            if self._prepared.config.selection_save:
+                check_folder(os.path.dirname(os.path.abspath(self._prepared.config.selection_save)))
         return self._prepared
 
     def _training_batches(self, forward):
@@ -73,16 +123,29 @@ class T3S:
         args = get_args()
         prepared = self._prepare(args)
         if self._run is None:
-            self._start(args, prepared, RowMaker(prepared.corpus, prepared.pad_token), forward)
-        order = EpochOrder(len(prepared.corpus.samples), prepared.config.seed)
-        return TrainingBatches(self._run.rows, order, args.consumed_train_samples)
+            arrangement = prepared.training_plans.arrangement
+            rows = RowMaker(prepared.corpus, prepared.pad_token, arrangement)
+            self._run = self._start(args, prepared, rows, forward)
+            self._run.seam = self._install()
+        return TrainingBatches(self._run.rows, prepared.training_plans, args.consumed_train_samples)
 
-    def _start(self, args, prepared: Prepared, rows, forward) -> None:
+    def _start(self, args, prepared: Prepared, rows, forward) -> T3SRun:
         from t3s_megatron.megatron.batches import take_over_batches
-        from t3s_megatron.megatron.seam import Seam
+        from t3s_megatron.megatron.nodes import require_equal, require_shared_folder
+        from t3s_megatron.provenance import identity
         from t3s_megatron.run import T3SRun
 
+        if args.save:
+            require_shared_folder("--save", args.save)
+        require_shared_folder("--t3s-dir", prepared.config.dir)
+        require_equal(identity(prepared, args))
         take_over_batches(args)  # there is no validation set: accuracy takes its place
-        self._run = T3SRun(prepared, rows, forward)
-        self.seam = Seam(self._run).install()
-        self._run.seam = self.seam
+        return T3SRun(prepared, rows, forward)
+
+
+def _asked_for(args, *names: str) -> bool:
+    """Whether one of these arguments was given; from the command line where Megatron's `pretrain`
+    parses by itself."""
+    if args is None:
+        return any(word.split("=")[0] in names for word in sys.argv)
+    return any(getattr(args, name.lstrip("-").replace("-", "_")) for name in names)

@@ -6,29 +6,48 @@ Bad input ends here, with a message, before the first GPU-minute is spent.
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from t3s_megatron.accuracy.verifiers import check_gold, make_verifier
+from t3s_megatron.accuracy.gold import check_verifier
 from t3s_megatron.config import T3SConfig
+from t3s_megatron.data.arrangement import TrainingPlans
 from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.names import is_missing_path
+from t3s_megatron.data.order import EpochOrder
 from t3s_megatron.data.records import load_records
 from t3s_megatron.data.selection_file import Selection
+from t3s_megatron.data.tokenizing import Sample
 from t3s_megatron.errors import T3SError
+from t3s_megatron.lengths import make_arrangement
 from t3s_megatron.method.phases import Plan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
 class Prepared:
-    """The inputs of a run. `heldout` and `selection` are None when not asked for."""
+    """The inputs of a run. `heldout` and `selection` are None when not asked for.
+
+    `unusable_gold`: uids of samples whose gold answer the verifier cannot read. They are trained
+    on, and never asked.
+    """
 
     config: T3SConfig
-    tokenizer: object
+    tokenizer: PreTrainedTokenizerBase
     corpus: Corpus
     heldout: Corpus | None
-    verifier: object | None
+    unusable_gold: frozenset[str]
     selection: Selection | None
     plan: Plan
     max_new_tokens: int
+    training_plans: TrainingPlans
+
+    def askable(self, corpus: Corpus) -> list[Sample]:
+        """The samples whose accuracy can be measured."""
+        return [sample for sample in corpus.samples if sample.uid not in self.unusable_gold]
 
     @property
     def pad_token(self) -> int:
@@ -42,6 +61,8 @@ def load_tokenizer(path: str):
 
     if not path:
         raise T3SError("--tokenizer-model is missing: a folder with a Hugging Face tokenizer")
+    if is_missing_path(path):
+        raise T3SError(f"--tokenizer-model {path}: no such folder")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:  # transformers raises many types for a folder that is not one
@@ -51,6 +72,20 @@ def load_tokenizer(path: str):
     if tokenizer.eos_token_id is None:
         raise T3SError(f"--tokenizer-model {path}: the tokenizer has no end-of-text token")
     return tokenizer
+
+
+def check_tokenizer_argument(command_line: list[str]) -> None:
+    """T3SError for a `--tokenizer-model` that is a path to nothing.
+
+    For the time before Megatron parses its arguments: while it does, it builds the tokenizer, and
+    asks the hub for what is not there.
+    """
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--tokenizer-model", nargs="?")
+    peek.add_argument("--t3s-data", nargs="?")
+    given, _ = peek.parse_known_args(command_line)
+    if given.t3s_data and given.tokenizer_model and is_missing_path(given.tokenizer_model):
+        raise T3SError(f"--tokenizer-model {given.tokenizer_model}: no such folder")
 
 
 def load_corpus(path: str, args, tokenizer, *, split="train", prompt_format, overlong) -> Corpus:
@@ -71,6 +106,12 @@ def load_corpus(path: str, args, tokenizer, *, split="train", prompt_format, ove
     )
 
 
+def plan_training(corpus: Corpus, seed: int, args) -> TrainingPlans:
+    """Which samples each step is made of, and in which rows they stand."""
+    order = EpochOrder(len(corpus.samples), seed)
+    return TrainingPlans(order, corpus.lengths, make_arrangement(args), args.global_batch_size)
+
+
 def prepare(args) -> Prepared:
     """Check the arguments, read the data. `args` is Megatron's validated namespace.
 
@@ -79,25 +120,37 @@ def prepare(args) -> Prepared:
     config = T3SConfig.from_args(args)
     tokenizer = load_tokenizer(args.tokenizer_model)
     how = dict(prompt_format=config.prompt_format, overlong=config.overlong)
+    assert config.data is not None  # T3SConfig refuses a run without
     corpus = load_corpus(config.data, args, tokenizer, split=config.data_split, **how)
     heldout = None
     if config.heldout_data:
-        heldout = load_corpus(config.heldout_data, args, tokenizer, **how)
-    verifier = None
+        split = config.heldout_data_split
+        heldout = load_corpus(config.heldout_data, args, tokenizer, split=split, **how)
+    unusable_gold: frozenset[str] = frozenset()
     max_new_tokens = config.max_new_tokens or 0
     if config.needs_answers:
-        verifier = make_verifier(config.verifier)
-        for asked in (corpus, heldout):
-            if asked is not None:
-                asked.require_answers()
-                check_gold(config.verifier, asked.samples)
+        sets = [asked.samples for asked in (corpus, heldout) if asked is not None]
+        for asked in filter(None, (corpus, heldout)):
+            asked.require_answers()
+        unusable_gold = check_verifier(config.verifier, sets, config.verify_limits)
         max_new_tokens = _length_limit(args, config, corpus, heldout)
     selection = None
     if config.selection_load:
         selection = Selection.load(config.selection_load, corpus)
     plan = config.plan(args.train_iters)
     plan.validate()
-    return Prepared(config, tokenizer, corpus, heldout, verifier, selection, plan, max_new_tokens)
+    training_plans = plan_training(corpus, config.seed, args)
+    return Prepared(
+        config,
+        tokenizer,
+        corpus,
+        heldout,
+        unusable_gold,
+        selection,
+        plan,
+        max_new_tokens,
+        training_plans,
+    )
 
 
 def _length_limit(args, config: T3SConfig, corpus: Corpus, heldout: Corpus | None) -> int:

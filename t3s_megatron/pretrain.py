@@ -7,37 +7,32 @@ plain Megatron training on the same samples and loss, with nothing of T3S instal
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 
+from t3s_megatron import announcement
 from t3s_megatron.errors import T3SError
-from t3s_megatron.megatron.device import (
-    choose_device,
-    install_megatron_layer,
-    install_torch_layer,
-)
+from t3s_megatron.megatron.start import start_process
 
 
 def main() -> None:
     started = time.time()
     try:
-        on_cpu = choose_device(sys.argv) == "cpu"
-        if on_cpu:
-            import torch
-
-            torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-            install_torch_layer()
+        start_process(sys.argv)
         from t3s_megatron.megatron.plain import PlainTraining
-        from t3s_megatron.megatron.releases import call_pretrain, megatron_series, parse_arguments
+        from t3s_megatron.megatron.releases import call_pretrain, parse_arguments
 
-        megatron_series()  # an unsupported release is refused before anything else
-        if on_cpu:
-            install_megatron_layer()
         _run(started, PlainTraining, parse_arguments, call_pretrain)
     except T3SError as error:
         # The message is for a person; a traceback through Megatron would bury it.
-        print(f"t3s-megatron: error: {error}", file=sys.stderr, flush=True)
+        if announcement.first_to_say(str(error)):
+            print(f"t3s-megatron: error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except Exception as error:
+        # Ranks that lose a peer to an error of its own have nothing to add to it.
+        if not announcement.was_said():
+            raise
+        print(f"t3s-megatron: ended with it ({type(error).__name__})", file=sys.stderr, flush=True)
         sys.exit(2)
 
 

@@ -45,13 +45,15 @@ def model_shape(args) -> dict:
     return shape
 
 
-def _layout(args) -> dict:
+def parallel_layout(args) -> dict:
+    """How the model and the data are spread over the ranks."""
     return {name: getattr(args, key, None) for name, key in _LAYOUT.items()}
 
 
 #: --t3s arguments that may change when a run is resumed: where things are, and how fast.
 _FREE = ("data", "heldout_data", "selection_load", "selection_save", "dir", "device",
-         "generation_batch_size")  # fmt: skip
+         "generation_batch_size", "generation_timeout", "verify_timeout", "verify_workers",
+         "verify_memory", "hf_model", "hf_export")  # fmt: skip
 
 
 def identity(prepared: Prepared, args) -> dict:
@@ -68,7 +70,6 @@ def identity(prepared: Prepared, args) -> dict:
         "held-out fingerprint": None if heldout is None else heldout.fingerprint,
         "tokenizer fingerprint": prepared.corpus.tokenizer_fingerprint,
         "model": model_shape(args),
-        "parallel layout": _layout(args),
         "loaded selection": None
         if loaded is None
         else hashlib.sha256(np.packbits(loaded.keep)).hexdigest(),
@@ -92,7 +93,7 @@ def provenance(prepared: Prepared, args) -> dict:
             "dataset": prepared.corpus.fingerprint,
             "tokenizer": prepared.corpus.tokenizer_fingerprint,
         },
-        "layout": _layout(args),
+        "layout": parallel_layout(args),
         "model": model_shape(args),
         "seeds": {"megatron": args.seed, "t3s": prepared.config.seed},
         "arguments": asdict(prepared.config),

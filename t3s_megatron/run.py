@@ -21,6 +21,7 @@ import time
 
 import numpy as np
 
+from t3s_megatron.data.arrangement import StepPlan
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.stores import LogProbStore
 from t3s_megatron.errors import T3SError
@@ -28,6 +29,7 @@ from t3s_megatron.measuring import Measurer
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.batches import RowMaker
 from t3s_megatron.megatron.forward import TrainingForward
+from t3s_megatron.megatron.guard import StepGuard
 from t3s_megatron.megatron.meter import (
     StepTokens,
     TokenGroups,
@@ -44,7 +46,9 @@ from t3s_megatron.megatron.process import (
 from t3s_megatron.megatron.residual import transfer_residual
 from t3s_megatron.megatron.rewind import StartingPoint
 from t3s_megatron.megatron.scoring import score_corpus
-from t3s_megatron.megatron.seam import CallbackContext
+from t3s_megatron.megatron.seam import CallbackContext, Seam
+from t3s_megatron.megatron.source_seam import SourceSeam
+from t3s_megatron.megatron.uneven import let_lengths_vary
 from t3s_megatron.megatron.weights import WeightSnapshot
 from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine
 from t3s_megatron.method.selection import (
@@ -54,8 +58,9 @@ from t3s_megatron.method.selection import (
     keep_mask,
     selection_counts,
 )
-from t3s_megatron.monitor.curves import Curves
+from t3s_megatron.monitor.curves import Curves, measurement_figures
 from t3s_megatron.monitor.summary import Summary
+from t3s_megatron.non_finite import NonFinitePolicy
 from t3s_megatron.persistence import Persistence
 from t3s_megatron.prepare import Prepared
 from t3s_megatron.provenance import model_shape, provenance
@@ -73,8 +78,9 @@ class T3SRun:
         self.rows = rows
         self.machine = PhaseMachine(prepared.plan)
         self.meter = TokenMeter()
+        self.forward = forward
         forward.observer = self.meter
-        self.seam = None  # set by whoever installs it
+        self.seam: Seam | SourceSeam  # set by whoever installs it
         self.groups: TokenGroups | None = None
         self.theta_0: StartingPoint | None = None
         self.candidate: WeightSnapshot | None = None
@@ -92,14 +98,19 @@ class T3SRun:
             self.prepared,
             self.root,
             lambda what, seconds: self._spent(what, seconds, context.iteration),
+            self.say,
         )
         path = os.path.join(self.config.dir, "summary.json") if self.is_root else None
         self.summary = Summary(path)
         self.summary.update(
             method=self.config.method + ("-simple" if self.config.simple else ""),
             data=self.prepared.corpus.counts,
+            unusable_gold=sorted(self.prepared.unusable_gold),
+            arrangement=self.prepared.training_plans.summary(self.prepared.plan.budget),
             **provenance(self.prepared, get_args()),
         )
+        if self.config.arrangement != "padded":
+            let_lengths_vary(context.model)
         loaded = self.prepared.selection
         if loaded is not None:
             self.say(f"training with the selection of {self.config.selection_load}")
@@ -109,7 +120,23 @@ class T3SRun:
                 tokens=selection_counts(loaded.keep, None),
                 selection={"file": self.config.selection_load, "model": loaded.model} | made_by,
             )
-        self.persistence = Persistence(self)
+        if unusable := len(self.prepared.unusable_gold):
+            self.say(
+                f"--t3s-verifier {self.config.verifier} cannot read {unusable} gold answers: their "
+                "samples are trained on and never asked (unusable_gold in the summary)"
+            )
+        self.non_finite = NonFinitePolicy(
+            self.config.non_finite == "skip", self.rows, self.summary, self.say
+        )
+        self.guard = StepGuard(
+            context,
+            self.rows,
+            self.forward,
+            self.meter,
+            non_finite=self._non_finite,
+            nothing_kept=self._nothing_kept,
+        )
+        self.persistence = Persistence(self, context)
         if get_args().iteration > 0:
             self.persistence.restore(context, get_args().iteration)
         self._phases_noted = len(self.machine.records)
@@ -120,6 +147,12 @@ class T3SRun:
         if self.machine.total_steps == 0:
             self._evaluate(context, "theta_0")
         self._carry_out(context, between_steps=False)
+        context.num_microbatches = len(self._step_plan().micro_batches)
+        self.guard.before_step()
+
+    def _step_plan(self) -> StepPlan:
+        """Of the step that is about to begin, or has just been done."""
+        return self.prepared.training_plans.at(get_args().consumed_train_samples)
 
     def on_train_step_end(self, context: CallbackContext) -> None:
         self.seam.assert_called("train", "train_step")
@@ -134,7 +167,7 @@ class T3SRun:
     def on_log(self, context: CallbackContext) -> None:
         if self.seam.calls["training_log"] == 1:
             calls = ", ".join(f"{name} {n}x" for name, n in self.seam.calls.items())
-            print_rank_0(f"[t3s] Megatron runs through the callback seam: {calls}")
+            print_rank_0(f"[t3s] Megatron runs through the {self.seam.kind}: {calls}")
         self.curves.flush()
 
     def on_checkpoint_save(self, context: CallbackContext) -> None:
@@ -143,6 +176,7 @@ class T3SRun:
     def on_train_end(self, context: CallbackContext) -> None:
         if self.seam.calls["train_step"]:
             self.seam.assert_called("train", "train_step", "training_log")
+        self.measurer.close()
         self.summary.update(finished=self.machine.phase is Phase.DONE)
         self.summary.write()
         self.curves.flush()
@@ -185,30 +219,24 @@ class T3SRun:
         measured = self.measurer.training_accuracy(context, **self._now())
         self.machine.measured(measured.accuracy)
         self.summary.append("measurements", measured)
-        self.curves.scalars(
-            {
-                "accuracy": measured.accuracy,
-                "accuracy_standard_error": measured.standard_error,
-                "truncated_share": measured.truncated / measured.total,
-                "answer_tokens": measured.generated_tokens / measured.total,
-            },
-            context.iteration,
-        )
+        self.curves.scalars(measurement_figures(measured), context.iteration)
         self.say(
-            f"{measured.phase} step {measured.step}: accuracy {measured.accuracy:.3f} "
-            f"+- {measured.standard_error:.3f} ({measured.correct}/{measured.total}, "
-            f"{measured.truncated} truncated, {measured.seconds:.1f} s)"
+            f"{measured.phase} step {measured.step}: accuracy {measured.describe()}, "
+            f"{measured.seconds:.1f} s"
         )
         self.summary.write()
 
     def _score_theta_b(self, context, action: Action) -> None:
         if self.config.scoring != "inline":  # else read from the training forwards in _select
             if not action.live:
+                assert self.candidate is not None
                 self.candidate.restore(context)
+            assert self.machine.theta_b_step is not None
             self.c_b = self._score(context, "theta_b", self.machine.theta_b_step)
         self.machine.done(action)
 
     def _rewind(self, context, action: Action) -> None:
+        assert self.theta_0 is not None
         started = time.perf_counter()
         self.theta_0.rewind(context)
         seconds = time.perf_counter() - started
@@ -233,6 +261,7 @@ class T3SRun:
 
     def _transfer_residual(self, context, action: Action) -> None:
         self._evaluate(context, "theta_f")
+        assert self.theta_0 is not None and self.candidate is not None
         transfer_residual(context, self.theta_0.weights, self.candidate)
         self.machine.done(action)
 
@@ -248,13 +277,23 @@ class T3SRun:
         )
         self.summary.write()
 
+    def _non_finite(self, what: str, samples: list[int]) -> None:
+        self.non_finite.found(what, samples, self.machine.phase.value, self.machine.phase_step + 1)
+
+    def _nothing_kept(self) -> None:
+        self.summary.update(empty_steps=self.summary.content["empty_steps"] + 1)
+        self.say(
+            f"{self.machine.phase.value} step {self.machine.phase_step + 1}: no token of the batch "
+            "is kept, so it changes nothing"
+        )
+
     def _evaluate(self, context, weights: str) -> None:
         """The accuracies of --t3s-report-temperatures at the live weights."""
         for measured in self.measurer.evaluations(context, **self._now()):
             self.summary.append("evaluations", measured.to_dict() | {"weights": weights})
             self.say(
                 f"{weights}, {measured.split} prompts at T = {measured.temperature:g}: accuracy "
-                f"{measured.accuracy:.3f} +- {measured.standard_error:.3f}"
+                f"{measured.describe()}"
             )
 
     def _now(self) -> dict:
@@ -274,12 +313,29 @@ class T3SRun:
     def _score(self, context, tag: str, step: int) -> np.ndarray | None:
         started = time.perf_counter()
         c = score_corpus(context, self.rows)
+        bad: list[int] = []
         if c is not None:
+            found = self.prepared.corpus.sample_index(np.flatnonzero(~np.isfinite(c)))
+            bad = sorted(set(found.tolist()) - self.rows.excluded)
+        bad = layout.broadcast(bad, self.root)
+        if bad:
+            self.non_finite.found(f"log-prob at {tag}", bad, **self._now())
+        if c is not None:
+            self._level_excluded(c)
             self._store(c, tag, step, "exact")
+            if bad and self.c_b is not None:
+                self._store(self.c_b, "theta_b", self.machine.theta_b_step or 0, "exact")
         seconds = time.perf_counter() - started
         self._spent("scoring", seconds, context.iteration)
         self.say(f"scored {tag}: {self.prepared.corpus.n_targets} tokens in {seconds:.1f} s")
         return c
+
+    def _level_excluded(self, c: np.ndarray) -> None:
+        """Samples that were left out have delta_c = 0: neither anchors nor learned."""
+        for i in self.rows.excluded:
+            for values in (c, self.c_b):
+                if values is not None:
+                    values[self.prepared.corpus.target_slice(i)] = 0.0
 
     def _store(self, c: np.ndarray, tag: str, step: int, mode: str) -> None:
         shape = model_shape(get_args())
@@ -295,6 +351,7 @@ class T3SRun:
         if not self.is_root:
             return None
         if config.scoring == "inline":
+            assert approximate is not None and step is not None
             self.c_0, self.c_b, unseen = approximate
             self._store(self.c_0, "theta_0", 0, "inline")
             self._store(self.c_b, "theta_b", step, "inline")
@@ -304,6 +361,7 @@ class T3SRun:
                 root=True,
             )
         elif approximate is not None:
+            assert self.c_0 is not None and self.c_b is not None
             difference = disagreement(
                 delta_c(self.c_b, self.c_0), delta_c(approximate[1], approximate[0])
             )
@@ -318,7 +376,9 @@ class T3SRun:
             tau=config.anchor_threshold,
             n=corpus.n_targets,
         )
-        delta = None if self.c_b is None else delta_c(self.c_b, self.c_0)
+        delta = None
+        if self.c_b is not None and self.c_0 is not None:
+            delta = delta_c(self.c_b, self.c_0)
         counts = selection_counts(keep, delta, tau=config.anchor_threshold)
         self.summary.update(tokens=counts)
         selection = Selection(keep, corpus, config.method, step, counts, model_shape(get_args()))
@@ -345,6 +405,7 @@ class T3SRun:
         c_0, c_b = layout.broadcast((self.c_0, self.c_b), self.root)
         delta = delta_c(c_b, c_0)
         self.group_tokens(c_0, c_b)
+        assert self.groups is not None
         iteration = context.iteration
         self.curves.histogram("delta_c_at_theta_b", delta, iteration)
         self.curves.scalars({"anchor_share": float(self.groups.is_anchor.mean())}, iteration)
@@ -365,7 +426,10 @@ class T3SRun:
         if not figures:
             return
         phase = {Phase.PROFILE: 0, Phase.TARGETED: 1}.get(self.machine.phase, 2)
-        self.curves.scalars({"kept_tokens": figures["kept"], "phase": phase}, iteration)
+        scalars = {"kept_tokens": figures["kept"], "phase": phase}
+        plan = self._step_plan()
+        scalars |= plan.efficiency() | {"micro_batches": len(plan.micro_batches)}
+        self.curves.scalars(scalars, iteration)
         if self.groups is not None:
             self._plot_groups(figures, iteration)
             self.summary.append("figure_4", {"phase": "targeted", "step": tokens.step} | figures)

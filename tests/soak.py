@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import subprocess
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 from tests.conftest import pretrain_student
-from tests.jobs.test_resume import assert_same, job_arguments
 from tests.support.launch import end_processes, job_command, job_environment
+from tests.support.resumable import assert_same, job_arguments
 from tests.support.task import write_task
 
 SETTING = "two"
@@ -40,6 +42,19 @@ def wait_for_training(job: subprocess.Popen, log: str) -> None:
             if "[t3s]" in file.read():
                 return
         time.sleep(0.02)
+
+
+def phase_of(log: str) -> str:
+    """Where the job was when it wrote its last line."""
+    phase = "profile"
+    for line in Path(log).read_text().splitlines():
+        if "[t3s] targeted training begins" in line or ": phase targeted" in line:
+            phase = "targeted"
+        elif "[t3s] theta_b is step" in line or re.search(": phase profile.*theta_b [0-9]", line):
+            phase = "scoring and rewind"
+        elif "[t3s] done" in line or ": phase done" in line:
+            phase = "end"
+    return phase
 
 
 def main() -> None:
@@ -64,7 +79,7 @@ def main() -> None:
         assert job.wait() == 0
         length = time.monotonic() - began
         end_processes(environment)
-        kills, jobs = 0, 0
+        kills, jobs, phases = 0, 0, Counter()
         while kills < options.kills:
             out = f"{folder}/job-{jobs}"
             jobs += 1
@@ -79,6 +94,7 @@ def main() -> None:
                         end_processes(environment)
                         job.wait()
                         kills, deaths = kills + 1, deaths + 1
+                        phases[phase_of(log)] += 1
                         continue
                 code = job.wait()
                 end_processes(environment)
@@ -87,7 +103,8 @@ def main() -> None:
                 break
             assert_same(f"{folder}/reference", out)
             print(f"job {jobs}: killed {deaths}x, equal; {kills} kills in all", flush=True)
-    print(f"{kills} kills at random instants over {jobs} jobs: every one ended bit for bit equal")
+    hit = ", ".join(f"{count} in {phase}" for phase, count in phases.most_common())
+    print(f"{kills} kills at random instants over {jobs} jobs ({hit}): every one ended equal")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,15 @@ _NUMBER = re.compile(
     re.ASCII,
 )
 
+# Alone, or with a mark that sets it apart from the option's text. A bare "A" would be an article.
+_LETTER = re.compile(
+    r"(?:(?:option|choice|answer)\s*:?\s*)?"
+    r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?"
+    r"[(\[]?(?P<letter>[A-Za-z])(?:\s*\})?"
+    r"(?:[)\].:]+\**(?:\s.*)?)?\}?",
+    re.IGNORECASE | re.DOTALL,
+)
+
 
 def boxed(text: str) -> str | None:
     r"""Content of the last `\boxed{...}` whose braces are balanced; None when there is none."""
@@ -63,6 +72,13 @@ def final_answer(text: str) -> str | None:
             return after.splitlines()[0].strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else None
+
+
+def letter(text: str) -> str | None:
+    r"""The option that all of `text` names, A to Z: "B", "(b)", "B.", "B) 42", "\text{B}", "option
+    B: so it is". None when it is anything else, as "A or B" and "A big one" are."""
+    match = _LETTER.fullmatch(text.strip(" \t\r\n*$."))
+    return match["letter"].upper() if match else None
 
 
 def number(text: str | None) -> Fraction | None:

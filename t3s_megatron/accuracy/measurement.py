@@ -4,32 +4,46 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from t3s_megatron.accuracy.verifiers import Verdict, Verifier
+from t3s_megatron.accuracy.pool import Judged, Question, VerifierPool
+from t3s_megatron.accuracy.verifiers import FAILURES, Verdict
 from t3s_megatron.data.tokenizing import Sample
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A generated response; `truncated`: it met the length limit before its end token."""
+    """A generated response; `truncated`: it met the length limit before its end token;
+    `unfinished`: generation ran out of time before either."""
 
     text: str
     tokens: int
     truncated: bool
+    unfinished: bool = False
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """total = correct + wrong + truncated + unparseable + failed."""
+    """`total` is the sum of the eight counts that have the names of `Verdict`.
+
+    `void`: more answers failed than --t3s-max-failed-share allows, so that the figures say nothing
+    of the student. `retries`: how often what had failed was tried again.
+    """
 
     total: int
     correct: int
     wrong: int
     truncated: int
     unparseable: int
-    failed: int
+    timed_out: int
+    crashed: int
+    unfinished: int
+    skipped: int
     generated_tokens: int
+    void: bool = False
+    retries: int = 0
     step: int = 0
     phase: str = ""
     split: str = "train"
@@ -38,42 +52,129 @@ class Measurement:
     seconds: float = 0.0
 
     @property
+    def failed(self) -> int:
+        """Answers that a fault has taken."""
+        return self.timed_out + self.crashed + self.unfinished
+
+    @property
+    def judged(self) -> int:
+        return self.total - self.failed - self.skipped
+
+    @property
     def accuracy(self) -> float:
-        return self.correct / self.total
+        """Share of correct answers among those that were judged: a fault is not a wrong answer. NaN
+        for a void measurement."""
+        return math.nan if self.void else self.correct / self.judged
 
     @property
     def standard_error(self) -> float:
-        """Binomial; answers to one prompt are treated as independent."""
+        """Binomial; answers to one prompt are treated as independent. NaN for a void one."""
         p = self.accuracy
-        return math.sqrt(p * (1 - p) / self.total)
+        return math.nan if self.void else math.sqrt(p * (1 - p) / self.judged)
 
     def with_context(self, **context) -> Measurement:
         return replace(self, **context)
 
     def to_dict(self) -> dict:
+        """Without the figures that a void measurement does not have: they are None."""
         return asdict(self) | {
-            "accuracy": self.accuracy,
-            "standard_error": self.standard_error,
+            "accuracy": None if self.void else self.accuracy,
+            "standard_error": None if self.void else self.standard_error,
         }
 
+    def describe(self) -> str:
+        """For a person: "0.750 +- 0.097 (15/20, 1 truncated, 2 timed out)"."""
+        others = [
+            f"{count} {word}"
+            for count, word in (
+                (self.truncated, "truncated"),
+                (self.unparseable, "unparseable"),
+                (self.timed_out, "timed out"),
+                (self.crashed, "crashed"),
+                (self.unfinished, "unfinished"),
+                (self.skipped, "skipped"),
+            )
+            if count or word == "truncated"
+        ]
+        if self.retries:
+            others.append("1 retry" if self.retries == 1 else f"{self.retries} retries")
+        if self.void:
+            return f"void: {self.failed} of {self.total} answers failed ({', '.join(others)})"
+        counts = f"{self.correct}/{self.judged}"
+        figures = f"{self.accuracy:.3f} +- {self.standard_error:.3f}"
+        return f"{figures} ({', '.join([counts, *others])})"
 
-def grade(answers: list[Answer], samples: list[Sample], verifier: Verifier) -> Measurement:
-    """Verify answers[i] against samples[i]. A truncated answer is not verified: it has no end.
 
-    ValueError when there is nothing to grade, or not one sample to each answer.
-    """
+def may_fail(total: int, max_failed_share: float) -> int:
+    """How many of `total` answers may fail before their measurement is void."""
+    # Not one too few because 0.1 * 30 is 3.0000000000000004 here and 2.9999999999999996 there.
+    return math.floor(total * max_failed_share + 1e-9)
+
+
+def measure(
+    answers: Sequence[Answer], verdicts: Sequence[Verdict], max_failed_share: float
+) -> Measurement:
+    """Count what became of each answer. ValueError when there is none, or not one verdict each."""
     if not answers:
-        raise ValueError("nothing to grade: an accuracy needs at least one answer")
-    verdicts = [
-        None if answer.truncated else verifier(answer.text, sample)
-        for answer, sample in zip(answers, samples, strict=True)
-    ]
-    return Measurement(
-        total=len(verdicts),
-        correct=verdicts.count(Verdict.CORRECT),
-        wrong=verdicts.count(Verdict.WRONG),
-        truncated=verdicts.count(None),
-        unparseable=verdicts.count(Verdict.UNPARSEABLE),
-        failed=verdicts.count(Verdict.FAILED),
-        generated_tokens=sum(answer.tokens for answer in answers),
-    )
+        raise ValueError("nothing to measure: an accuracy needs at least one answer")
+    if len(answers) != len(verdicts):
+        raise ValueError(f"{len(verdicts)} verdicts of {len(answers)} answers")
+    counts: dict[str, Any] = {verdict.value: 0 for verdict in Verdict}
+    for verdict in verdicts:
+        counts[verdict.value] += 1
+    failed = sum(counts[failure.value] for failure in FAILURES)
+    # Something skipped is something unknown, and of nothing judged there is no share.
+    void = failed > may_fail(len(answers), max_failed_share) or counts[Verdict.SKIPPED] > 0
+    void = void or failed == len(answers)
+    tokens = sum(answer.tokens for answer in answers)
+    figures: dict[str, Any] = counts  # its fields are named as the verdicts
+    return Measurement(total=len(answers), generated_tokens=tokens, void=void, **figures)
+
+
+_UNKNOWN = (*FAILURES, Verdict.SKIPPED)
+
+
+class Grader:
+    """The verdicts of one measurement, over its first attempt and its retries."""
+
+    def __init__(self, samples: Sequence[Sample], pool: VerifierPool, max_failed_share: float):
+        self.samples = samples
+        self.pool = pool
+        self.max_failed_share = max_failed_share
+        self.judged: list[Judged | None] = [None] * len(samples)
+
+    def grade(self, answers: Sequence[Answer]) -> Measurement:
+        """answers[i] is to samples[i]. Called again, only what had failed is judged again: give
+        the same answers, or new ones where one was unfinished.
+
+        Truncated and unfinished answers are not verified: they have no end.
+        """
+        to_verify = []
+        for i, (answer, before) in enumerate(zip(answers, self.judged, strict=True)):
+            if answer.unfinished:
+                self.judged[i] = Judged(Verdict.UNFINISHED)
+            elif answer.truncated:
+                self.judged[i] = Judged(Verdict.TRUNCATED)
+            elif (before := self.judged[i]) is None or before.verdict in _UNKNOWN:
+                to_verify.append(i)
+        unfinished = sum(answer.unfinished for answer in answers)
+        allowed = may_fail(len(answers), self.max_failed_share) - unfinished
+        questions = [
+            Question(answers[i].text, self.samples[i].answer, self.samples[i].metadata)
+            for i in to_verify
+        ]
+        if allowed < 0:  # void already
+            verdicts = [Judged(Verdict.SKIPPED)] * len(questions)
+        else:
+            verdicts = self.pool.verify(questions, allowed)
+        for i, judged in zip(to_verify, verdicts, strict=True):
+            self.judged[i] = judged
+        verdicts_of_all = [one.verdict for one in self.judged if one is not None]
+        return measure(answers, verdicts_of_all, self.max_failed_share)
+
+    def first_fault(self) -> str | None:
+        """Where the verifier first failed, and why; None when it did not."""
+        for sample, judged in zip(self.samples, self.judged, strict=True):
+            if judged is not None and judged.why is not None:
+                return f"{sample.where}: {judged.why}"
+        return None

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Verifiers: a response and its sample in, a verdict out. They never raise.
+"""Verifiers: a response, its gold answer and its metadata in, a verdict out.
 
-`exact`, `numeric`, `reasoning-gym`, or `package.module:function` of your own.
+`exact`, `numeric`, `choice`, `math`, `reasoning-gym`, or `package.module:function` of your own.
+They run in worker processes (`accuracy.pool`) and may raise: an answer whose verifier broke is not
+wrong.
 """
 
 from __future__ import annotations
@@ -9,84 +11,61 @@ from __future__ import annotations
 import enum
 import functools
 import importlib
-import logging
 from collections.abc import Callable
 
-from t3s_megatron.accuracy.extraction import boxed, final_answer, last_number, number, tagged
-from t3s_megatron.data.tokenizing import Sample
-from t3s_megatron.errors import DataError, T3SError
-
-_log = logging.getLogger(__name__)
+from t3s_megatron.accuracy.extraction import (
+    boxed,
+    final_answer,
+    last_number,
+    letter,
+    number,
+    tagged,
+)
+from t3s_megatron.errors import T3SError
 
 
 class Verdict(enum.StrEnum):
-    """What a verifier says of one response."""
+    """What became of one answer."""
 
     CORRECT = "correct"
     WRONG = "wrong"
     UNPARSEABLE = "unparseable"  # no answer found in the response
-    FAILED = "failed"  # the verifier itself broke
+    TRUNCATED = "truncated"  # met the length limit before its end token: it has no answer
+    TIMED_OUT = "timed_out"  # the verifier gave no verdict in time
+    CRASHED = "crashed"  # the verifier raised, or its process died
+    UNFINISHED = "unfinished"  # generation ran out of time
+    SKIPPED = "skipped"  # not looked at, because the measurement was void already
 
 
-#: (response text, its sample) -> verdict
-Verifier = Callable[[str, Sample], Verdict]
+#: An answer that a fault has taken: it says nothing about the student.
+FAILURES = (Verdict.TIMED_OUT, Verdict.CRASHED, Verdict.UNFINISHED)
+
+#: (response text, gold answer, metadata of the sample) -> CORRECT, WRONG or UNPARSEABLE
+Verifier = Callable[[str, str, dict | None], Verdict]
 
 
-def make_verifier(spec: str) -> Verifier:
-    """The verifier named `spec`. T3SError when it is unknown or cannot be imported.
-
-    An exception inside it becomes FAILED; the first one is logged with its traceback.
-    """
-    if spec in _BUILT_IN:
-        return _never_raise(_BUILT_IN[spec]())
-    if ":" in spec:
-        return _never_raise(_user_function(spec))
-    names = ", ".join(sorted(_BUILT_IN))
-    raise T3SError(
-        f"--t3s-verifier {spec}: unknown. Choose {names}, or package.module:function of your own"
-    )
-
-
-def check_gold(spec: str, samples: list[Sample]) -> None:
-    """DataError when gold answers are of a form that `spec` cannot compare with."""
-    if spec == "numeric":
-        bad = [s for s in samples if number(s.answer) is None]
-        what = "is not a number"
-    elif spec == "reasoning-gym":
-        bad = [s for s in samples if not (s.metadata or {}).get("source_dataset")]
-        what = "has no metadata.source_dataset, which names the scorer"
-    else:
-        return
-    if bad:
-        raise DataError(
-            f"--t3s-verifier {spec}: {len(bad)} gold answers cannot be used, first {bad[0].where}: "
-            f"{bad[0].answer!r} {what}"
+def check_name(spec: str) -> None:
+    """T3SError when `spec` is no verifier's name and no dotted path. Imports nothing."""
+    if spec not in _BUILT_IN and ":" not in spec:
+        names = ", ".join(_BUILT_IN)
+        raise T3SError(
+            f"--t3s-verifier {spec}: unknown. Choose {names}, or package.module:function of your "
+            "own"
         )
 
 
-def _never_raise(verify: Verifier) -> Verifier:
-    told = False
-
-    def verified(text: str, sample: Sample) -> Verdict:
-        nonlocal told
-        try:
-            return verify(text, sample)
-        except Exception:  # a bug in a verifier must not end a run of hours
-            if not told:  # once: it may happen for every answer of every measurement
-                told = True
-                _log.warning("the verifier failed on %s", sample.where, exc_info=True)
-            return Verdict.FAILED
-
-    return verified
+def make_verifier(spec: str) -> Verifier:
+    """The verifier named `spec`. T3SError when it is unknown or cannot be imported."""
+    check_name(spec)
+    return _BUILT_IN[spec]() if spec in _BUILT_IN else _user_function(spec)
 
 
 def _exact() -> Verifier:
-    def verify(text: str, sample: Sample) -> Verdict:
+    def verify(text: str, answer: str, metadata: dict | None) -> Verdict:
         found = final_answer(text)
         if found is None:
             return Verdict.UNPARSEABLE
-        same = _words(found) == _words(sample.answer)
-        return Verdict.CORRECT if same else Verdict.WRONG
+        return _verdict(_words(found) == _words(answer))
 
     return verify
 
@@ -97,7 +76,7 @@ def _words(text: str) -> list[str]:
 
 
 def _numeric() -> Verifier:
-    def verify(text: str, sample: Sample) -> Verdict:
+    def verify(text: str, answer: str, metadata: dict | None) -> Verdict:
         for marked in (boxed(text), tagged(text)):
             if marked is not None:
                 found = number(marked)
@@ -106,7 +85,35 @@ def _numeric() -> Verifier:
             found = last_number(text)
         if found is None:
             return Verdict.UNPARSEABLE
-        return Verdict.CORRECT if found == number(sample.answer) else Verdict.WRONG
+        return _verdict(found == number(answer))
+
+    return verify
+
+
+def _choice() -> Verifier:
+    def verify(text: str, answer: str, metadata: dict | None) -> Verdict:
+        found = letter(final_answer(text) or "")
+        return Verdict.UNPARSEABLE if found is None else _verdict(found == letter(answer))
+
+    return verify
+
+
+def _math() -> Verifier:
+    try:
+        from t3s_megatron.accuracy.mathematics import parse, same
+    except ImportError as error:
+        raise T3SError(
+            '--t3s-verifier math needs math-verify: pip install "t3s-megatron[verification]"'
+        ) from error
+
+    def verify(text: str, answer: str, metadata: dict | None) -> Verdict:
+        found = parse(text)
+        if not found:
+            return Verdict.UNPARSEABLE
+        gold = parse(f"\\boxed{{{answer}}}")
+        if not gold:
+            raise ValueError(f"the gold answer {answer!r} cannot be parsed")
+        return _verdict(same(gold, found))
 
     return verify
 
@@ -122,16 +129,16 @@ def _reasoning_gym() -> Verifier:
     # Making a scorer makes its whole data set object.
     scorer = functools.cache(reasoning_gym.get_score_answer_fn)
 
-    def verify(text: str, sample: Sample) -> Verdict:
-        answer = tagged(text)
-        answer = boxed(text) if answer is None else answer
-        if answer is None:
+    def verify(text: str, answer: str, metadata: dict | None) -> Verdict:
+        found = tagged(text)
+        found = boxed(text) if found is None else found
+        if found is None:
             return Verdict.UNPARSEABLE
-        metadata = sample.metadata
+        assert metadata is not None  # checked with the gold answers
         score = scorer(metadata["source_dataset"])
         question = metadata.get("question", "")
-        entry = {"question": question, "answer": sample.answer, "metadata": metadata}
-        return Verdict.CORRECT if score(answer=answer, entry=entry) == 1.0 else Verdict.WRONG
+        entry = {"question": question, "answer": answer, "metadata": metadata}
+        return _verdict(score(answer=found, entry=entry) == 1.0)
 
     return verify
 
@@ -148,11 +155,20 @@ def _user_function(spec: str) -> Verifier:
     if not callable(function):
         raise T3SError(f"--t3s-verifier {spec}: is not a function")
 
-    def verify(text: str, sample: Sample) -> Verdict:
-        score = function(text, sample.answer, sample.metadata)
-        return Verdict.CORRECT if float(score) == 1.0 else Verdict.WRONG
+    def verify(text: str, answer: str, metadata: dict | None) -> Verdict:
+        return _verdict(float(function(text, answer, metadata)) == 1.0)
 
     return verify
 
 
-_BUILT_IN = {"exact": _exact, "numeric": _numeric, "reasoning-gym": _reasoning_gym}
+def _verdict(correct: bool) -> Verdict:
+    return Verdict.CORRECT if correct else Verdict.WRONG
+
+
+_BUILT_IN = {
+    "exact": _exact,
+    "numeric": _numeric,
+    "choice": _choice,
+    "math": _math,
+    "reasoning-gym": _reasoning_gym,
+}

@@ -18,6 +18,7 @@ from t3s_megatron.errors import DataError
 class Corpus:
     """`offsets` int64[n + 1]: targets of sample i are numbers offsets[i] to offsets[i + 1] - 1 of
     the corpus, the numbering of every flat per-target array (log-probs, selections).
+    `lengths`: positions that each sample needs in a row, one less than it has tokens.
 
     `fingerprint`: sha256 over ids, token ids and targets in order; blind to where they came from.
     `counts`: records read, samples kept, dropped_overlong, truncated_overlong, tokens,
@@ -28,16 +29,16 @@ class Corpus:
     tokenizer_fingerprint: str
     counts: dict
     offsets: np.ndarray = field(init=False)
+    lengths: list[int] = field(init=False)
     sample_hashes: list[str] = field(init=False)
     fingerprint: str = field(init=False)
-    _index: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self):
         sizes = [sample.n_targets for sample in self.samples]
         self.offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        self.lengths = [len(sample.tokens) - 1 for sample in self.samples]
         self.sample_hashes = [_hash(sample) for sample in self.samples]
         uids = [sample.uid for sample in self.samples]
-        self._index = {uid: i for i, uid in enumerate(uids)}
         whole = json.dumps([uids, self.sample_hashes])
         self.fingerprint = hashlib.sha256(whole.encode()).hexdigest()
 
@@ -95,9 +96,9 @@ class Corpus:
         """Where sample `index` stands in a flat per-target array."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
-    def index_of(self, uid: str) -> int:
-        """Index of the sample with this id. KeyError when there is none."""
-        return self._index[uid]
+    def sample_index(self, targets: np.ndarray) -> np.ndarray:
+        """For each of these target numbers int64[k], the index of its sample."""
+        return np.searchsorted(self.offsets, targets, side="right") - 1
 
     @property
     def n_targets(self) -> int:

@@ -3,13 +3,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import tempfile
 from collections.abc import Callable
+
+from safetensors import SafetensorError
+
+from t3s_megatron.errors import WriteError
 
 
 def write_bytes(path: str, data: bytes) -> None:
-    """Write to a temporary name beside `path`, fsync, rename, fsync the directory."""
+    """Write to a temporary name beside `path`, fsync, rename, fsync the directory.
+
+    WriteError when the disk is full, the folder cannot be written, ...: `path` is as it was.
+    """
 
     def write(temporary: str) -> None:
         with open(temporary, "wb") as file:
@@ -19,24 +28,50 @@ def write_bytes(path: str, data: bytes) -> None:
 
 
 def replace_file(path: str, write: Callable[[str], None]) -> None:
-    """`write(temporary name)` has to make the file; then it is synced and renamed to `path`."""
+    """`write(temporary name)` has to make the file; then it is synced and renamed to `path`.
+
+    WriteError as for `write_bytes`.
+    """
+    temporary = f"{path}.tmp-{os.getpid()}"
+    try:
+        directory = _make_directory(path)
+        write(temporary)
+        sync_path(temporary)
+        os.replace(temporary, path)
+        sync_path(directory)
+    except (OSError, SafetensorError) as error:
+        raise WriteError(
+            f"{path}: cannot be written ({error}). Make room, or make its folder writable, and "
+            "start the same command again: it goes on from its last checkpoint"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def check_folder(folder: str) -> None:
+    """Make `folder`, if it is not there, and see that a file can be written in it. WriteError."""
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"probe")
+    except OSError as error:
+        raise WriteError(
+            f"{folder}: cannot be written in ({error.strerror}). Make room, or make it writable"
+        ) from None
+
+
+def _make_directory(path: str) -> str:
+    """Of the file `path`, durable."""
     directory = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(directory):
         os.makedirs(directory, exist_ok=True)
-        _sync(os.path.dirname(directory))
-    temporary = f"{path}.tmp-{os.getpid()}"
-    try:
-        write(temporary)
-        _sync(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
-    _sync(directory)
+        sync_path(os.path.dirname(directory))
+    return directory
 
 
-def _sync(path: str) -> None:
+def sync_path(path: str) -> None:
+    """fsync a file, or a directory: its names."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -25,10 +25,6 @@ class EpochOrder:
         epoch, place = divmod(position, self.n)
         return int(self._permutation(epoch)[place])
 
-    def epoch_of(self, position: int) -> int:
-        """0-based epoch that `position` falls in."""
-        return position // self.n
-
     def _make_permutation(self, epoch: int) -> np.ndarray:
         # Philox is counter-based: (seed, epoch) is the key, stable over numpy releases.
         bits = np.random.Philox(key=[self.seed & (2**64 - 1), epoch])

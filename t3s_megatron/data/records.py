@@ -7,13 +7,20 @@ A record holds `messages` (chat turns, the last one the assistant's), or `prompt
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
+import math
 import os
+import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from t3s_megatron.data.names import is_missing_path
 from t3s_megatron.errors import DataError
+
+#: Keys of a message under which others keep part of what was said. Only `content` is read.
+_SAID_ELSEWHERE = ("reasoning_content", "reasoning", "thinking", "tool_calls", "function_call")
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,8 @@ class Record:
 
 def load_records(source: str, *, split: str = "train") -> list[Record]:
     """All records of `source`, in file order. DataError names file and line of what is wrong."""
-    records, places = [], {}
+    records: list[Record] = []
+    places: dict[str, str] = {}
     contents: dict[str, int] = {}
     for where, raw in _raw_rows(source, split):
         record = _parse(raw, where, contents)
@@ -54,42 +62,89 @@ def _raw_rows(source: str, split: str) -> Iterator[tuple[str, object]]:
     if source.endswith((".jsonl", ".json")):
         yield from _json_lines(source)
         return
-    for number, row in enumerate(_dataset(source, split), start=1):
-        yield f"{source}, row {number}", row
+    try:
+        rows = _parquet_rows(source) if source.endswith(".parquet") else _dataset(source, split)
+        for number, row in enumerate(rows, start=1):
+            yield f"{source}, row {number}", row
+    except DataError:
+        raise
+    except Exception as error:  # pyarrow and datasets raise many types for "cannot be read"
+        raise DataError(
+            f"{source}: cannot be read as .jsonl, .parquet, a saved dataset or a dataset name, "
+            f"split {split!r} ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _json_lines(path: str) -> Iterator[tuple[str, object]]:
     if not os.path.isfile(path):
-        raise DataError(f"{path}: no such file")
-    with open(path, "rb") as file:  # bytes: a line that is not UTF-8 is named like any other
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            try:
-                yield where, json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise DataError(f"{where}: not UTF-8 text ({error})") from None
-            except (json.JSONDecodeError, RecursionError) as error:
-                raise DataError(f"{where}: not a line of JSON ({error})") from None
+        found = "not a file" if os.path.exists(path) else "no such file"
+        raise DataError(f"{path}: {found}")
+    try:
+        with open(path, "rb") as file:  # bytes: a line that is not UTF-8 is named like any other
+            for number, line in enumerate(file, start=1):
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
+                if line.strip():
+                    where = f"{path}, line {number}"
+                    yield where, _strict_json(line, where)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def _strict_json(line: bytes, where: str) -> object:
+    """Without what Python adds to JSON, and without dropping the first of two equal keys."""
+    try:
+        return json.loads(
+            line.decode("utf-8"), parse_constant=_no_number, object_pairs_hook=_unique_keys
+        )
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not UTF-8 text ({error})") from None
+    except (ValueError, RecursionError) as error:  # ValueError: integers of thousands of digits too
+        raise DataError(f"{where}: not a line of JSON ({error})") from None
+
+
+def _no_number(name: str):
+    raise ValueError(f"{name} is no JSON")
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {reprlib.repr(twice)} comes twice in one object")
+    return made
+
+
+def _parquet_rows(path: str) -> Iterator[dict]:
+    import pyarrow.parquet
+
+    # Not through `datasets`, which would first write a copy to its cache on every node.
+    with pyarrow.parquet.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        if len(set(names)) < len(names):
+            raise DataError(f"{path}: two columns have the same name; rename one of {names}")
+        for batch in file.iter_batches():
+            batch.validate(full=True)  # text that is not UTF-8, offsets that point elsewhere
+            yield from batch.to_pylist()
 
 
 def _dataset(source: str, split: str) -> Iterable[dict]:
     import datasets
 
-    try:
-        if source.endswith(".parquet"):
-            return datasets.load_dataset("parquet", data_files=source, split="train")
-        if os.path.isdir(source) and os.path.exists(os.path.join(source, "dataset_info.json")):
-            return datasets.load_from_disk(source)
-        if os.path.isdir(source) and os.path.exists(os.path.join(source, "dataset_dict.json")):
-            return datasets.load_from_disk(source)[split]
-        return datasets.load_dataset(source, split=split)
-    except Exception as error:  # datasets raises many types for "cannot be read"
-        raise DataError(
-            f"{source}: cannot be read as .jsonl, .parquet, a saved dataset or a dataset name "
-            f"({type(error).__name__}: {error})"
-        ) from error
+    if os.path.isdir(source) and os.path.exists(os.path.join(source, "dataset_info.json")):
+        found = datasets.load_from_disk(source)
+    elif os.path.isdir(source) and os.path.exists(os.path.join(source, "dataset_dict.json")):
+        found = datasets.load_from_disk(source)
+        if split not in found:
+            raise DataError(f"{source}: has no split {split!r}, only {', '.join(found)}")
+        found = found[split]
+    elif is_missing_path(source):
+        raise DataError(f"{source}: no such file or folder")
+    else:
+        found = datasets.load_dataset(source, split=split)
+    found.data.validate(full=True)  # Arrow itself trusts the offsets in a file
+    return found
 
 
 def _parse(raw: object, where: str, contents: dict[str, int]) -> Record:
@@ -115,8 +170,11 @@ def _text(raw: dict, key: str, where: str) -> str | None:
     value = raw.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise DataError(f"{where}: `{key}` has to be text or a number, found {value!r}")
+    is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    if isinstance(value, bool) or not (is_number or isinstance(value, str)):
+        raise DataError(
+            f"{where}: `{key}` has to be text or a finite number, found {reprlib.repr(value)}"
+        )
     value = str(value)
     if not value.strip():
         raise DataError(f"{where}: `{key}` is empty; leave it out if there is none")
@@ -137,7 +195,7 @@ def _metadata(raw: dict, where: str) -> dict | None:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: `metadata` is not JSON ({error})") from None
     if value is not None and not isinstance(value, dict):
         raise DataError(f"{where}: `metadata` has to be an object, found {type(value).__name__}")
@@ -155,22 +213,30 @@ def _messages(raw: dict, where: str) -> list[dict]:
             raise DataError(f"{where}: `prompt` has to be text or a list of messages")
         messages = [*prompt, {"role": "assistant", "content": raw["response"]}]
     else:
-        found = ", ".join(sorted(map(str, raw))) or "nothing"
+        found = ", ".join(sorted(map(str, raw)))[:200] or "nothing"
         raise DataError(f"{where}: needs `messages`, or `prompt` and `response`; found {found}")
     if not isinstance(messages, list) or len(messages) < 2:
         raise DataError(f"{where}: needs at least a prompt and a response")
     clean = []
     for message in messages:
         if not isinstance(message, dict):
-            raise DataError(f"{where}: a message has to be an object, found {message!r}")
+            raise DataError(
+                f"{where}: a message has to be an object, found {reprlib.repr(message)}"
+            )
         role, content = message.get("role"), message.get("content")
         if not isinstance(role, str) or not isinstance(content, str):
             raise DataError(f"{where}: a message needs `role` and `content` as text")
+        for part in (role, content):
+            _encodable(part, f"a message of role {role!a}", where)
         if not content.strip():
             what = "the response" if message is messages[-1] else f"a message of role {role}"
             raise DataError(f"{where}: {what} is empty")
-        for part in (role, content):
-            _encodable(part, f"a message of role {role!a}", where)
+        lost = [f"`{key}`" for key in _SAID_ELSEWHERE if message.get(key)]
+        if lost:
+            raise DataError(
+                f"{where}: a message of role {role} has {', '.join(lost)}, which would be lost: "
+                "put it into `content` as the tokenizer's chat template writes it"
+            )
         clean.append({"role": role, "content": content})
     if clean[-1]["role"] != "assistant":
         raise DataError(

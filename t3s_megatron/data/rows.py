@@ -2,7 +2,8 @@
 """From samples to rows: what stands at each position, what is predicted there, what is learned.
 
 Position p of a row holds token p and predicts token p + 1. A row may have any length that the
-sample fits in; the tail is padding, which neither predicts nor is predicted.
+sample fits in; the tail is padding, which neither predicts nor is predicted. Short samples may
+stand in one row, each a segment that sees nothing of the others.
 """
 
 from __future__ import annotations
@@ -55,17 +56,18 @@ def empty_row(seq_length: int, pad_token: int) -> dict[str, torch.Tensor]:
     }
 
 
+def packed_row(segments: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Rows of any lengths, one after the other, as one; `sample` becomes [n].
+
+    `cu_seqlens` int32[n + 1]: segment i is at the positions from cu_seqlens[i] on, and before
+    cu_seqlens[i + 1]. Padding belongs to the segment that it follows, where nothing looks at it.
+    """
+    made = {key: torch.cat([one[key] for one in segments]) for key in segments[0]}
+    ends = torch.tensor([len(one["tokens"]) for one in segments]).cumsum(0)
+    made["cu_seqlens"] = torch.cat([torch.zeros(1, dtype=torch.int64), ends]).to(torch.int32)
+    return made
+
+
 def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Rows of one length to a batch [b, s]; `sample` becomes [b, 1]."""
     return {key: torch.stack([one[key] for one in rows]) for key in rows[0]}
-
-
-def scatter_targets(values: np.ndarray, sample: Sample) -> np.ndarray:
-    """Of one value a position, float32[s], those of the sample's targets, float32[n_targets].
-
-    Position p predicts token p + 1. ValueError when the row is too short for the sample.
-    """
-    length = len(sample.tokens) - 1
-    if len(values) < length:
-        raise ValueError(f"{sample.where}: {length} positions, {len(values)} values")
-    return np.asarray(values, dtype=np.float32)[:length][sample.is_target[1:]]

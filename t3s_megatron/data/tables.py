@@ -3,7 +3,8 @@
 
 A table holds per-target data keyed by sample: for each sample its id, a hash of its tokens and
 targets, and its number of targets. A reader brings its corpus; every one of its samples has to be
-in the file with the same tokens, in whatever order. Damage and mismatch are named, never used.
+in the file with the same tokens, in whatever order. Damage and mismatch are named, never used: a
+checksum covers header, sizes and values.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.durable import write_bytes
 from t3s_megatron.errors import MismatchError
 
-FORMAT = 1
+FORMAT = 2
 _CORPUS_KEYS = ("dataset_fingerprint", "tokenizer_fingerprint", "uids", "sample_hashes")
 
 
@@ -32,18 +33,19 @@ def save_table(
     """
     if values.shape != (int(sizes.sum()),):
         raise ValueError(f"{kind}: {list(values.shape)} values for {int(sizes.sum())} places")
-    header = {
-        "format": FORMAT,
-        "kind": kind,
-        "checksum": hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest(),
-        **corpus_keys,
-        **info,
-    }
-    data = save(
-        {"values": np.ascontiguousarray(values), "sizes": sizes.astype(np.int64)},
-        metadata={"t3s": json.dumps(header)},
-    )
-    write_bytes(path, data)
+    header = {"format": FORMAT, "kind": kind, **corpus_keys, **info}
+    tensors = {"values": np.ascontiguousarray(values), "sizes": sizes.astype(np.int64)}
+    # In one entry: safetensors writes several in any order, and the file would not be the same.
+    text = json.dumps({"checksum": _checksum(header, **tensors), **header}, allow_nan=False)
+    write_bytes(path, save(tensors, metadata={"t3s": text}))
+
+
+def _checksum(header: dict, values: np.ndarray, sizes: np.ndarray) -> str:
+    """`header` as JSON has it, which is the same before writing and after reading."""
+    digest = hashlib.sha256(json.dumps(header).encode())
+    for tensor in (sizes, values):
+        digest.update(np.ascontiguousarray(tensor).tobytes())
+    return digest.hexdigest()
 
 
 def corpus_keys(corpus: Corpus) -> dict:
@@ -63,11 +65,8 @@ def load_table(
 
     MismatchError when it is missing, damaged, or another kind of file.
     """
-    header, values, sizes = _read(path)
-    if header is None:
-        raise MismatchError(
-            f"{path}: not a file of t3s-megatron; give a {kind} that one of its runs wrote"
-        )
+    header, values, sizes = _read(path, kind)
+    checksum = header.pop("checksum", None)
     if header.get("kind") != kind or header.get("format") != FORMAT:
         raise MismatchError(
             f"{path}: expected a {kind} of format {FORMAT}, found {header.get('kind')} of format "
@@ -77,27 +76,55 @@ def load_table(
     missing = [key for key in (*_CORPUS_KEYS, *needs) if key not in header]
     if missing:
         raise MismatchError(f"{path}: damaged, its header lacks {', '.join(missing)}; remake it")
-    shape = (len(header["uids"]),)
-    fits = sizes.shape == shape and (sizes >= 0).all() and values.shape == (int(sizes.sum()),)
-    # The checksum is over bytes: it does not see a damaged dtype.
-    typed = values.dtype == dtype and sizes.dtype == np.int64
-    if not fits or not typed or len(header["sample_hashes"]) != shape[0]:
+    if not _well_formed(header, values, sizes, dtype):
         raise MismatchError(f"{path}: damaged, its sizes or types do not fit; remake it")
-    checksum = hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
-    if checksum != header.get("checksum"):
+    if checksum != _checksum(header, values, sizes):
         raise MismatchError(f"{path}: damaged, its checksum does not match its content; remake it")
     return values, sizes, header
 
 
-def _read(path: str) -> tuple[dict | None, np.ndarray, np.ndarray]:
-    """(header, None where it is not ours, values, sizes). MismatchError when it cannot be read."""
+def _well_formed(header: dict, values: np.ndarray, sizes: np.ndarray, dtype: type) -> bool:
+    """The checksum is over bytes: it does not see the types that they are read with."""
+    uids, hashes = header["uids"], header["sample_hashes"]
+    fingerprints = [header["dataset_fingerprint"], header["tokenizer_fingerprint"]]
+    if not isinstance(uids, list) or not isinstance(hashes, list):
+        return False
+    if not all(isinstance(text, str) for text in (*uids, *hashes, *fingerprints)):
+        return False
+    if values.dtype != dtype or sizes.dtype != np.int64:
+        return False
+    if not len(set(uids)) == len(uids) == len(hashes) or sizes.shape != (len(uids),):
+        return False
+    # Python's sum: that of int64 may wrap around to the right number.
+    return bool((sizes >= 0).all()) and values.shape == (sum(sizes.tolist()),)
+
+
+def _read(path: str, kind: str) -> tuple[dict, np.ndarray, np.ndarray]:
+    """(header, values, sizes) of any table.
+
+    MismatchError when the file cannot be read, or is not one of ours.
+    """
     try:
         with safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {}).get("t3s", "null"))
-            if not isinstance(header, dict):
-                return None, np.empty(0), np.empty(0)
+            names = sorted(file.keys())
+            if not isinstance(header, dict) or names != ["sizes", "values"]:
+                raise MismatchError(
+                    f"{path}: not a file of t3s-megatron, or damaged; give a {kind} that one of "
+                    "its runs wrote"
+                )
             return header, file.get_tensor("values"), file.get_tensor("sizes")
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except MismatchError:
+        raise
+    # AttributeError, TypeError: a type of tensor that numpy does not have.
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        RecursionError,
+        AttributeError,
+        TypeError,
+    ) as error:
         raise MismatchError(
             f"{path}: cannot be read, it is missing or damaged ({error}); check the path, or make "
             "the file again"

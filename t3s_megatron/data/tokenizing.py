@@ -49,6 +49,9 @@ def tokenize(
     end = tokenizer.eos_token_id
     if end is None:
         raise DataError("the tokenizer has no end-of-text token: set its eos_token")
+    if not record.messages[-1]["content"].replace(tokenizer.eos_token, "").strip():
+        # A template may still write something around it, and it would be learned.
+        raise DataError(f"{record.where}: the response has no tokens to learn: it is empty")
     prompt, response = _RENDERERS[prompt_format](record, tokenizer)
     head = tokenizer.encode(prompt, add_special_tokens=False)
     if prompt_format == "raw" and tokenizer.bos_token_id is not None:

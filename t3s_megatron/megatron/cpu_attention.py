@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Context-parallel attention for CPU runs.
+"""Attention for CPU runs with context parallelism or packed rows.
 
-Megatron's own core attention refuses context parallelism (dot_product_attention.py:59) and
-Transformer Engine's needs CUDA. This one gathers keys and values over the context-parallel group,
-so that every layout can be tested without a GPU. Memory is O(s^2): not for training at length.
+Megatron's own core attention refuses both (dot_product_attention.py:59, :153) and Transformer
+Engine's needs CUDA. With these, every layout can be tested without a GPU. Memory is O(s^2): not for
+training at length.
 
-Megatron slices a sequence so that causal work is balanced: it is cut in 2 * CP chunks and rank r
-holds chunks r and 2 * CP - 1 - r ("zigzag").
+For context parallelism, keys and values are gathered over the group. Megatron slices a sequence so
+that causal work is balanced: it is cut in 2 * CP chunks and rank r holds chunks r and
+2 * CP - 1 - r ("zigzag").
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 
 import torch
 import torch.distributed as dist
@@ -79,3 +81,21 @@ class ContextParallelAttention(DotProductAttention):
             scale=self.softmax_scale,
         )
         return out.permute(2, 0, 1, 3).reshape(local, query.size(1), -1)
+
+
+class PackedAttention(DotProductAttention):
+    """Megatron's own, segment by segment, over q, k, v of shape [t, heads, head_dim]; without
+    `packed_seq_params` Megatron's own over [s, b, heads, head_dim]."""
+
+    def forward(self, query, key, value, *args, packed_seq_params=None, **kwargs):
+        if packed_seq_params is None:
+            return super().forward(query, key, value, *args, **kwargs)
+        boundaries = packed_seq_params.cu_seqlens_q.tolist()
+        segments = [slice(*ends) for ends in itertools.pairwise(boundaries)]
+        outputs = [
+            super(PackedAttention, self).forward(
+                *(x[segment].unsqueeze(1) for x in (query, key, value)), *args, **kwargs
+            )
+            for segment in segments
+        ]
+        return torch.cat(outputs)

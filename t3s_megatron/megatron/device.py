@@ -287,6 +287,7 @@ def install_megatron_layer() -> None:
     _allow_sequence_parallel_torch_norm()
     _allow_cpu_token_dispatch()
     _use_fused_adam_conventions()
+    _count_sequence_lengths_on_cpu()
 
 
 def _skip_dataset_helper_compilation() -> None:
@@ -347,6 +348,14 @@ def _use_fused_adam_conventions() -> None:
         cls._set_main_param_and_optimizer_states = torch.no_grad()(
             cls._set_main_param_and_optimizer_states
         )
+
+
+def _count_sequence_lengths_on_cpu() -> None:
+    # training.py:327 makes it on f"cuda:{current_device()}" where there is none yet (from 0.18 on).
+    import megatron.training.training as training
+
+    if hasattr(training, "_seqlen_stats_in_iteration"):
+        training._seqlen_stats_in_iteration = torch.zeros(2, dtype=torch.float64)
 
 
 class CpuFusedAdam(torch.optim.Optimizer):

@@ -15,15 +15,19 @@ from functools import partial
 import torch
 from megatron.core import mpu
 
+from t3s_megatron.megatron.uneven import count_real_tokens, packed_seq_params
+
 #: What the model and the loss need on the device, all [b, s].
 _DEVICE_KEYS = ("tokens", "labels", "loss_mask", "position_ids")
+#: About whole rows, not about their positions: what every stage needs, and stays on the host.
+_ROW_KEYS = ("sample", "lengths", "cu_seqlens")
 #: Keeps sum / count finite in Megatron's report when no token of a batch is kept, and vanishes in
 #: float32 next to any real count.
 _TINY_COUNT = 1e-30
 
 
 def stage_has_data(model) -> bool:
-    """Whether this chunk embeds tokens or computes losses; the stages between need no batch."""
+    """Whether this chunk embeds tokens or computes losses; the stages between do neither."""
     from megatron.core.utils import get_attr_wrapped_model
 
     return bool(
@@ -32,19 +36,20 @@ def stage_has_data(model) -> bool:
     )
 
 
-def next_batch(data_iterator, model) -> dict[str, torch.Tensor] | None:
-    """The next micro-batch, sliced for this context-parallel rank; None between the ends.
+def next_batch(data_iterator, model) -> dict[str, torch.Tensor]:
+    """The next micro-batch, sliced for this context-parallel rank; between the ends only what it
+    says about whole rows.
 
-    Tensors of the model are on the device; `target_index` and `sample` stay on the host.
+    Tensors of the model are on the device; `target_index` and `_ROW_KEYS` stay on the host.
     """
-    if data_iterator is None or not stage_has_data(model):
-        return None
     batch = next(data_iterator)
+    if not stage_has_data(model):
+        return {key: batch[key] for key in _ROW_KEYS if key in batch}
     size = mpu.get_context_parallel_world_size()
     if size > 1:
         rank = mpu.get_context_parallel_rank()
         batch = {
-            key: value if key == "sample" else zigzag_slice(value, rank, size)
+            key: value if key in _ROW_KEYS else zigzag_slice(value, rank, size)
             for key, value in batch.items()
         }
     device = torch.cuda.current_device()
@@ -60,14 +65,18 @@ def zigzag_slice(x: torch.Tensor, rank: int, size: int) -> torch.Tensor:
 
 def call_model(model, batch):
     """Per-token loss [b, s / cp] on the last stage, hidden states elsewhere."""
-    if batch is None:
-        return model(None, None, None)
+    packed = {}
+    if "cu_seqlens" in batch:
+        packed["packed_seq_params"] = packed_seq_params(batch["cu_seqlens"])
+    if "tokens" not in batch:
+        return model(None, None, None, **packed)
     return model(
         batch["tokens"],
         batch["position_ids"],
         None,  # causal; the attention implementations build it themselves
         labels=batch["labels"],
         loss_mask=batch["loss_mask"],
+        **packed,
     )
 
 
@@ -83,6 +92,7 @@ class TrainingForward:
     def __call__(self, data_iterator, model, return_schedule_plan: bool = False):
         assert not return_schedule_plan, "--overlap-moe-expert-parallel-comm is not supported"
         batch = next_batch(data_iterator, model)
+        count_real_tokens(batch, model)
         return call_model(model, batch), partial(self.loss, batch)
 
     def loss(self, batch, per_token_loss):

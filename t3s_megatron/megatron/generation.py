@@ -8,13 +8,15 @@ distribution.
 
 Every rank takes part: chunks of a pipeline hand activations on in order, the last stage samples,
 and bounds and the stop flag are common to all data-parallel ranks, because expert-parallel ranks
-have to step together. With context parallelism there is no key-value cache and the whole sequence
-is computed for each token: correct, and slow.
+have to step together. So is the end of the time that generation may take: the clock of the rank
+that samples goes with its tokens. With context parallelism there is no key-value cache and the
+whole sequence is computed for each token: correct, and slow.
 """
 
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import dataclass
 
 import torch
@@ -50,45 +52,66 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Generated:
-    """Token ids without the end token; `truncated` when the limit came before the end token."""
+    """Token ids without the end token; `truncated` when the limit came before the end token,
+    `unfinished` when the time was up before either."""
 
     tokens: list[int]
     truncated: bool
+    unfinished: bool = False
 
 
 def generate(
-    context: CallbackContext, prompts: list[list[int]], sampling: Sampling
+    context: CallbackContext,
+    prompts: list[list[int]],
+    sampling: Sampling,
+    *,
+    numbers: list[int] | None = None,
+    timeout: float | None = None,
 ) -> list[Generated]:
-    """One answer to each prompt. Same arguments and same result on every rank; collective."""
+    """One answer to each prompt. Same arguments and same result on every rank; collective.
+
+    `numbers`: which answer of the measurement each one is, for its seed; default 0, 1, 2, ...
+    `timeout` in seconds: what is not answered by then is `unfinished`.
+    """
     if not prompts:
         return []
+    if numbers is None:
+        numbers = list(range(len(prompts)))
     ranks, rank = mpu.get_data_parallel_world_size(), mpu.get_data_parallel_rank()
     # Similar lengths together: a batch is prefilled up to its shortest prompt.
     order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
     order += [order[-1]] * (-len(order) % ranks)  # equal batches on all ranks; duplicates agree
     answers: dict[int, Generated] = {}
     with training_paused(context), _without_sequence_parallel(context):
-        decoder = _Decoder(context, sampling)
+        decoder = _Decoder(context, sampling, timeout)
         for first in range(0, len(order), sampling.batch_size * ranks):
             block = order[first : first + sampling.batch_size * ranks]
             lengths = [len(prompts[i]) for i in block]
+            if decoder.time_is_up:  # on every rank
+                answers.update(dict.fromkeys(block, Generated([], False, unfinished=True)))
+                continue
             mine = block[rank::ranks]
-            texts = decoder.decode([prompts[i] for i in mine], mine, min(lengths), max(lengths))
+            texts = decoder.decode(
+                [prompts[i] for i in mine], [numbers[i] for i in mine], min(lengths), max(lengths)
+            )
             for part in gather_over_data(dict(zip(mine, texts, strict=True))):
                 answers.update(part)
     return [answers[i] for i in range(len(prompts))]
 
 
 class _Decoder:
-    """Autoregressive decoding of one batch at a time through all stages."""
+    """Autoregressive decoding of one batch at a time through all stages. `time_is_up` is common to
+    all ranks."""
 
-    def __init__(self, context: CallbackContext, sampling: Sampling):
+    def __init__(self, context: CallbackContext, sampling: Sampling, timeout: float | None):
         self.chunks = [unwrap_model(chunk) for chunk in context.model]
         self.config = get_model_config(self.chunks[0])
         self.sampling = sampling
         self.device = torch.cuda.current_device()
         self.context_size = mpu.get_context_parallel_world_size()
         self.use_cache = self.context_size == 1
+        self.deadline = None if timeout is None else time.monotonic() + timeout
+        self.time_is_up = False
 
     def decode(
         self, prompts: list[list[int]], numbers: list[int], shortest: int, longest: int
@@ -110,22 +133,23 @@ class _Decoder:
                 start = end
             # Longer prompts are fed their own tokens until they end.
             live = (lengths <= end) & ~done
-            chosen = self._choose(logits, uniforms, (end - lengths).clamp(0, limit - 1))
+            chosen, overdue = self._choose(logits, uniforms, (end - lengths).clamp(0, limit - 1))
             tokens[:, end] = torch.where(live, chosen, tokens[:, end])
             done |= live & (chosen == self.sampling.end_token)
             done |= (end + 1 - lengths) >= limit
-            if self._everywhere(done.all()):
+            all_done, self.time_is_up = self._in_common(done.all(), overdue)
+            if all_done or self.time_is_up:
                 break
         return [
-            self._answer(tokens[line, len(prompt) : end + 1].tolist())
-            for line, prompt in enumerate(prompts)
+            self._answer(tokens[line, len(prompt) : end + 1].tolist(), is_done)
+            for line, (prompt, is_done) in enumerate(zip(prompts, done.tolist(), strict=True))
         ]
 
-    def _answer(self, tokens: list[int]) -> Generated:
+    def _answer(self, tokens: list[int], is_done: bool) -> Generated:
         tokens = tokens[: self.sampling.max_new_tokens]
         if self.sampling.end_token in tokens:
             return Generated(tokens[: tokens.index(self.sampling.end_token)], False)
-        return Generated(tokens, True)
+        return Generated(tokens, truncated=is_done, unfinished=not is_done)
 
     def _uniforms(self, numbers: list[int]) -> torch.Tensor | None:
         """float64[b, max_new_tokens] in [0, 1): a generator of its own for each answer."""
@@ -140,10 +164,13 @@ class _Decoder:
             )
         return torch.stack(lines).to(self.device)
 
-    def _choose(self, logits, uniforms, step) -> torch.Tensor:
-        """Next token int64[b], equal on all model-parallel ranks. `logits` [b, V] or None."""
+    def _choose(self, logits, uniforms, step) -> tuple[torch.Tensor, torch.Tensor]:
+        """Next token int64[b] and whether the time is up (0 or 1), both equal on all ranks that
+        work on these prompts. `logits` [b, V] or None."""
         batch = step.numel()
-        chosen = torch.empty(batch, dtype=torch.long, device=self.device)
+        overdue = self.deadline is not None and time.monotonic() >= self.deadline
+        # In one tensor, so that the clock costs no message of its own.
+        message = torch.full((batch + 1,), int(overdue), dtype=torch.long, device=self.device)
         if logits is not None:
             logits = logits[:, : self.sampling.vocab_size].float()  # never the vocabulary's padding
             if uniforms is None:
@@ -154,24 +181,31 @@ class _Decoder:
                 u = uniforms.gather(1, step[:, None]) * cumulative[:, -1:]
                 chosen = torch.searchsorted(cumulative, u, right=True)[:, 0]
                 chosen = chosen.clamp(max=logits.size(-1) - 1)
+            message[:batch] = chosen
         group = mpu.get_model_parallel_group()
         if group.size() > 1:
             # First tensor-parallel rank of the last stage; see layout of the group in mpu.
             tp = mpu.get_tensor_model_parallel_world_size()
             source = dist.get_process_group_ranks(group)[-tp]
-            dist.broadcast(chosen, source, group=group)
+            dist.broadcast(message, source, group=group)
         if self.context_size > 1:
             # All context ranks computed the same token up to rounding: take one's word for it.
             context = mpu.get_context_parallel_group()
-            dist.broadcast(chosen, dist.get_process_group_ranks(context)[0], group=context)
-        return chosen
+            dist.broadcast(message, dist.get_process_group_ranks(context)[0], group=context)
+        return message[:batch], message[batch]
 
-    def _everywhere(self, flag: torch.Tensor) -> bool:
+    def _in_common(self, done: torch.Tensor, overdue: torch.Tensor) -> tuple[bool, bool]:
+        """Whether all data-parallel ranks are done, and whether the time of any of them is up.
+
+        Each data-parallel group holds one rank of every part of the data, and all ranks of a part
+        have the same `overdue`: so all groups come to the same end.
+        """
         group = mpu.get_data_parallel_group()
-        value = flag.view(1).to(torch.float32)
+        values = torch.stack([done, overdue == 0]).to(torch.float32)
         if group.size() > 1:
-            dist.all_reduce(value, op=dist.ReduceOp.MIN, group=group)
-        return bool(value.item())
+            dist.all_reduce(values, op=dist.ReduceOp.MIN, group=group)
+        all_done, in_time = values.tolist()
+        return bool(all_done), not in_time
 
     # ------------------------------------------------------------------------------ one forward
 

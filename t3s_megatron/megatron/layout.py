@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from megatron.core import mpu
+
+from t3s_megatron.errors import T3SError, WriteError
 
 
 def on_last_stage() -> bool:
@@ -15,6 +20,11 @@ def on_last_stage() -> bool:
 def speaks_for_its_samples() -> bool:
     """One rank for each part of the data: last stage, first of its tensor-parallel group."""
     return on_last_stage() and mpu.get_tensor_model_parallel_rank() == 0
+
+
+def collects_over_data() -> bool:
+    """One rank of each group that sums figures over the data: last stage, first in DP and CP."""
+    return on_last_stage() and mpu.get_data_parallel_rank(with_context_parallel=True) == 0
 
 
 def data_and_context_group():
@@ -44,10 +54,10 @@ def broadcast(value, source: int):
     return box[0]
 
 
-def gather_over_data(value) -> list | None:
+def gather_over_data(value) -> list:
     """Small objects of the data-parallel group (without CP), in rank order, on every rank."""
     group = mpu.get_data_parallel_group()
-    parts = [None] * group.size()
+    parts: list = [None] * group.size()
     dist.all_gather_object(parts, value, group=group)
     return parts
 
@@ -59,8 +69,24 @@ def gather_over_world(value) -> list:
     return parts
 
 
-def barrier() -> None:
-    dist.barrier()
+def together(work: Callable[[], Any]) -> list:
+    """`work()` on every rank: its (small) results in rank order, on every rank.
+
+    When it raises a T3SError or an OSError on some, every rank raises the first of them as a
+    T3SError: none goes on to wait for a rank that has given up.
+    """
+    mine, failure = None, None
+    try:
+        mine = work()
+    except T3SError as error:
+        failure = error
+    except OSError as error:
+        failure = WriteError(str(error))
+    parts = gather_over_world((mine, failure))
+    for _, failed in parts:
+        if failed is not None:
+            raise failed
+    return [result for result, _ in parts]
 
 
 def rank() -> int:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.megatron.layout import (
     data_and_context_group,
     on_last_stage,
@@ -35,9 +36,22 @@ class TokenMeter(TokenReader):
     def __init__(self):
         super().__init__()
         self.history: list[StepTokens] = []
+        self._read: TokenScores | None = None
+
+    def read_step(self) -> TokenScores:
+        """What the step has seen, once its forwards are done; `finish_step` still hands it out."""
+        self._read = self.take()
+        return self._read
+
+    def drop_from_step(self, samples: set[int], corpus: Corpus) -> None:
+        """Forget what `read_step` has seen of these corpus indices."""
+        assert self._read is not None
+        stays = ~np.isin(corpus.sample_index(self._read.target), list(samples))
+        self._read = TokenScores(self._read.target[stays], self._read.c[stays])
 
     def finish_step(self, step: int) -> StepTokens:
-        seen = self.take()
+        seen = self._read or self.take()
+        self._read = None
         return StepTokens(seen.target, seen.c, step)
 
 
@@ -58,16 +72,16 @@ def step_figures(tokens: StepTokens, keep: np.ndarray | None, groups: TokenGroup
     if not on_last_stage():
         return {}
     target, c = tokens.target, tokens.c.astype(np.float64)
-    sums = [len(target) if keep is None else int(keep[target].sum()), len(target)]
+    sums: list[float] = [len(target) if keep is None else int(keep[target].sum()), len(target)]
     if groups is not None:
         anchor = groups.is_anchor[target]
         delta = c - groups.c_0[target]
         for part in (anchor, ~anchor):
             sums += [part.sum(), -c[part].sum(), delta[part].sum()]
-    total = torch.tensor(sums, dtype=torch.float64, device=torch.cuda.current_device())
-    dist.all_reduce(total, group=data_and_context_group())
-    total = total.tolist()
-    figures = {"kept": int(total[0]), "targets": int(total[1])}
+    summed = torch.tensor(sums, dtype=torch.float64, device=torch.cuda.current_device())
+    dist.all_reduce(summed, group=data_and_context_group())
+    total = summed.tolist()
+    figures: dict[str, float] = {"kept": int(total[0]), "targets": int(total[1])}
     if groups is not None:
         for name, (count, loss, delta) in (("anchor", total[2:5]), ("other", total[5:8])):
             figures[f"loss_{name}"] = loss / count if count else float("nan")
@@ -89,7 +103,7 @@ def inline_snapshots(
     seen = [tokens for tokens in history if tokens.step - 1 <= theta_b_step]
     group = data_and_context_group()
     root = dist.get_global_rank(group, 0)
-    parts = [None] * group.size() if dist.get_rank() == root else None
+    parts: list | None = [None] * group.size() if dist.get_rank() == root else None
     dist.gather_object(seen, parts, dst=root, group=group)
     if parts is None:
         return None

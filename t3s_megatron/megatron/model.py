@@ -17,7 +17,9 @@ from megatron.core.transformer.spec_utils import import_module
 from megatron.training import get_args
 from megatron.training.arguments import core_transformer_config_from_args
 
+from t3s_megatron.lengths import choose_arrangement
 from t3s_megatron.megatron.device import is_cpu_layer_active
+from t3s_megatron.megatron.uneven import let_lengths_vary
 
 
 def model_provider(
@@ -27,9 +29,11 @@ def model_provider(
     args = get_args()
     config = config or core_transformer_config_from_args(args)
     spec = _layer_spec(args, config, vp_stage)
-    if is_cpu_layer_active() and args.context_parallel_size > 1:
-        _use_context_parallel_attention(spec)
-    return GPTModel(
+    # A script may use this provider without the plugin's samples.
+    arrangement = choose_arrangement(args) if getattr(args, "t3s_data", None) else "padded"
+    if is_cpu_layer_active():
+        _use_cpu_attention(spec, args, arrangement)
+    model = GPTModel(
         config=config,
         transformer_layer_spec=spec,
         vocab_size=args.padded_vocab_size,
@@ -46,6 +50,9 @@ def model_provider(
         vp_stage=vp_stage,
         pg_collection=pg_collection,
     )
+    if arrangement != "padded":
+        let_lengths_vary([model])
+    return model
 
 
 def _layer_spec(args, config, vp_stage):
@@ -66,9 +73,16 @@ def _layer_spec(args, config, vp_stage):
     )
 
 
-def _use_context_parallel_attention(spec) -> None:
-    from t3s_megatron.megatron.cpu_attention import ContextParallelAttention
+def _use_cpu_attention(spec, args, arrangement: str) -> None:
+    """Where Megatron's own attention for local layers cannot do it."""
+    from t3s_megatron.megatron.cpu_attention import ContextParallelAttention, PackedAttention
 
+    if args.context_parallel_size > 1:
+        attention = ContextParallelAttention
+    elif arrangement == "packed":
+        attention = PackedAttention
+    else:
+        return
     layers = getattr(spec, "layer_specs", None) or [spec]  # a MoE block lists its layers
     for layer in layers:
-        layer.submodules.self_attention.submodules.core_attention = ContextParallelAttention
+        layer.submodules.self_attention.submodules.core_attention = attention

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from t3s_megatron.data.order import EpochOrder
 from t3s_megatron.errors import T3SError
+from t3s_megatron.lengths import choose_arrangement
 from t3s_megatron.megatron.batches import RowMaker, TrainingBatches, take_over_batches
 from t3s_megatron.megatron.forward import TrainingForward
-from t3s_megatron.prepare import load_corpus, load_tokenizer
+from t3s_megatron.prepare import load_corpus, load_tokenizer, plan_training
 
 
 class PlainTraining:
@@ -16,6 +16,11 @@ class PlainTraining:
     def __init__(self, args):
         if not args.t3s_data:
             raise T3SError("nothing to train on: give --t3s-data (and --t3s for a T3S run)")
+        if not args.t3s and choose_arrangement(args) == "packed":
+            raise T3SError(
+                "--t3s-arrangement packed varies the number of micro-batches, which takes a T3S "
+                "run: add --t3s --t3s-method sft, or choose --t3s-arrangement own"
+            )
         take_over_batches(args)
         self.forward_step = TrainingForward()
         self._corpus = None
@@ -23,7 +28,7 @@ class PlainTraining:
         def data_provider(num_samples, vp_stage=None):
             return self._batches(), None, None
 
-        data_provider.is_distributed = True
+        data_provider.__dict__["is_distributed"] = True  # every rank builds its own rows
         self.data_provider = data_provider
 
     def _batches(self) -> TrainingBatches:
@@ -44,7 +49,9 @@ class PlainTraining:
             )
         take_over_batches(args)
         pad = tokenizer.pad_token_id
-        rows = RowMaker(self._corpus, tokenizer.eos_token_id if pad is None else pad)
         seed = args.seed if args.t3s_seed is None else args.t3s_seed
-        order = EpochOrder(len(self._corpus.samples), seed)
-        return TrainingBatches(rows, order, args.consumed_train_samples)
+        plans = plan_training(self._corpus, seed, args)
+        rows = RowMaker(
+            self._corpus, tokenizer.eos_token_id if pad is None else pad, plans.arrangement
+        )
+        return TrainingBatches(rows, plans, args.consumed_train_samples)

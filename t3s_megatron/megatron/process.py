@@ -10,8 +10,10 @@ from megatron.training import (
     print_rank_0,
     set_startup_timestamps,
 )
+from megatron.training.checkpointing import checkpoint_exists
 
 __all__ = [
+    "checkpoint_exists",
     "get_args",
     "get_tensorboard_writer",
     "get_wandb_writer",

@@ -118,6 +118,9 @@ def call_pretrain(
 
     series = megatron_series()
     if series == "0.17":
+        rows = getattr(args, "padded_vocab_size", None)
+        if rows is not None:  # decided after parsing, and `pretrain` parses once more
+            args_defaults = args_defaults | {"padded_vocab_size": rows}
         pretrain(
             data_provider,
             model_provider,

@@ -51,14 +51,21 @@ class StartingPoint:
         return self.weights.tensors() | tensors, info
 
     @classmethod
-    def from_file(cls, context: CallbackContext, tensors: dict, info: dict) -> StartingPoint:
-        """What `to_file` gave on this rank. MismatchError for another model or layout."""
+    def from_file(
+        cls, context: CallbackContext, weights: dict, info: dict, random: dict | None
+    ) -> StartingPoint:
+        """What `to_file` gave. MismatchError for another model or layout.
+
+        `weights` and `info`: its two parts. `random`: the first part as this very rank wrote it;
+        None in another layout, where a rewind restores the random state of now.
+        """
         self = cls.__new__(cls)  # the live optimizer is warm: the run is in the middle
         self._take(context)
-        self.weights.load(tensors)
+        self.weights.load(weights)
         self.consumed_train_samples = info["consumed_train_samples"]
         self.schedule_steps = info["schedule_steps"]
-        self.rng = rng_from_file(tensors, info["rng"])
+        if random is not None:
+            self.rng = rng_from_file(random, info["rng"])
         return self
 
     def rewind(self, context: CallbackContext) -> None:

@@ -32,12 +32,9 @@ def score_corpus(context: CallbackContext, rows: RowMaker) -> np.ndarray | None:
     """
     args = get_args()
     stages = mpu.get_virtual_pipeline_model_parallel_world_size() or 1
-    multiple = mpu.get_pipeline_model_parallel_world_size() if stages > 1 else 1
-    iterators = []
+    iterators, count = [], 0
     for _ in range(stages):
-        count, batches = scoring_batches(
-            rows, args.micro_batch_size, args.seq_length, multiple_of=multiple
-        )
+        count, batches = scoring_batches(rows)
         iterators.append(batches)
     reader = TokenReader()
     with training_paused(context):
@@ -73,7 +70,7 @@ def _collect(mine: TokenScores, rows: RowMaker) -> np.ndarray | None:
         return None
     group = data_and_context_group()
     root = dist.get_global_rank(group, 0)
-    parts = [None] * group.size() if dist.get_rank() == root else None
+    parts: list | None = [None] * group.size() if dist.get_rank() == root else None
     dist.gather_object(mine, parts, dst=root, group=group)
     if parts is None:
         return None

@@ -11,7 +11,7 @@ wrapping the functions that `megatron.training.training` looks up as module glob
     save_checkpoint  -> on_checkpoint_save, before anything is written (Megatron-Bridge's name)
 
 `install` checks each function against the signature recorded for the release, changes nothing when
-called twice with one callback, and `remove` puts the originals back. `calls` counts how often each
+called twice, and `remove` puts the originals back. `calls` counts how often each
 wrapped function really ran: a run asserts in its first step that Megatron went through the seam.
 """
 
@@ -19,10 +19,13 @@ from __future__ import annotations
 
 import functools
 import inspect
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from t3s_megatron.errors import T3SError
+from torch.distributed.checkpoint.api import CheckpointException
+
+from t3s_megatron.errors import T3SError, WriteError
 from t3s_megatron.megatron.releases import (
     SIGNATURES,
     check_signature,
@@ -36,7 +39,8 @@ class CallbackContext:
     """What an event may look at. `model` is the list of chunks (virtual pipeline stages).
 
     `iteration` is Megatron's count of finished steps when the event is raised. `result` is
-    `train_step`'s return value and only set in `on_train_step_end`.
+    `train_step`'s return value and only set in `on_train_step_end`. `num_microbatches`, when set
+    in `on_train_step_start`, is what the step has on every rank instead of Megatron's own count.
     """
 
     model: list
@@ -46,25 +50,53 @@ class CallbackContext:
     data_iterator: Any
     iteration: int = 0
     result: tuple | None = None
-    user_state: dict = field(default_factory=dict)
+    num_microbatches: int | None = None
+
+    def begin_step(self, iteration: int) -> None:
+        self.iteration = iteration
+        self.result = self.num_microbatches = None
 
 
 class Callback(Protocol):
-    """Subset of Megatron's native callback events that T3S uses."""
+    """Subset of Megatron's native callback events that T3S uses. A subclass leaves out what it does
+    not need."""
 
-    def on_train_start(self, context: CallbackContext) -> None: ...
-    def on_train_step_start(self, context: CallbackContext) -> None: ...
-    def on_train_step_end(self, context: CallbackContext) -> None: ...
-    def on_log(self, context: CallbackContext) -> None: ...
-    def on_checkpoint_save(self, context: CallbackContext) -> None: ...
-    def on_train_end(self, context: CallbackContext) -> None: ...
+    def on_train_start(self, context: CallbackContext) -> None:
+        return None
+
+    def on_train_step_start(self, context: CallbackContext) -> None:
+        return None
+
+    def on_train_step_end(self, context: CallbackContext) -> None:
+        return None
+
+    def on_log(self, context: CallbackContext) -> None:
+        return None
+
+    def on_checkpoint_save(self, context: CallbackContext) -> None:
+        return None
+
+    def on_train_end(self, context: CallbackContext) -> None:
+        return None
+
+
+def _with_micro_batches(schedule: Callable, count: int) -> Callable:
+    """`schedule` (a forward-backward function) over `count` micro-batches, whatever it is told."""
+
+    @functools.wraps(schedule)
+    def run(**kwargs):
+        return schedule(**kwargs | {"num_microbatches": count})
+
+    return run
 
 
 class Seam:
-    """Raises the events of one callback from the wrapped functions of one process."""
+    """Raises the events of callbacks, in their order, from the wrapped functions of one process."""
 
-    def __init__(self, callback: Callback):
-        self.callback = callback
+    kind = "callback seam"
+
+    def __init__(self, *callbacks: Callback):
+        self.callbacks = callbacks
         self.calls = {name: 0 for name in SIGNATURES[megatron_series()]}
         self._originals: dict[str, Any] = {}
         self._context: CallbackContext | None = None
@@ -92,7 +124,7 @@ class Seam:
         for name in self.calls:
             original = getattr(training, name)
             wrapper = functools.wraps(original)(getattr(self, f"_{name}")(original))
-            wrapper._t3s_seam = self
+            wrapper.__dict__["_t3s_seam"] = self
             self._originals[name] = original
             setattr(training, name, wrapper)
         return self
@@ -115,6 +147,10 @@ class Seam:
                 "seam: something rebound it after installation. The run would not have been T3S."
             )
 
+    def _raise(self, event: str, context: CallbackContext) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(context)
+
     # ------------------------------------------------------------------------- wrapped functions
 
     def _train(self, original):
@@ -130,10 +166,10 @@ class Seam:
                 config=given["config"],
                 data_iterator=given["train_data_iterator"],
             )
-            self.callback.on_train_start(self._context)
+            self._raise("on_train_start", self._context)
             result = original(*args, **kwargs)
             self._context.iteration = result[0]
-            self.callback.on_train_end(self._context)
+            self._raise("on_train_end", self._context)
             return result
 
         return train
@@ -143,28 +179,47 @@ class Seam:
 
         def train_step(*args, **kwargs):
             self.calls["train_step"] += 1
-            context = self._context
-            if context is None:
-                self.assert_called("train")
-            given = signature.bind(*args, **kwargs).arguments
-            context.iteration = given["iteration"]
-            context.result = None
-            self.callback.on_train_step_start(context)
-            context.result = original(*args, **kwargs)
+            context = self._inside_train()
+            bound = signature.bind(*args, **kwargs)
+            given = bound.arguments
+            context.begin_step(given["iteration"])
+            self._raise("on_train_step_start", context)
+            if context.num_microbatches is not None:
+                given["forward_backward_func"] = _with_micro_batches(
+                    given["forward_backward_func"], context.num_microbatches
+                )
+            context.result = original(*bound.args, **bound.kwargs)
             context.iteration = given["iteration"] + 1
-            self.callback.on_train_step_end(context)
+            self._raise("on_train_step_end", context)
             return context.result
 
         return train_step
+
+    def _inside_train(self) -> CallbackContext:
+        """The context that `train` made. T3SError when Megatron did not go through it."""
+        if self._context is None:
+            self.assert_called("train")
+        assert self._context is not None
+        return self._context
 
     def _save_checkpoint(self, original):
         signature = inspect.signature(original)
 
         def save_checkpoint(*args, **kwargs):
             self.calls["save_checkpoint"] += 1
-            self._context.iteration = signature.bind(*args, **kwargs).arguments["iteration"]
-            self.callback.on_checkpoint_save(self._context)
-            return original(*args, **kwargs)
+            iteration = signature.bind(*args, **kwargs).arguments["iteration"]
+            context = self._inside_train()
+            context.iteration = iteration
+            self._raise("on_checkpoint_save", context)
+            try:
+                return original(*args, **kwargs)
+            except (OSError, CheckpointException) as error:  # the latter is no Exception
+                reason = str(error).strip().splitlines()[-1]
+                raise WriteError(
+                    f"Megatron could not write its checkpoint of iteration {iteration} ({reason}). "
+                    "Make room, or make the --save folder writable, and start the same command "
+                    "again: it goes on from its last checkpoint"
+                ) from error
 
         return save_checkpoint
 
@@ -172,7 +227,7 @@ class Seam:
         def training_log(*args, **kwargs):
             self.calls["training_log"] += 1
             result = original(*args, **kwargs)
-            self.callback.on_log(self._context)
+            self._raise("on_log", self._inside_train())
             return result
 
         return training_log

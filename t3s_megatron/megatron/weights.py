@@ -47,7 +47,7 @@ class WeightSnapshot:
     def __init__(self, context: CallbackContext):
         pin = not is_cpu_layer_active()
         self.parameters = [_host_copy(p, pin) for p in main_parameters(context.optimizer)]
-        self.buffers = [_host_copy(b, pin) for b in _buffers(context)]
+        self.buffers = [_host_copy(b, pin) for b in model_buffers(context)]
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """By name, for a file; `load` takes them back."""
@@ -55,19 +55,20 @@ class WeightSnapshot:
         return named | {f"buffer.{i}": t for i, t in enumerate(self.buffers)}
 
     def load(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Overwrite with what `tensors` returned on this rank, in the same layout.
+        """Overwrite with what `tensors` returned on this rank, in any shape. What is not there
+        stays as it is.
 
         MismatchError when it was another model or layout.
         """
-        mine = self.tensors()
-        other = {key: t.shape for key, t in tensors.items() if key in mine}
-        if other != {key: t.shape for key, t in mine.items()}:
-            raise MismatchError(
-                "the saved weights of this rank have other shapes than its model: resume with the "
-                "model and the parallel layout that the run was started with"
-            )
-        for key, kept in mine.items():
-            kept.copy_(tensors[key])
+        for key, kept in self.tensors().items():
+            if key not in tensors:
+                continue
+            if tensors[key].numel() != kept.numel():
+                raise MismatchError(
+                    f"the saved weights of this rank have {tensors[key].numel()} elements of "
+                    f"{key} and its model has {kept.numel()}: it is another model"
+                )
+            kept.view(-1).copy_(tensors[key].view(-1))
 
     @property
     def nbytes(self) -> int:
@@ -78,7 +79,7 @@ class WeightSnapshot:
         """Overwrite with the live weights, reusing the host memory."""
         for kept, live in zip(self.parameters, main_parameters(context.optimizer), strict=True):
             kept.copy_(live.detach(), non_blocking=True)
-        for kept, live in zip(self.buffers, _buffers(context), strict=True):
+        for kept, live in zip(self.buffers, model_buffers(context), strict=True):
             kept.copy_(live, non_blocking=True)
         torch.cuda.synchronize()
 
@@ -87,7 +88,7 @@ class WeightSnapshot:
         """Make these the live weights. Collective over the data-parallel group."""
         for kept, live in zip(self.parameters, main_parameters(context.optimizer), strict=True):
             live.data.copy_(kept, non_blocking=True)
-        for kept, live in zip(self.buffers, _buffers(context), strict=True):
+        for kept, live in zip(self.buffers, model_buffers(context), strict=True):
             live.copy_(kept, non_blocking=True)
         publish_main_parameters(context)
 
@@ -106,7 +107,8 @@ def publish_main_parameters(context: CallbackContext) -> None:
     torch.cuda.synchronize()
 
 
-def _buffers(context: CallbackContext) -> list[torch.Tensor]:
+def model_buffers(context: CallbackContext) -> list[torch.Tensor]:
+    """Of this rank's chunks, in a fixed order."""
     # Not `chunk.buffers()`: Megatron's DDP has a list of that name.
     return [buffer for chunk in context.model for _, buffer in chunk.named_buffers()]
 

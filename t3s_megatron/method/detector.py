@@ -31,7 +31,10 @@ class Observation:
 
 
 class BottleneckDetector:
-    """Argmin of training accuracy over the steps, confirmed by patience. ValueError on misuse."""
+    """Argmin of training accuracy over the steps, confirmed by patience. ValueError on misuse.
+
+    `measured` and `void` count the measurements after step 0.
+    """
 
     def __init__(self, patience: int, min_delta: float = 0.0):
         if patience < 1 or min_delta < 0:
@@ -44,6 +47,7 @@ class BottleneckDetector:
         self.confirmed = False
         self.waited = 0
         self.void = 0
+        self.measured = 0
         self.last_step: int | None = None
 
     @property
@@ -69,6 +73,7 @@ class BottleneckDetector:
             self.accuracy_0 = accuracy
             reason = f"step 0: accuracy {accuracy:.3f} is the reference"
         else:
+            self.measured += 1
             new_minimum, reason = self._compare(step, accuracy)
         decision = Decision.CONFIRMED if self.confirmed else Decision.CONTINUE
         return Observation(step, accuracy, new_minimum, decision, reason)
@@ -78,6 +83,7 @@ class BottleneckDetector:
         if self.confirmed:
             return False, f"{said}; theta_b is already confirmed at step {self.theta_b_step}"
         lowest = self.accuracy_0 if self.minimum is None else self.minimum
+        assert lowest is not None  # step 0 is measured first
         if accuracy < lowest - self.min_delta:
             was = "step 0" if self.minimum is None else f"step {self.theta_b_step}"
             self.minimum, self.theta_b_step, self.waited = accuracy, step, 0

@@ -14,14 +14,17 @@ With a loaded selection, or a baseline with a share of its own, the run starts i
 
 The driver asks `next_action()` until it is None, carries each action out and reports it with
 `measured(accuracy)` or `done(action)`; then it makes one training step and calls `step_done()`.
-Nothing here knows what a weight or a rank is.
+A void measurement (too much of it failed) is reported as NaN: the step is then unmeasured. Nothing
+here knows what a weight or a rank is.
 """
 
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import asdict, dataclass
 
+from t3s_megatron.errors import VoidMeasurementError
 from t3s_megatron.method.detector import BottleneckDetector
 from t3s_megatron.method.selection import MASKING_BASELINES
 
@@ -163,8 +166,18 @@ class PhaseMachine:
             self._decide(new_minimum=False)
 
     def measured(self, accuracy: float) -> None:
-        """The MEASURE action gave this accuracy; NaN for a void measurement."""
+        """The MEASURE action gave this accuracy; NaN for a void measurement.
+
+        VoidMeasurementError when it is the first of the run: what fails before training will fail
+        after it, and the detector would have no reference.
+        """
         self._pop(ActionKind.MEASURE)
+        if self.total_steps == 0 and math.isnan(accuracy):
+            raise VoidMeasurementError(
+                "the accuracy before the first step could not be measured: too many of its answers "
+                "failed. The run has not begun; see the faults above, and --t3s-verify-timeout, "
+                "--t3s-verify-memory, --t3s-generation-timeout and --t3s-max-failed-share"
+            )
         new_minimum = False
         if self.phase is Phase.PROFILE and not self.plan.simple:
             settled = self.detector.confirmed  # RRT goes on measuring up to theta_f
@@ -264,12 +277,15 @@ class PhaseMachine:
     def _end_of_profile(self) -> None:
         plan = self.plan
         if self.detector.shock_seen:
-            self._fix_theta_b(
-                self.detector.theta_b_step, f"lowest of all {self.phase_step} profile steps"
-            )
+            reason = f"lowest of all {self.phase_step} profile steps{self._void_count()}"
+            self._fix_theta_b(self.detector.theta_b_step, reason)
             self._score_and_rewind()
             return
-        seen = f"no Imitation Shock in {self.phase_step} steps: accuracy never fell below step 0"
+        self._refuse_blindness()
+        seen = (
+            f"no Imitation Shock in {self.phase_step} steps: accuracy never fell below step 0"
+            f"{self._void_count()}"
+        )
         if plan.no_shock == "simple":
             self._fix_theta_b(plan.simple_step, f"{seen}; going on as T3S-simple")
             self._score_and_rewind()
@@ -291,6 +307,7 @@ class PhaseMachine:
             self._keep_candidate(new_minimum)
         if step < plan.budget:
             return
+        self._refuse_blindness()
         if plan.simple:
             self._fix_theta_b(plan.simple_step, f"T3S-simple takes step {plan.simple_step}")
         elif self.detector.shock_seen:
@@ -307,6 +324,18 @@ class PhaseMachine:
             self._pending.append(Action(ActionKind.MEASURE))
         self._pending.append(Action(ActionKind.FINISH))
 
+    def _void_count(self) -> str:
+        return f" ({self.detector.void} unmeasured)" if self.detector.void else ""
+
+    def _refuse_blindness(self) -> None:
+        """No shock was seen, but was anything? VoidMeasurementError when it was not."""
+        if self.detector.void and not self.detector.measured:
+            raise VoidMeasurementError(
+                f"every one of the {self.detector.void} accuracy measurements of the profile was "
+                "void: there is nothing to find theta_b by. Start again from the last checkpoint "
+                "once generation and verification work, or from the start with --t3s-simple"
+            )
+
     def _keep_candidate(self, new_minimum: bool) -> None:
         """Host memory holds theta_0 and one candidate, never more: step 10 until a real minimum."""
         fallback = (
@@ -317,7 +346,8 @@ class PhaseMachine:
         if new_minimum or fallback:
             self._pending.append(Action(ActionKind.KEEP_CANDIDATE))
 
-    def _fix_theta_b(self, step: int, reason: str) -> None:
+    def _fix_theta_b(self, step: int | None, reason: str) -> None:
+        assert step is not None  # the detector has seen a minimum
         self.theta_b_step, self.theta_b_reason = step, reason
         self._say(f"theta_b is step {step} ({reason})")
 

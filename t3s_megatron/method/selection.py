@@ -56,18 +56,20 @@ def keep_mask(
             raise ValueError(f"c({name}) has shape {values.shape}, the corpus has {n} tokens")
     if method in ("sft", "rrt"):
         return np.ones(n, dtype=bool)
-    is_anchor = None
+    is_anchor: np.ndarray | None = None
     if share is None or method in ("t3s", "inverse"):
         if c_0 is None or c_b is None:
             raise ValueError(f"{method} needs log-probs at theta_0 and at theta_b")
         is_anchor = anchors(delta_c(c_b, c_0), tau)
-    if method == "t3s":
-        return ~is_anchor
-    if method == "inverse":
-        return is_anchor
+    if is_anchor is not None and method in ("t3s", "inverse"):
+        return is_anchor if method == "inverse" else ~is_anchor
     if method not in MASKING_BASELINES:
         raise ValueError(f"unknown method {method!r}")
-    masked = int(is_anchor.sum()) if share is None else round(share * n)
+    if is_anchor is not None:
+        masked = int(is_anchor.sum())
+    else:
+        assert share is not None
+        masked = round(share * n)
     keep = np.ones(n, dtype=bool)
     if method == "random":
         keep[np.random.default_rng(seed).permutation(n)[:masked]] = False

@@ -8,8 +8,27 @@ nothing happens. All steps are Megatron iterations, which never go back.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
+
+from t3s_megatron.accuracy.measurement import Measurement
+
+
+def measurement_figures(measured: Measurement) -> dict[str, float]:
+    """Curves of an accuracy measurement; a void one has no accuracy."""
+    return {
+        "accuracy": measured.accuracy,
+        "accuracy_standard_error": measured.standard_error,
+        "truncated_share": measured.truncated / measured.total,
+        "answer_tokens": measured.generated_tokens / measured.total,
+        "answers_timed_out": measured.timed_out,
+        "answers_crashed": measured.crashed,
+        "answers_unfinished": measured.unfinished,
+        "answers_unparseable": measured.unparseable,
+        "measurement_retries": measured.retries,
+        "measurement_void": float(measured.void),
+    }
 
 
 class Curves:
@@ -17,7 +36,7 @@ class Curves:
         self.tensorboard = tensorboard
         self.wandb = wandb
 
-    def scalars(self, values: dict[str, float], iteration: int) -> None:
+    def scalars(self, values: Mapping[str, float | None], iteration: int) -> None:
         """`values` without the `t3s/` prefix; non-finite ones (an empty group) are left out."""
         for name, value in values.items():
             if value is None or not math.isfinite(value):
@@ -31,10 +50,6 @@ class Curves:
         values = values[np.isfinite(values)]  # TensorBoard has no bin for anything else
         if self.tensorboard is not None and values.size:
             self.tensorboard.add_histogram(f"t3s/{name}", values, iteration)
-
-    def text(self, name: str, text: str, iteration: int) -> None:
-        if self.tensorboard is not None:
-            self.tensorboard.add_text(f"t3s/{name}", text, iteration)
 
     def flush(self) -> None:
         if self.tensorboard is not None:

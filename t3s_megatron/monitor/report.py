@@ -13,8 +13,10 @@ _WEIGHTS = {"theta_0": "base (theta_0)", "theta_f": "SFT (theta_f)", "theta_rrt"
 
 
 #: What the tables and the picture read; every summary that a run has written holds it.
-_KEYS = ("method", "arguments", "measurements", "evaluations", "tokens", "phases")
-_KEYS += ("theta_b_step", "theta_b_reason")
+_KEYS = (
+    "method", "arguments", "measurements", "evaluations", "tokens", "phases",
+    "theta_b_step", "theta_b_reason",
+)  # fmt: skip
 
 
 def read_summary(path: str) -> dict:
@@ -52,7 +54,10 @@ def _by_step(summary: dict) -> str:
         measured = [m for m in summary["measurements"] if m["phase"] == phase]
         if not measured:
             continue
-        cells = [f"{m['step']}:{m['accuracy']:.2f}" for m in measured]
+        cells = [
+            f"{m['step']}:{'void' if m['accuracy'] is None else format(m['accuracy'], '.2f')}"
+            for m in measured
+        ]
         for first in range(0, len(cells), 12):
             title = phase if first == 0 else ""
             lines.append(f"  {title:<12}{'  '.join(cells[first : first + 12])}")
@@ -82,7 +87,9 @@ def _by_weights(summaries: list[dict]) -> str:
             column = (e["split"], e["temperature"])
             if column not in columns:
                 columns.append(column)
-            text = f"{e['accuracy']:.3f} +- {e['standard_error']:.3f}"
+            text = "void"
+            if e["accuracy"] is not None:
+                text = f"{e['accuracy']:.3f} +- {e['standard_error']:.3f}"
             rows.setdefault(name, {})[column] = text
         for name, row in rows.items():
             known = cells.setdefault(name, {})
@@ -123,7 +130,11 @@ def draw(summaries: list[dict], path: str) -> None:
             panel.axvspan(*span, color=colours[record["phase"]], alpha=0.08)
             panel.text(sum(span) / 2, 1.03, record["phase"], ha="center", fontsize=9)
         for phase, colour in colours.items():
-            points = [m for m in summary["measurements"] if m["phase"] == phase]
+            points = [
+                m
+                for m in summary["measurements"]
+                if m["phase"] == phase and m["accuracy"] is not None
+            ]
             if points:
                 panel.errorbar(
                     [offsets.get(phase, 0) + m["step"] for m in points],

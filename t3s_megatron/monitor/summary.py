@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import time
@@ -15,6 +14,9 @@ FORMAT = 1
 
 class Summary:
     """Collected as the run goes, written whenever something of weight has been added.
+
+    `skipped_samples`: those that --t3s-non-finite skip has left out; `empty_steps`: steps in which
+    no token of the batch was kept, which change nothing.
 
     `measurements` are the accuracies on training prompts by step; `evaluations` those asked for
     with --t3s-report-temperatures at named weights (theta_0, theta_f, theta_rrt, theta_t3s, ...).
@@ -32,6 +34,8 @@ class Summary:
             "measurements": [],
             "evaluations": [],
             "tokens": {},
+            "skipped_samples": [],
+            "empty_steps": 0,
             "figure_4": [],
             "phases": [],
             "seconds": {},
@@ -46,9 +50,8 @@ class Summary:
         self.content.update(values)
 
     def append(self, key: str, value) -> None:
-        if dataclasses.is_dataclass(value):
-            value = value.to_dict()
-        self.content[key].append(value)
+        to_dict = getattr(value, "to_dict", None)
+        self.content[key].append(value if to_dict is None else to_dict())
 
     def plain(self) -> dict:
         """The content as JSON has it."""

@@ -1,26 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pretrain script that dies by SIGKILL at a named point, as a machine does, once.
+"""A pretrain script that something happens to at a named point, once.
 
-KILL_AT=POINT      which point; nothing dies without it
-KILL_MARK=FILE     FILE.RANK is made on dying: the same job started again goes through
-KILL_RANK=R        only this rank (torchrun then ends the others); default: every rank
+KILL_AT=POINT      which point; nothing happens without it
+KILL_MARK=FILE     FILE.RANK is made when it happens: the same job started again goes through
+KILL_RANK=R        only to this rank; default: to every rank
+KILL_BY=WHAT       SIGKILL, as when a machine dies (default; torchrun then ends the other ranks);
+                   SIGTERM, as from a scheduler;
+                   full-disk: from then on no file can grow beyond KILL_SIZE bytes;
+                   rmtree: the folder KILL_FOLDER goes away
+KILL_AGENT=1       and the torchrun above it, a moment before, as when a whole node dies
 """
 
 from __future__ import annotations
 
 import os
+import resource
+import shutil
 import signal
 from collections.abc import Callable
 
 from t3s_megatron.megatron.device import install_megatron_layer, install_torch_layer
 
 
-def die() -> None:
+def strike() -> None:
     rank = os.environ["RANK"]
     mark = f"{os.environ['KILL_MARK']}.{rank}"
-    if os.environ.get("KILL_RANK", rank) == rank and not os.path.exists(mark):
-        open(mark, "w").close()
-        os.kill(os.getpid(), signal.SIGKILL)
+    if os.environ.get("KILL_RANK", rank) != rank or os.path.exists(mark):
+        return
+    open(mark, "w").close()
+    what = os.environ.get("KILL_BY", "SIGKILL")
+    if what == "full-disk":
+        _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(os.environ["KILL_SIZE"]), most))
+    elif what == "rmtree":
+        shutil.rmtree(os.environ["KILL_FOLDER"])
+    else:
+        if os.environ.get("KILL_AGENT"):
+            os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.Signals[what])
 
 
 def always(*args, **kwargs) -> bool:
@@ -28,25 +45,25 @@ def always(*args, **kwargs) -> bool:
 
 
 def before(owner, name: str, when: Callable = always) -> None:
-    """Die when `owner.name` is called and `when` holds for its arguments."""
+    """Strike when `owner.name` is called and `when` holds for its arguments."""
     original = getattr(owner, name)
 
     def wrapped(*args, **kwargs):
         if when(*args, **kwargs):
-            die()
+            strike()
         return original(*args, **kwargs)
 
     setattr(owner, name, wrapped)
 
 
 def after(owner, name: str, when: Callable = always) -> None:
-    """Die when `owner.name` has returned."""
+    """Strike when `owner.name` has returned."""
     original = getattr(owner, name)
 
     def wrapped(*args, **kwargs):
         result = original(*args, **kwargs)
         if when(*args, **kwargs):
-            die()
+            strike()
         return result
 
     setattr(owner, name, wrapped)
@@ -100,7 +117,7 @@ def arm(point: str) -> None:
         "while theta_b is scored": lambda: before(run, "score_corpus"),
         "while theta_0 is scored": lambda: before(run, "score_corpus", on_call(2)),
         "while a store is written": lambda: before(
-            durable, "_sync", lambda path: "c_theta_b.safetensors.tmp" in path
+            durable, "sync_path", lambda path: "c_theta_b.safetensors.tmp" in path
         ),
         "between scoring and rewind": lambda: before(Run, "_rewind"),
         "in the middle of the rewind": lambda: before(rewind, "clear_optimizer_state"),

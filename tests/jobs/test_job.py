@@ -73,7 +73,8 @@ def test_the_summary_says_what_was_done(whole, corpus):
     wanted = [("profile", k) for k in range(n + 1)] + [("targeted", k + 1) for k in range(BUDGET)]
     assert steps == wanted
     for m in summary["measurements"]:
-        parts = ("correct", "wrong", "truncated", "unparseable", "failed")
+        parts = ("correct", "wrong", "truncated", "unparseable")
+        assert m["timed_out"] == m["crashed"] == m["unfinished"] == m["retries"] == 0
         assert m["total"] == len(corpus.samples) == sum(m[part] for part in parts)
         assert m["accuracy"] == m["correct"] / m["total"]
         assert m["generated_tokens"] > 0
@@ -89,6 +90,9 @@ def test_the_summary_says_what_was_done(whole, corpus):
     assert summary["fingerprints"]["dataset"] == corpus.fingerprint
     assert summary["layout"]["data"] == 2 and summary["seeds"] == {"megatron": 1234, "t3s": 1234}
     assert summary["versions"]["megatron_core"] and summary["data"]["samples"] == 24
+    padding = 1 - sum(corpus.lengths) / (24 * 48)
+    assert summary["arrangement"]["kind"] == "padded"
+    assert abs(summary["arrangement"]["padding_share"] - padding) < 1e-9
     assert {"generation", "verification", "scoring", "rewind", "run"} <= set(summary["seconds"])
 
 
@@ -128,7 +132,18 @@ def test_tensorboard_shows_the_run(whole, corpus):
     assert set(series("phase").values()) == {0.0, 1.0}
     kept = series("kept_tokens")
     assert all(kept[k] > 0 for k in range(1, total + 1))
-    for name in ("loss_anchor", "loss_other", "delta_anchor", "delta_other"):
+    useful = [sum(corpus.lengths[i] for i in batch_of(k, corpus)) for k in range(1, profile + 1)]
+    shares = [series("padding_share")[k] for k in range(1, profile + 1)]
+    assert np.allclose(shares, 1 - np.array(useful) / (8 * 48), atol=1e-6)
+    assert set(series("micro_batches").values()) == {2.0}  # of 2 samples, on each of 2 ranks
+    for name in (
+        "loss_anchor",
+        "loss_other",
+        "delta_anchor",
+        "delta_other",
+        "padding_share",
+        "balance_efficiency",
+    ):
         assert sorted(series(name)) == list(range(1, total + 1)), name
     # The forward of step theta_b + 1 sees theta_b: its figures are those of the stores. That of
     # step 1 sees theta_0: Figure 4 begins at zero.
@@ -244,13 +259,11 @@ def test_inline_scoring_is_exact_when_the_weights_stand_still(tmp_path, start, s
     first epoch shows each of the 24 samples within 3 steps of 8."""
     run([*start, "--lr", 0, "--min-lr", 0, *T3S, "--t3s-simple", "--t3s-simple-step", 3,
          "--t3s-scoring", "inline", "--t3s-dir", tmp_path])  # fmt: skip
-    model = Reference(read_weights(student))
-    with torch.no_grad():
-        wanted = [model.log_probs(s.tokens).numpy()[s.is_target[1:]] for s in corpus.samples]
+    wanted = Reference(read_weights(student)).target_log_probs(corpus.samples)
     for tag in ("theta_0", "theta_b"):
         store = LogProbStore.load(f"{tmp_path}/c_{tag}.safetensors", corpus)
         assert store.mode == "inline"
-        assert np.abs(store.c - np.concatenate(wanted)).max() < 1e-5
+        assert np.abs(store.c - wanted).max() < 1e-5
 
 
 BASELINES = {

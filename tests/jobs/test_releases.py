@@ -1,61 +1,121 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole job on the other supported Megatron releases, from overlay installs beside the default.
+"""The whole job on every supported Megatron release, with the seam of run time and with `patches/`.
 
-`tests/run.sh` puts each release into .venv/releases/VERSION; it shadows the default on PYTHONPATH.
+`tests/run.sh` puts the releases that are not the default one into .venv/releases/VERSION, without
+dependencies; each shadows the default on PYTHONPATH. The patched source shadows both.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import pytest
 
 from t3s_megatron.megatron.releases import TESTED_RELEASES
-from tests.support.launch import ROOT, run
+from tests.support.launch import ROOT, Job, run
+from tests.support.patches import SITE_PACKAGES, apply, copy_sources
 
 STEPS = 3
 DEFAULT = "0.19.2"
+#: Also every arrangement: padded, packed, own.
 LAYOUTS = {
     "1": (1, []),
-    "pp2-vpp2": (
-        2, ["--pipeline-model-parallel-size", 2, "--num-layers-per-virtual-pipeline-stage", 1]
+    "1-packed": (1, ["--micro-batch-size", 1, "--t3s-arrangement", "packed"]),
+    "pp2-vpp2-own": (
+        2,
+        ["--pipeline-model-parallel-size", 2, "--num-layers-per-virtual-pipeline-stage", 1,
+         "--micro-batch-size", 1],
     ),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("release", [r for r in TESTED_RELEASES if r != DEFAULT])
-def test_the_whole_job_with_an_exact_rewind(release, layout, tmp_path, data_arguments):
+@dataclass
+class Done:
+    job: Job
+    summary: dict
+    losses: list
+    out: Path
+
+
+def site_packages(release: str) -> str:
+    """The folder that holds this release."""
+    if release == DEFAULT:
+        return SITE_PACKAGES
     folder = os.path.join(ROOT, ".venv", "releases", release)
     assert os.path.isdir(folder), f"megatron-core {release} is missing: use bash tests/run.sh"
-    processes, extra = LAYOUTS[layout]
-    schedule = ["--train-iters", STEPS, "--lr", 1e-3, "--min-lr", 1e-4]
-    t3s = ["--t3s", "--t3s-profile-iters", 2, "--t3s-simple-step", 1, "--t3s-max-new-tokens", 8]
+    return folder
 
-    def job(name, *more):
-        out = tmp_path / name
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory, data_arguments):
+    """job(release, layout, *arguments): one short T3S run, made once. `source`: a patched tree."""
+
+    @cache
+    def run_once(release: str, layout: str, *more, source: str | None = None) -> Done:
+        processes, extra = LAYOUTS[layout]
+        out = tmp_path_factory.mktemp("job")
+        schedule = ["--train-iters", STEPS, "--lr", 1e-3, "--min-lr", 1e-4]
+        t3s = ["--t3s", "--t3s-profile-iters", 2, "--t3s-simple-step", 1, "--t3s-max-new-tokens", 8]
+        path = [source, site_packages(release), ROOT]
         done = run(
-            [*data_arguments, *schedule, *extra, *t3s, "--t3s-dir", out, *more],
+            [*data_arguments, *schedule, *extra, *t3s, "--save", out, "--save-interval", 3, *more],
             processes=processes,
             module="tests.parallel.probed_job",
             environment={
-                "PYTHONPATH": f"{folder}:{ROOT}",
-                "LOSS_FILE": str(tmp_path / f"{name}.json"),
+                "PYTHONPATH": os.pathsep.join(filter(None, path)),
+                "LOSS_FILE": str(out / "losses.json"),
                 # There `pretrain` parses, so a user's script has no arguments to hand over yet.
                 "ATTACH_WITHOUT_ARGUMENTS": "1" if release.startswith("0.17") else "",
             },
         )
-        losses = json.loads((tmp_path / f"{name}.json").read_text())
-        return done, json.loads((out / "summary.json").read_text()), losses
+        summary = json.loads((out / "t3s/summary.json").read_text())
+        return Done(done, summary, json.loads((out / "losses.json").read_text()), out)
 
-    done, summary, losses = job("whole")
-    assert summary["versions"]["megatron_core"] == release
-    assert summary["finished"] and summary["theta_b_step"] == 1
-    assert 0 < summary["tokens"]["masked"] < summary["tokens"]["target_tokens"]
-    assert "callback seam: train 1x, train_step 1x, training_log 1x" in done.output
-    assert len(losses) == 2 + STEPS and losses[2] != losses[0]
+    return run_once
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("release", [r for r in TESTED_RELEASES if r != DEFAULT])
+def test_the_whole_job_with_an_exact_rewind(release, layout, job):
+    whole = job(release, layout)
+    assert whole.summary["versions"]["megatron_core"] == release
+    assert whole.summary["finished"] and whole.summary["theta_b_step"] == 1
+    assert 0 < whole.summary["tokens"]["masked"] < whole.summary["tokens"]["target_tokens"]
+    assert "callback seam: train 1x, train_step 1x, training_log 1x" in whole.job.output
+    assert len(whole.losses) == 2 + STEPS and whole.losses[2] != whole.losses[0]
+    kind = layout.split("-")[-1] if "-" in layout else "padded"
+    assert whole.summary["arrangement"]["kind"] == kind
 
     # Nothing rises by 1e9: an empty mask, so the targeted phase repeats the profile's steps.
-    _, _, again = job("empty mask", "--t3s-anchor-threshold", 1e9)
-    assert again[:2] == losses[:2] and again[2:4] == again[:2]
+    again = job(release, layout, "--t3s-anchor-threshold", 1e9).losses
+    assert again[:2] == whole.losses[:2] and again[2:4] == again[:2]
+
+
+@pytest.mark.parametrize("release", TESTED_RELEASES)
+def test_patched_source_gives_the_same_run_with_nothing_wrapped(release, job, tmp_path):
+    copy_sources(site_packages(release), tmp_path)
+    assert apply(tmp_path) == f"{tmp_path}: Megatron {release}, patched"
+    patched, plain = job(release, "1", source=str(tmp_path)), job(release, "1")
+
+    training = "megatron/training/training.py"
+    assert f"training from {tmp_path}/{training}, wrapped: none" in patched.job.output
+    assert f"{site_packages(release)}/{training}, wrapped: save_checkpoint," in plain.job.output
+    assert "callback seam in its patched source: train 1x, train_step 1x" in patched.job.output
+
+    assert patched.losses == plain.losses
+    for file in ("selection", "c_theta_0", "c_theta_b"):
+        name = f"t3s/{file}.safetensors"
+        assert (patched.out / name).read_bytes() == (plain.out / name).read_bytes()
+    assert saves(patched.out) == saves(plain.out) == ["iter_0000003", "iter_0000005"]
+
+
+def saves(folder: Path) -> list[str]:
+    """Checkpoints that a committed state of the run belongs to."""
+    have = sorted(path.name for path in folder.glob("iter_*"))
+    committed = [name for name in have if (folder / "t3s/state" / name / "state.json").exists()]
+    assert committed == have
+    return have

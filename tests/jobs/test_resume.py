@@ -5,46 +5,20 @@ Real processes and real SIGKILL, of every rank in the one-process jobs and of on
 others. Compared with an uninterrupted run: every tensor of the final checkpoint (weights, moments),
 the selection file, the log-prob stores, and the summary but for seconds.
 
-Same layout only; what a job in another layout is told is tested below.
+Same layout here; tests/jobs/test_relayout.py is about another one.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-import torch
 
 from tests.support.launch import run
-from tests.support.reference import latest, read_tensors
-
-SCHEDULE = "--train-iters 5 --lr 2e-3 --min-lr 1e-4 --lr-warmup-iters 1".split()
-T3S = ["--t3s", "--t3s-max-new-tokens", 16, "--t3s-temperature", 1, "--t3s-patience", 2,
-       "--t3s-profile-iters", 6, "--t3s-simple-step", 2]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Setting:
-    processes: int
-    arguments: list = field(default_factory=list)
-    kill_rank: str | None = None
-
-
-SETTINGS = {
-    "one": Setting(1, ["--attention-dropout", 0.1, "--hidden-dropout", 0.1]),
-    "two": Setting(
-        2,
-        ["--bf16", "--attention-softmax-in-fp32", "--use-distributed-optimizer",
-         "--overlap-grad-reduce", "--overlap-param-gather"],
-        kill_rank="1",
-    ),
-    "rrt": Setting(1, ["--t3s-method", "rrt", "--async-save"]),
-}  # fmt: skip
+from tests.support.reference import latest
+from tests.support.resumable import SETTINGS, assert_same, errors_of
 
 POINTS = [
     ("one", "before the first save"),
@@ -62,37 +36,10 @@ POINTS = [
     ("one", "in targeted training"),
     ("one", "while our state is written"),
     ("one", "between our commit and Megatron's tracker"),
+    ("packed", "in targeted training"),
     ("rrt", "in the profile"),
     ("rrt", "while the residual transfer is saved"),
 ]
-
-
-def job_arguments(setting: str, folder, data_arguments: list, student: str) -> list:
-    return [
-        *data_arguments, *SCHEDULE, *SETTINGS[setting].arguments, *T3S,
-        "--save", folder, "--load", folder, "--pretrained-checkpoint", student,
-        "--save-interval", 2, "--dist-ckpt-optim-fully-reshardable",
-    ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def start(student, data_arguments):
-    """start(setting, folder): the one command of a job, for the first time and for every other."""
-    return lambda setting, folder: job_arguments(setting, folder, data_arguments, student)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory, start):
-    """Folder of the run that never died, by setting."""
-    made = {}
-
-    def of(setting: str) -> str:
-        if setting not in made:
-            made[setting] = str(tmp_path_factory.mktemp(setting))
-            run(start(setting, made[setting]), processes=SETTINGS[setting].processes)
-        return made[setting]
-
-    return of
 
 
 @pytest.mark.parametrize(("setting", "point"), POINTS)
@@ -123,14 +70,6 @@ def test_torchrun_brings_a_killed_run_back_without_a_person(tmp_path, start, uni
     assert_same(uninterrupted("one"), str(tmp_path / "run"))
 
 
-def test_exit_interval_leaves_and_comes_back(tmp_path, start, uninterrupted):
-    folder = tmp_path / "run"
-    run([*start("one", folder), "--exit-interval", 7])
-    assert latest(str(folder)).endswith("iter_0000007")
-    run(start("one", folder))
-    assert_same(uninterrupted("one"), str(folder))
-
-
 def test_a_finished_run_started_again_changes_nothing(tmp_path, start, uninterrupted):
     folder = str(tmp_path / "run")
     shutil.copytree(uninterrupted("one"), folder)
@@ -147,9 +86,13 @@ def test_old_states_are_removed_and_never_the_one_that_is_needed(uninterrupted):
 
 
 REFUSED = {
-    "another layout": (2, ["--tensor-model-parallel-size", 2], "parallel layout"),
     "another detector": (1, ["--t3s-patience", 3], "--t3s-patience 2, this one has 3"),
     "shorter answers": (1, ["--t3s-max-new-tokens", 9], "max-new-tokens 16, this one has 9"),
+    "another arrangement": (
+        1,
+        ["--t3s-arrangement", "own", "--micro-batch-size", 1],
+        "--t3s-arrangement padded, this one has own",
+    ),
     "another seed": (1, ["--seed", 7], "--seed 1234, this one has 7"),
 }
 
@@ -177,32 +120,3 @@ def test_a_damaged_file_is_named_and_never_used(tmp_path, start, uninterrupted):
         file.seek(-3, os.SEEK_END)
         file.write(bytes([byte[0] ^ 1]))
     assert damaged in errors_of(run(start("one", folder), expect=1))
-
-
-def errors_of(job) -> str:
-    return "\n".join(line for line in job.output.splitlines() if "t3s-megatron: error:" in line)
-
-
-def assert_same(reference: str, folder: str) -> None:
-    wanted, got = read_tensors(reference), read_tensors(folder)
-    assert latest(folder)[-12:] == latest(reference)[-12:]
-    assert wanted.keys() == got.keys()
-    assert any(key.startswith("optimizer.") for key in wanted)
-    for key, tensor in wanted.items():
-        assert torch.equal(tensor, got[key]), key
-    names = [n for n in os.listdir(f"{reference}/t3s") if n.endswith(".safetensors")]
-    for name in names:
-        with open(f"{reference}/t3s/{name}", "rb") as a, open(f"{folder}/t3s/{name}", "rb") as b:
-            assert a.read() == b.read(), name
-    assert summary_of(folder) == summary_of(reference)
-
-
-def summary_of(folder: str) -> dict:
-    """Without what may differ: seconds and the folder's name."""
-    with open(f"{folder}/t3s/summary.json") as file:
-        summary = json.load(file)
-    del summary["seconds"], summary["arguments"]["dir"]
-    for one in (*summary["measurements"], *summary["phases"]):
-        del one["seconds"]
-    summary["log"] = [re.sub(r"[\d.]+ s\b", "", line) for line in summary["log"]]
-    return summary

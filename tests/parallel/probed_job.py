@@ -16,13 +16,15 @@ from __future__ import annotations
 import functools
 import json
 import os
+from collections.abc import Callable
 
 from t3s_megatron.megatron.device import install_megatron_layer, install_torch_layer
 
 PROBE_STEPS = 3
 
 
-def main() -> None:
+def main(probe: Callable | None = None) -> None:
+    """`probe`: makes another class of T3SRun."""
     import torch
 
     torch.set_num_threads(1)
@@ -35,7 +37,7 @@ def main() -> None:
 
     install_megatron_layer()
     if os.environ.get("PROBE_FILE"):
-        run_module.T3SRun = _probed(run_module.T3SRun)
+        run_module.T3SRun = (probe or _probed)(run_module.T3SRun)
     losses = record_losses()
     t3s = T3S()  # 2
     args = parse_arguments(t3s.add_arguments, {})
@@ -51,6 +53,7 @@ def main() -> None:
         args_defaults={},
     )
     write_losses(losses)
+    say_where_the_events_came_from()
 
 
 def record_losses() -> list:
@@ -75,6 +78,13 @@ def write_losses(losses: list) -> None:
     if os.environ.get("LOSS_FILE") and dist.get_rank() == dist.get_world_size() - 1:
         with open(os.environ["LOSS_FILE"], "w") as file:
             json.dump(losses, file)
+
+
+def say_where_the_events_came_from() -> None:
+    import megatron.training.training as training
+
+    functions = (name for name in vars(training) if hasattr(getattr(training, name), "_t3s_seam"))
+    print(f"training from {training.__file__}, wrapped: {', '.join(sorted(functions)) or 'none'}")
 
 
 def _probed(base):

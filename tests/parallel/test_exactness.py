@@ -30,9 +30,9 @@ CASES = {
     "bf16-tp2-sp-dropout": (
         2, [*BF16, *DROPOUT, "--tensor-model-parallel-size", 2, "--sequence-parallel"], "student",
     ),
-    "vpp-dropout-recompute": (
+    "vpp-dropout-recompute-own-lengths": (
         2,
-        [*DROPOUT, "--pipeline-model-parallel-size", 2,
+        [*DROPOUT, "--micro-batch-size", 1, "--pipeline-model-parallel-size", 2,
          "--num-layers-per-virtual-pipeline-stage", 1, "--recompute-granularity", "full",
          "--recompute-method", "uniform", "--recompute-num-layers", 1],
         "student",

@@ -81,11 +81,7 @@ class Baseline:
     def __init__(self, corpus: Corpus, student: str):
         self.corpus = corpus
         self.model = Reference(read_weights(student))
-        with torch.no_grad():
-            parts = [
-                self.model.log_probs(s.tokens).numpy()[s.is_target[1:]] for s in corpus.samples
-            ]
-        self.c_0 = np.concatenate(parts)
+        self.c_0 = self.model.target_log_probs(corpus.samples)
         end = corpus.samples[0].tokens[-1]
         self.greedy = [
             self.model.greedy(s.tokens[: s.prompt_length].tolist(), int(end), 16)

@@ -20,6 +20,19 @@ MEGATRON = {
     "max_position_embeddings": 64,
     "vocab_size": None,
     "padded_vocab_size": None,
+    "micro_batch_size": 1,
+    "global_batch_size": 8,
+    "data_parallel_size": 1,
+    "tensor_model_parallel_size": 1,
+    "sequence_parallel": False,
+    "pipeline_model_parallel_size": 1,
+    "virtual_pipeline_model_parallel_size": None,
+    "context_parallel_size": 1,
+    "num_experts": None,
+    "moe_token_dispatcher_type": "allgather",
+    "moe_router_load_balancing_type": "aux_loss",
+    "moe_aux_loss_coeff": 0.0,
+    "moe_z_loss_coeff": None,
 }
 
 

@@ -7,11 +7,13 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import uuid
 from dataclasses import dataclass
+from typing import TextIO
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -80,6 +82,68 @@ def job_environment() -> dict[str, str]:
         "PYTHONWARNINGS": "ignore",
         "PYTHONPATH": os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")]),
     }
+
+
+@contextlib.contextmanager
+def agents(
+    arguments: list, folders: list, *, module="t3s_megatron.pretrain", restarts=0, environment=None
+):
+    """A job over len(folders) "nodes" of one process: a torchrun agent each, in a working directory
+    of its own, that meet at a c10d rendezvous. Yields start(node) -> Agent, which also brings a
+    dead node back; ends what is left at the end."""
+    # With the store shared between torchrun and the workers (its default, torch 2.15), a living
+    # agent never tells a node that joins later where the store is: pytorch #135712.
+    job = job_environment() | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    started: list[Agent] = []
+
+    def start(node: int) -> Agent:
+        # A node that is gone is given up after 3 s; the first one keeps the store.
+        meeting = f"is_host={int(node == 0)},keep_alive_interval=1,keep_alive_max_attempt=3"
+        command = [
+            sys.executable, "-m", "torch.distributed.run", "--nnodes", str(len(folders)),
+            "--nproc-per-node", "1", "--max-restarts", str(restarts),
+            "--rdzv-backend", "c10d", "--rdzv-id", job[_MARK], "--rdzv-conf", meeting,
+            "--rdzv-endpoint", f"localhost:{port}", "-m", module, *MODEL, *map(str, arguments),
+        ]  # fmt: skip
+        mark = {_MARK: f"{job[_MARK]}-{len(started)}"}
+        output = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        process = subprocess.Popen(
+            command,
+            env=job | mark | (environment or {}),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=folders[node],
+        )
+        started.append(Agent(process, output, mark))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for agent in started:
+            end_processes(agent.mark)
+            agent.process.wait()
+            agent.output.close()
+
+
+@dataclass
+class Agent:
+    """One node's torchrun."""
+
+    process: subprocess.Popen
+    output: TextIO
+    mark: dict[str, str]
+
+    def end(self, expect: int = 0, timeout: int = 300) -> str:
+        """Its output, when it has ended; `expect` as for `run`."""
+        returncode = self.process.wait(timeout)
+        self.output.seek(0)
+        output = self.output.read()
+        assert (returncode == 0) == (expect == 0), f"exit {returncode}:\n{_relevant(output)}"
+        return output
 
 
 def run(

@@ -25,9 +25,10 @@ def latest(folder: str) -> str:
         return os.path.join(folder, f"iter_{int(file.read()):07d}")
 
 
-def read_tensors(folder: str) -> dict[str, torch.Tensor]:
-    """Every tensor of the latest checkpoint in `folder`, whole; layers stacked in dim 0."""
-    reader = dcp.FileSystemReader(latest(folder))
+def read_tensors(folder: str, iteration: int | None = None) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint in `folder` (the latest), whole; layers stacked in dim 0."""
+    where = latest(folder) if iteration is None else f"{folder}/iter_{iteration:07d}"
+    reader = dcp.FileSystemReader(where)
     state = {
         key: torch.empty(entry.size, dtype=entry.properties.dtype)
         for key, entry in reader.read_metadata().state_dict_metadata.items()
@@ -73,6 +74,12 @@ class Reference:
         ids = torch.from_numpy(tokens.astype(np.int64))[None]
         logits = self.logits(ids[:, :-1])
         return torch.log_softmax(logits.float(), -1).gather(-1, ids[:, 1:, None])[0, :, 0]
+
+    def target_log_probs(self, samples) -> np.ndarray:
+        """c_t of every target of a corpus's samples, float32[n_target_tokens]."""
+        with torch.no_grad():
+            parts = [self.log_probs(s.tokens).numpy()[s.is_target[1:]] for s in samples]
+        return np.concatenate(parts)
 
     def greedy(self, prompt: list[int], end: int, limit: int) -> list[int]:
         tokens = list(prompt)

@@ -253,6 +253,7 @@ def test_megatrons_own_arguments_that_are_needed():
         "report-samples",
         "generation-batch-size",
         "max-new-tokens",
+        "verify-workers",
     ],
 )
 def test_counts_are_at_least_one(name):
@@ -270,6 +271,12 @@ def test_counts_are_at_least_one(name):
         ("--t3s-temperature -0.1", "--t3s-temperature -0.1: must not be negative"),
         ("--t3s-report-temperatures 0 -1", "--t3s-report-temperatures -1.0: must not be negative"),
         ("--t3s-seed -1", "--t3s-seed -1: must not be negative"),
+        ("--t3s-max-failed-share -0.1", "--t3s-max-failed-share -0.1: must not be negative"),
+        ("--t3s-max-failed-share 1", "--t3s-max-failed-share 1.0: must be less than 1"),
+        ("--t3s-measurement-retries -1", "--t3s-measurement-retries -1: must not be negative"),
+        ("--t3s-verify-timeout 0", "--t3s-verify-timeout 0.0: must be more than 0"),
+        ("--t3s-verify-memory -1", "--t3s-verify-memory -1.0: must be more than 0"),
+        ("--t3s-generation-timeout 0", "--t3s-generation-timeout 0.0: must be more than 0"),
         (f"--t3s-seed {2**32}", f"--t3s-seed {2**32}: must be at most {2**32 - 1}"),
         ("--t3s-min-delta nan", "--t3s-min-delta nan: has to be a finite number"),
         ("--t3s-temperature inf", "--t3s-temperature inf: has to be a finite number"),

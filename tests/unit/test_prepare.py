@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
+from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer
 
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.errors import DataError, MismatchError, T3SError
-from t3s_megatron.prepare import Prepared, load_tokenizer, prepare
+from t3s_megatron.prepare import Prepared, check_tokenizer_argument, load_tokenizer, prepare
 from tests.support.arguments import namespace
 from tests.support.task import CHAT_TEMPLATE, make_samples, make_tokenizer
 
@@ -64,7 +66,7 @@ def test_good_input_comes_out_ready_to_train_on(ready):
     assert made.tokenizer.decode(first.tokens[: first.prompt_length]) == (
         f"<user>{whole['prompt']}<assistant>"
     )
-    assert made.verifier(whole["response"], first) == "correct"
+    assert made.unusable_gold == frozenset() and made.askable(made.corpus) == made.corpus.samples
     assert made.plan == made.config.plan(50)
 
 
@@ -94,7 +96,7 @@ def test_rows_are_padded_with_the_pad_token_or_else_the_end_token(ready, tmp_pat
 
 def test_nothing_is_verified_where_nothing_is_generated(ready):
     made = ready("--t3s-simple --t3s-verifier nonsense")
-    assert made.verifier is None and made.max_new_tokens == 0
+    assert made.max_new_tokens == 0
 
 
 def test_a_saved_selection_is_loaded_in_the_order_of_this_data(ready, tmp_path):
@@ -135,7 +137,7 @@ def test_a_file_without_samples(ready):
         ({"response": " "}, "the response is empty"),
         ({"prompt": ""}, "a message of role user is empty"),
         ({"answer": ""}, "`answer` is empty; leave it out if there is none"),
-        ({"answer": []}, "`answer` has to be text or a number"),
+        ({"answer": []}, "`answer` has to be text or a finite number"),
         ({"id": "s0"}, "id 's0' was already used by .*line 1"),
         ({"metadata": "x"}, "`metadata` is not JSON"),
     ],
@@ -190,6 +192,14 @@ def test_a_gold_answer_that_the_verifier_cannot_compare_with(ready):
     ready("--t3s-verifier exact", samples=changed(4, answer="many"))
 
 
+def test_a_gold_answer_that_math_cannot_read_is_trained_on_and_not_asked(ready):
+    made = ready("--t3s-verifier math", samples=changed(4, answer="{"))
+    asked = made.askable(made.corpus)
+    assert len(made.corpus.samples) == 8 and len(asked) == 7
+    assert made.unusable_gold == {made.corpus.samples[4].uid}
+    assert made.corpus.samples[4] not in asked
+
+
 def test_an_unknown_verifier(ready):
     with pytest.raises(T3SError, match=r"--t3s-verifier fuzzy: unknown\. Choose exact, numeric"):
         ready("--t3s-verifier fuzzy")
@@ -216,8 +226,38 @@ def test_no_tokenizer_named(ready, folder):
 
 
 def test_a_tokenizer_folder_that_does_not_exist(ready, tmp_path):
-    with pytest.raises(T3SError, match=r"--tokenizer-model .*/gone: not a Hugging Face tokenizer"):
+    with pytest.raises(T3SError, match=r"--tokenizer-model .*/gone: no such folder"):
         ready(tokenizer_model=str(tmp_path / "gone"))
+
+
+@pytest.mark.parametrize(
+    ("line", "refused"),
+    [
+        ("--t3s-data d --tokenizer-model ./gone", True),
+        ("--tokenizer-model=/gone/too --num-layers 2 --t3s-data=d", True),
+        ("--t3s-data d --tokenizer-model Qwen/Qwen3-8B", False),
+        ("--t3s-data d --tokenizer-model /", False),
+        ("--t3s-data d", False),
+        ("--tokenizer-model ./gone", False),
+        ("--t3s-data d --tokenizer-model", False),
+    ],
+)
+def test_a_tokenizer_path_is_looked_at_before_megatron_asks_the_hub(line, refused):
+    """Only for jobs on our data: other tokenizers of Megatron are not ours to judge."""
+    with pytest.raises(T3SError, match="--tokenizer-model .*gone") if refused else nullcontext():
+        check_tokenizer_argument(line.split())
+
+
+def test_the_split_of_the_heldout_data_is_its_own(ready, tmp_path):
+    """The same data set for both would otherwise measure on what was trained on."""
+    path = str(tmp_path / "saved")
+    splits = {name: Dataset.from_list(make_samples(n, n)) for name, n in (("test", 3), ("dev", 2))}
+    DatasetDict(splits).save_to_disk(path)
+    line = f"--t3s-heldout-data {path} --t3s-report-temperatures 0"
+    assert len(ready(line).heldout.samples) == 3
+    assert len(ready(f"{line} --t3s-heldout-data-split dev").heldout.samples) == 2
+    with pytest.raises(DataError, match="has no split 'train', only test, dev"):
+        ready(f"{line} --t3s-heldout-data-split train")
 
 
 def test_a_folder_without_a_tokenizer(tmp_path):

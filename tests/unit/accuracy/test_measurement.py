@@ -1,93 +1,162 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accuracy by hand."""
+"""Accuracy by hand, and the grading of answers by a verifier in real worker processes."""
 
 from __future__ import annotations
 
 import json
+import math
+import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from made_answers import gold
 
-from t3s_megatron.accuracy.measurement import Answer, Measurement, grade
-from t3s_megatron.accuracy.verifiers import Verdict, make_verifier
+from t3s_megatron.accuracy.measurement import Answer, Grader, Measurement, may_fail, measure
+from t3s_megatron.accuracy.pool import Limits, VerifierPool
+from t3s_megatron.accuracy.verifiers import FAILURES, Verdict
 
 
-def graded(verify) -> Measurement:
-    answers = [
-        Answer("5", 10, truncated=False),  # correct
-        Answer("5", 20, truncated=True),  # right as far as it goes, and cut off
-        Answer("6", 30, truncated=False),  # wrong
-        Answer("none", 40, truncated=False),  # unparseable
-        Answer("5", 50, truncated=False),  # the verifier breaks: no gold answer
-    ]
-    return grade(answers, [gold("5")] * 4 + [gold(None)], verify)
+def counted(*, max_failed_share=0.1, **counts) -> Measurement:
+    verdicts = [Verdict(name) for name, count in counts.items() for _ in range(count)]
+    return measure([Answer("", 10, False)] * len(verdicts), verdicts, max_failed_share)
 
 
 def test_every_verdict_is_counted_apart():
-    def verify(text, sample):
-        return Verdict.FAILED if sample.answer is None else make_verifier("numeric")(text, sample)
-
-    found = graded(verify)
-    assert found == Measurement(
-        total=5,
-        correct=1,
-        wrong=1,
-        truncated=1,
-        unparseable=1,
-        failed=1,
-        generated_tokens=150,
-    )
-    assert found.accuracy == 0.2
-    assert found.standard_error == pytest.approx((0.2 * 0.8 / 5) ** 0.5)
+    counts = dict(correct=5, wrong=4, unparseable=2, truncated=3, timed_out=1, crashed=1)
+    found = counted(**counts, unfinished=1, skipped=2, max_failed_share=0.2)
+    assert {name: found.to_dict()[name] for name in counts} == counts
+    assert (found.unfinished, found.skipped, found.total, found.failed) == (1, 2, 19, 3)
+    assert found.generated_tokens == 190 and found.void, "2 answers were not looked at"
 
 
-def test_a_truncated_answer_is_not_verified():
-    seen = []
-    graded(lambda text, sample: seen.append(text) or Verdict.WRONG)
-    assert seen == ["5", "6", "none", "5"]
+def test_a_fault_is_not_a_wrong_answer():
+    """Or each fault would deepen the minimum that the detector looks for."""
+    found = counted(correct=9, wrong=6, truncated=3, timed_out=1, crashed=1)
+    assert found.accuracy == 0.5 and found.judged == 18
+    assert found.standard_error == pytest.approx((0.25 / 18) ** 0.5)
 
 
-def test_answers_meet_their_own_samples():
-    answers = [Answer(text, 1, False) for text in "123"]
-    found = grade(answers, [gold(text) for text in "124"], make_verifier("numeric"))
-    assert (found.correct, found.wrong) == (2, 1)
+def test_too_many_faults_make_a_measurement_void():
+    assert not counted(correct=27, timed_out=1, crashed=1, unfinished=1).void
+    void = counted(correct=26, timed_out=2, crashed=1, unfinished=1)
+    assert void.void and math.isnan(void.accuracy) and math.isnan(void.standard_error)
+    assert void.to_dict()["accuracy"] is None and void.to_dict()["standard_error"] is None
+    assert json.loads(json.dumps(void.to_dict(), allow_nan=False))["void"] is True
+
+
+def test_nothing_but_faults_is_void_whatever_is_allowed():
+    assert counted(crashed=3, max_failed_share=0.999999).void
+
+
+@pytest.mark.parametrize(
+    ("total", "share", "count"),
+    [(24, 0.1, 2), (30, 0.1, 3), (200, 0.1, 20), (10, 0.3, 3), (9, 0, 0)],
+)
+def test_how_many_may_fail(total, share, count):
+    assert may_fail(total, share) == count
+
+
+@given(st.dictionaries(st.sampled_from([v.value for v in Verdict]), st.integers(0, 9), min_size=1),
+       st.floats(0, 0.99))  # fmt: skip
+def test_a_measurement_has_a_finite_accuracy_or_is_void(counts, share):
+    if not sum(counts.values()):
+        return
+    found = counted(max_failed_share=share, **counts)
+    failed = sum(counts.get(v.value, 0) for v in FAILURES)
+    if found.void:
+        assert failed > share * found.total - 1e-6 or counts.get("skipped") or not found.judged
+    else:
+        assert failed <= share * found.total + 1e-6
+        assert 0 <= found.accuracy <= 1 and found.standard_error >= 0
+    assert str(failed) in found.describe() or not found.void
 
 
 @pytest.mark.parametrize(("correct", "error"), [(0, 0.0), (100, 0.03535533905932738), (200, 0.0)])
 def test_standard_error_of_200_prompts(correct, error):
     """3.5 points at p = 0.5."""
-    found = Measurement(200, correct, 200 - correct, 0, 0, 0, 0)
-    assert found.standard_error == pytest.approx(error)
+    assert counted(correct=correct, wrong=200 - correct).standard_error == pytest.approx(error)
 
 
-def test_context_and_dict():
-    found = Measurement(4, 1, 3, 0, 0, 0, 8).with_context(
-        step=6, phase="profile", split="heldout", temperature=0.6, samples_per_prompt=2, seconds=1.5
+def test_what_a_person_reads():
+    assert counted(correct=1, wrong=3).describe() == "0.250 +- 0.217 (1/4, 0 truncated)"
+    found = counted(correct=9, wrong=9, timed_out=1, crashed=1).with_context(retries=1)
+    assert found.describe() == (
+        "0.500 +- 0.118 (9/18, 0 truncated, 1 timed out, 1 crashed, 1 retry)"
     )
-    assert json.loads(json.dumps(found.to_dict())) == dict(
-        total=4,
-        correct=1,
-        wrong=3,
-        truncated=0,
-        unparseable=0,
-        failed=0,
-        generated_tokens=8,
-        step=6,
-        phase="profile",
-        split="heldout",
-        temperature=0.6,
-        samples_per_prompt=2,
-        seconds=1.5,
-        accuracy=0.25,
-        standard_error=pytest.approx((0.25 * 0.75 / 4) ** 0.5),
+    void = counted(correct=1, unfinished=3).with_context(retries=2)
+    assert void.describe() == "void: 3 of 4 answers failed (0 truncated, 3 unfinished, 2 retries)"
+
+
+def test_context_is_added():
+    found = counted(correct=1, wrong=3).with_context(step=6, phase="profile", split="heldout")
+    assert (found.step, found.phase, found.split, found.accuracy) == (6, "profile", "heldout", 0.25)
+
+
+def test_nothing_to_measure():
+    with pytest.raises(ValueError, match="nothing to measure"):
+        measure([], [], 0.1)
+
+
+def test_one_verdict_to_each_answer():
+    with pytest.raises(ValueError, match="1 verdicts of 2 answers"):
+        measure([Answer("1", 1, False)] * 2, [Verdict.CORRECT], 0.1)
+
+
+# ---------------------------------------------------------------------------------------- grading
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    """A verifier that notes what it is shown, and dies of the answer "die" until `cured` exists."""
+    folder = tmp_path_factory.mktemp("grading")
+    (folder / "noting.py").write_text(
+        "import os\n"
+        "def verify(text, answer, metadata):\n"
+        "    folder = metadata['folder']\n"
+        "    with open(folder + '/seen', 'a') as file: file.write(text + ' ')\n"
+        "    if text == 'die' and not os.path.exists(folder + '/cured'): os._exit(1)\n"
+        "    return text == answer or text == 'die'\n"
     )
+    sys.path.insert(0, str(folder))
+    with VerifierPool("noting:verify", Limits(workers=1)) as made:
+        yield made
+    sys.path.remove(str(folder))
 
 
-def test_nothing_to_grade():
-    with pytest.raises(ValueError, match="nothing to grade"):
-        grade([], [], make_verifier("exact"))
+def answer(text: str, **how) -> Answer:
+    return Answer(text, 1, **({"truncated": False} | how))
 
 
-def test_one_sample_to_each_answer():
-    with pytest.raises(ValueError, match="shorter"):
-        grade([Answer("1", 1, False)] * 2, [gold("1")], make_verifier("exact"))
+def test_answers_meet_their_own_samples_and_those_without_an_end_are_not_verified(pool, tmp_path):
+    metadata = {"folder": str(tmp_path)}
+    samples = [gold(text, metadata) for text in ("1", "2", "4", "5", "6")]
+    answers = [answer("1"), answer("2"), answer("3"), answer("cut", truncated=True)]
+    answers.append(answer("late", unfinished=True))
+    found = Grader(samples, pool, 0.2).grade(answers)
+    assert (found.correct, found.wrong, found.truncated, found.unfinished) == (2, 1, 1, 1)
+    assert (tmp_path / "seen").read_text().split() == ["1", "2", "3"]
+
+
+def test_a_retry_looks_again_at_what_failed_and_at_nothing_else(pool, tmp_path):
+    metadata = {"folder": str(tmp_path)}
+    samples = [gold("1", metadata, uid=f"s{i}") for i in range(5)]
+    grader = Grader(samples, pool, 0.3)
+    first = [answer("1"), answer("die"), answer("die"), answer("2"), answer("", unfinished=True)]
+    found = grader.grade(first)
+    assert found.void and (found.correct, found.crashed, found.unfinished) == (1, 1, 1)
+    assert found.skipped == 2, "one failure was allowed, and one answer was unfinished already"
+    assert grader.first_fault().startswith("f.jsonl, line of s1: the verifier's process ended")
+    (tmp_path / "cured").touch()
+    found = grader.grade([*first[:4], answer("1")])
+    assert not found.void and (found.correct, found.wrong) == (4, 1)
+    assert (tmp_path / "seen").read_text().split() == ["1", "die", "die", "die", "2", "1"]
+    assert grader.first_fault() is None
+
+
+def test_nothing_is_verified_when_generation_alone_made_it_void(pool, tmp_path):
+    samples = [gold("1", {"folder": str(tmp_path)})] * 3
+    answers = [answer("1"), answer("", unfinished=True), answer("", unfinished=True)]
+    found = Grader(samples, pool, 0.4).grade(answers)
+    assert found.void and (found.skipped, found.unfinished) == (1, 2)
+    assert not (tmp_path / "seen").exists()

@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -110,3 +115,23 @@ def three_samples() -> list[Sample]:
         sample([1, *range(20, 29)], 1, "q"),
         sample([9, 9, 9, 4], 3, "r"),
     ]
+
+
+def header(path: str) -> dict:
+    """Of a table: a selection or a log-prob store."""
+    with safe_open(path, framework="numpy") as file:
+        return json.loads(file.metadata()["t3s"])
+
+
+def rewrite(
+    path: str, changed: dict | None = None, without: str = "", sealed: bool = False, **tensors
+) -> None:
+    """A table again, with other header fields or tensors and everything else as it was; with its
+    old checksum, or one that fits if `sealed`."""
+    fields = {k: v for k, v in (header(path) | (changed or {})).items() if k != without}
+    content = load_file(path) | tensors
+    if sealed:
+        rest = json.dumps({k: v for k, v in fields.items() if k != "checksum"})
+        parts = [rest.encode(), content["sizes"].tobytes(), content["values"].tobytes()]
+        fields["checksum"] = hashlib.sha256(b"".join(parts)).hexdigest()
+    save_file(content, path, metadata={"t3s": json.dumps(fields)})

@@ -43,13 +43,6 @@ def test_offsets_number_the_targets():
     assert made.n_targets == 12
 
 
-def test_index_of():
-    made = corpus(*three_samples())
-    assert [made.index_of(uid) for uid in "rpq"] == [2, 0, 1]
-    with pytest.raises(KeyError):
-        made.index_of("nobody")
-
-
 def test_counts_and_order():
     made = build([SHORT, FITS])
     assert [s.uid for s in made.samples] == ["short", "fits"]

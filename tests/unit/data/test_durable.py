@@ -7,7 +7,8 @@ import os
 
 import pytest
 
-from t3s_megatron.data.durable import sha256_file, write_bytes
+from t3s_megatron.data.durable import check_folder, sha256_file, write_bytes
+from t3s_megatron.errors import WriteError
 
 
 def test_writes_replaces_and_makes_the_folder(tmp_path):
@@ -33,7 +34,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, b
         raise OSError("disk full")
 
     monkeypatch.setattr(os, broken, fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(WriteError, match=r"/file: cannot be written \(disk full\)\. Make room"):
         write_bytes(str(path), b"new")
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
 
@@ -52,6 +53,27 @@ def test_file_before_rename_before_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *a: (calls.append("rename"), replace(*a)))
     write_bytes(str(tmp_path / "file"), b"x")
     assert calls == ["file", "rename", "folder"]
+
+
+def test_a_folder_is_made_and_left_empty(tmp_path):
+    check_folder(str(tmp_path / "a" / "b"))
+    assert os.listdir(tmp_path / "a" / "b") == []
+
+
+@pytest.mark.parametrize("kind", ["under a file", "loop", "read-only"])
+def test_a_folder_that_cannot_be_written_in(tmp_path, kind):
+    folder = tmp_path / "folder"
+    if kind == "under a file":
+        (tmp_path / "file").write_text("")
+        folder = tmp_path / "file" / "folder"
+    elif kind == "loop":
+        folder.symlink_to(folder)
+    elif os.geteuid() == 0:
+        folder = "/proc/self/t3s"  # root may write in any other folder
+    else:
+        folder.mkdir(mode=0o500)
+    with pytest.raises(WriteError, match=f"{folder}.*cannot be written"):
+        check_folder(str(folder))
 
 
 def test_sha256_file(tmp_path):

@@ -18,7 +18,6 @@ def test_every_sample_once_an_epoch(n, seed, epoch):
     order = EpochOrder(n, seed)
     places = range(epoch * n, (epoch + 1) * n)
     assert sorted(order.sample_at(p) for p in places) == list(range(n))
-    assert {order.epoch_of(p) for p in places} == {epoch}
 
 
 @given(n=st.integers(1, 30), seed=seeds, start=st.integers(0, 200), count=st.integers(1, 90))

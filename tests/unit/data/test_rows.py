@@ -8,7 +8,7 @@ import pytest
 import torch
 from made_data import sample
 
-from t3s_megatron.data.rows import collate, empty_row, row, scatter_targets
+from t3s_megatron.data.rows import collate, empty_row, packed_row, row
 
 ONE = sample([11, 12, 13, 14, 15], 2)  # targets 13 14 15, predicted at positions 1 2 3
 PAD = 99
@@ -67,6 +67,18 @@ def test_empty_row():
     assert made["sample"].tolist() == [-1] and made["position_ids"].tolist() == [0, 1, 2]
 
 
+def test_a_packed_row_cell_by_cell():
+    two = sample([21, 22, 23], 1, "t")  # targets 22 23, predicted at positions 0 1
+    made = packed_row([row(ONE, 4, None, PAD), row(two, 3, np.array([False, True]), PAD)])
+    assert made["tokens"].tolist() == [11, 12, 13, 14, 21, 22, PAD]
+    assert made["labels"].tolist() == [12, 13, 14, 15, 22, 23, PAD]
+    assert made["target_mask"].tolist() == [0, 1, 1, 1, 1, 1, 0]
+    assert made["loss_mask"].tolist() == [0, 1, 1, 1, 0, 1, 0]
+    assert made["position_ids"].tolist() == [0, 1, 2, 3, 0, 1, 2]
+    assert made["sample"].tolist() == [-1, -1]
+    assert made["cu_seqlens"].tolist() == [0, 4, 7] and made["cu_seqlens"].dtype == torch.int32
+
+
 def test_collate():
     batch = collate([row(ONE, 5, None, PAD), empty_row(5, PAD)])
     assert {key: tuple(value.shape) for key, value in batch.items()} == {
@@ -74,21 +86,3 @@ def test_collate():
         "sample": (2, 1),
     }
     assert batch["labels"].tolist() == [[12, 13, 14, 15, PAD], [PAD] * 5]
-
-
-@pytest.mark.parametrize("length", [4, 6])
-def test_scatter_targets(length):
-    values = np.arange(length, dtype=np.float32) / 10
-    found = scatter_targets(values, ONE)
-    assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, np.float32([0.1, 0.2, 0.3]))
-
-
-def test_scatter_agrees_with_the_row():
-    values = row(ONE, 6, None, PAD)["labels"].numpy().astype(np.float32)
-    assert scatter_targets(values, ONE).tolist() == [13, 14, 15]
-
-
-def test_scatter_of_a_row_that_is_too_short():
-    with pytest.raises(ValueError, match="4 positions, 3 values"):
-        scatter_targets(np.zeros(3, dtype=np.float32), ONE)

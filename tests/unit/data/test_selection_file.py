@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 from pathlib import Path
 
@@ -12,8 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_data import corpus, sample, three_samples
-from safetensors import safe_open
+from made_data import corpus, header, rewrite, sample, three_samples
 from safetensors.numpy import load_file, save_file
 
 from t3s_megatron import __version__
@@ -38,17 +36,6 @@ def load(path: str, *samples, **changed) -> list[bool]:
     return Selection.load(path, corpus(*(samples or three_samples()), **changed)).keep.tolist()
 
 
-def header(path: str) -> dict:
-    with safe_open(path, framework="numpy") as file:
-        return json.loads(file.metadata()["t3s"])
-
-
-def rewrite(path: str, changed: dict | None = None, without: str = "", **tensors) -> None:
-    """The file again, with other header fields or tensors and everything else as it was."""
-    fields = {k: v for k, v in (header(path) | (changed or {})).items() if k != without}
-    save_file(load_file(path) | tensors, path, metadata={"t3s": json.dumps(fields)})
-
-
 # ------------------------------------------------------------------------------------ round trips
 
 
@@ -69,7 +56,16 @@ def test_the_header_says_what_it_belongs_to(saved):
     assert fields["dataset_fingerprint"] == made.fingerprint
     assert fields["tokenizer_fingerprint"] == "t" * 64
     assert fields["uids"] == ["p", "q", "r"] and fields["created_by"] == __version__
-    assert (fields["kind"], fields["format"], fields["theta_b_step"]) == ("selection", 1, 12)
+    assert (fields["kind"], fields["format"], fields["theta_b_step"]) == ("selection", 2, 12)
+
+
+def test_the_same_selection_is_the_same_file(saved, tmp_path):
+    path, made = (
+        str(tmp_path / "again.safetensors"),
+        Selection.load(saved, corpus(*three_samples())),
+    )
+    made.save(path)
+    assert Path(path).read_bytes() == Path(saved).read_bytes()
 
 
 def test_no_theta_b_for_a_baseline(tmp_path):
@@ -168,6 +164,9 @@ def test_a_flipped_bit(saved):
 @pytest.mark.parametrize("sizes", [[1, 1, 2], [2, 1, 1]])
 def test_sizes_that_move_the_bits(saved, sizes):
     rewrite(saved, sizes=np.array(sizes))
+    with pytest.raises(MismatchError, match="damaged, its checksum does not match"):
+        load(saved)
+    rewrite(saved, sizes=np.array(sizes), sealed=True)
     with pytest.raises(MismatchError, match="damaged, sample '[pq]' has [29] targets"):
         load(saved)
 
@@ -198,8 +197,8 @@ def test_a_header_that_lacks(saved, name):
 
 
 def test_an_unknown_version(saved):
-    rewrite(saved, {"format": 2, "created_by": "9.9"})
-    expected = r"expected a selection of format 1, found selection of format 2.*\(9\.9\)"
+    rewrite(saved, {"format": 3, "created_by": "9.9"})
+    expected = r"expected a selection of format 2, found selection of format 3.*\(9\.9\)"
     with pytest.raises(MismatchError, match=expected):
         load(saved)
 

@@ -7,6 +7,7 @@ Shapes: S positions, B batch, H query heads, G key-value groups, K head size.
 from __future__ import annotations
 
 import inspect
+import itertools
 
 import pytest
 import torch
@@ -96,3 +97,37 @@ def test_forward_and_backward_are_those_of_plain_attention(groups):
         torch.testing.assert_close(
             ours.grad, theirs.grad[mine], rtol=0, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+@pytest.mark.child(processes=2)
+@pytest.mark.parametrize("groups", [4, 1])
+def test_packed_segments_are_attended_to_one_by_one(groups):
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
+    from megatron.core.transformer.enums import AttnMaskType
+    from megatron.core.transformer.transformer_config import TransformerConfig
+
+    from t3s_megatron.megatron.cpu_attention import PackedAttention
+    from t3s_megatron.megatron.uneven import packed_seq_params
+
+    parallel_state.initialize_model_parallel()
+    model_parallel_cuda_manual_seed(0)  # Megatron's own attention draws its dropout from there
+    config = TransformerConfig(
+        num_layers=1, hidden_size=H * K, num_attention_heads=H, num_query_groups=groups,
+        attention_dropout=0.0,
+    )  # fmt: skip
+    attention = PackedAttention(
+        config, layer_number=1, attn_mask_type=AttnMaskType.causal, attention_type="self"
+    )
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(S, 1, H, K), (S, 1, groups, K), (S, 1, groups, K)]
+    q, k, v = (torch.randn(shape, generator=generator) for shape in shapes)
+    boundaries = [0, 5, 6, S]
+    packed = packed_seq_params(torch.tensor([boundaries], dtype=torch.int32))
+    assert (packed.qkv_format, packed.max_seqlen_q) == ("thd", S - 6)
+    found = attention(q[:, 0], k[:, 0], v[:, 0], None, packed_seq_params=packed)
+    for first, last in itertools.pairwise(boundaries):
+        alone = attention(q[first:last], k[first:last], v[first:last], None)
+        torch.testing.assert_close(found[first:last], alone, rtol=0, atol=1e-6)
+    whole = attention(q, k, v, None)
+    assert (whole[5:] - found[5:]).abs().max() > 0.01, "segments see each other anyway"

@@ -14,6 +14,7 @@ import pytest
 from t3s_megatron import __version__
 from t3s_megatron.config import UNSUPPORTED, T3SConfig, add_t3s_arguments
 from t3s_megatron.errors import T3SError
+from t3s_megatron.lengths import FIXED_SHAPE
 from t3s_megatron.megatron.releases import (
     SIGNATURES,
     TESTED_RELEASES,
@@ -119,8 +120,11 @@ def test_features_that_are_refused_are_arguments_of_this_release():
 
     sys.argv = ["script"]
     args = parse_args(add_t3s_arguments)
-    assert [name for name in UNSUPPORTED if not hasattr(args, name)] == []
-    assert not any(getattr(args, name) for name in UNSUPPORTED)
+    refused = [*UNSUPPORTED, *FIXED_SHAPE]
+    assert [name for name in refused if not hasattr(args, name)] == []
+    assert not any(getattr(args, name) for name in refused)
+    assert args.cuda_graph_impl == "none"
+    assert args.fp8 is args.fp4 is args.microbatch_group_size_per_vp_stage is None
 
 
 def test_the_stand_in_for_megatrons_namespace_in_other_tests_has_only_real_arguments():
@@ -130,5 +134,6 @@ def test_the_stand_in_for_megatrons_namespace_in_other_tests_has_only_real_argum
 
     sys.argv = ["script"]
     args = vars(parse_args(add_t3s_arguments))
-    # Set by the tokenizer's setup, not by an argument.
-    assert set(MEGATRON) - set(args) <= {"padded_vocab_size"}
+    # Set by the tokenizer's setup, and by the validation.
+    derived = {"padded_vocab_size", "data_parallel_size", "virtual_pipeline_model_parallel_size"}
+    assert set(MEGATRON) - set(args) <= derived

@@ -15,7 +15,7 @@ import pytest
 
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.releases import megatron_version
-from t3s_megatron.megatron.seam import Seam
+from t3s_megatron.megatron.seam import Callback, Seam
 from tests.support.launch import MODEL
 
 pytestmark = pytest.mark.child
@@ -190,9 +190,15 @@ def test_a_function_that_someone_wrapped_with_its_signature_kept_is_wrapped_agai
 def test_the_events_of_a_real_run(task):
     from megatron.core.optimizer import MegatronOptimizer
 
-    events = Events()
-    seam = Seam(events).install()
+    events, seen_before = Events(), []
+
+    class Second(Callback):
+        def on_train_step_end(self, context):
+            seen_before.append(list(events.seen))
+
+    seam = Seam(events, Second()).install()
     pretrain(task, steps=2)
+    assert [seen[-1] for seen in seen_before] == [("step end", 1, True), ("step end", 2, True)]
     assert events.seen == [
         ("train start", 0, False),
         ("step start", 0, False),
@@ -212,6 +218,39 @@ def test_the_events_of_a_real_run(task):
     assert context.opt_param_scheduler.num_steps == 2 * 8  # in samples
     assert "lm loss" in context.result[0] and context.config.num_layers == 1
     assert "labels" in next(context.data_iterator)
+
+
+def test_a_step_has_the_micro_batches_that_the_callback_says_and_the_next_one_megatrons_own(task):
+    from t3s_megatron.megatron.forward import TrainingForward
+
+    forwards, original = [], TrainingForward.__call__
+
+    def counted(self, *args, **kwargs):
+        forwards[-1] += 1
+        return original(self, *args, **kwargs)
+
+    TrainingForward.__call__ = counted
+
+    class Varying(Events):
+        def on_train_step_start(self, context):
+            super().on_train_step_start(context)
+            assert context.num_microbatches is None
+            if not forwards:
+                context.num_microbatches = 3
+            forwards.append(0)
+
+    events = Varying()
+    Seam(events).install()
+    pretrain(task, steps=2)
+    assert forwards == [3, 4]
+    # Megatron goes on counting samples as it did.
+    assert events.contexts[0].opt_param_scheduler.num_steps == 2 * 8
+
+
+def test_plain_training_does_not_vary_the_number_of_micro_batches(task):
+    packed = ["--micro-batch-size", "1", "--t3s-arrangement", "packed"]
+    with pytest.raises(T3SError, match="packed varies the number .* --t3s-method sft, or choose"):
+        pretrain(task, 1, *packed)
 
 
 def test_the_save_event_comes_before_the_checkpoint_is_named(task, tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+from t3s_megatron.errors import VoidMeasurementError
 from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine, Plan
 
 Curve = Callable[[str, int], float]
@@ -26,7 +27,8 @@ def curve(*accuracies: float, targeted: float = 0.9) -> Curve:
 
 
 class Walk:
-    """`trace`: each action as "phase step: kind", with " (live)" where the weights are theta_b."""
+    """`refused`: why the run ended before its end, where it had nothing to go by.
+    `trace`: each action as "phase step: kind", with " (live)" where the weights are theta_b."""
 
     def __init__(
         self,
@@ -43,8 +45,16 @@ class Walk:
         self.trace: list[str] = []
         self.log: list[str] = []
         self.steps = {"profile": 0, "targeted": 0}
+        self.refused: str | None = None
 
     def run(self) -> Walk:
+        try:
+            self._run()
+        except VoidMeasurementError as error:
+            self.refused = str(error)
+        return self
+
+    def _run(self) -> None:
         while self.machine.phase is not Phase.DONE:
             self._may_resume()
             action = self.machine.next_action()
@@ -58,7 +68,6 @@ class Walk:
             assert self.events < 10_000, "the run does not end"
         assert self.machine.next_action() is None
         self.log += self.machine.drain_log()
-        return self
 
     def _may_resume(self) -> None:
         if self.resume_at(self.events):

@@ -104,6 +104,31 @@ def test_a_void_measurement_is_neither_a_minimum_nor_patience():
     assert "step 2: the measurement is void and ignored" in walk.log
 
 
+def test_a_void_measurement_before_the_first_step_ends_the_run():
+    walk = Walk(plan(), curve(math.nan)).run()
+    assert "accuracy before the first step could not be measured" in walk.refused
+    assert walk.steps == {"profile": 0, "targeted": 0}
+
+
+def test_a_profile_of_void_measurements_is_not_taken_for_one_without_a_shock():
+    walk = Walk(plan(), curve(0.7, math.nan)).run()
+    assert f"every one of the {walk.steps['profile']} accuracy measurements" in walk.refused
+    assert walk.machine.theta_b_step is None
+
+
+def test_how_many_steps_were_not_measured_is_told_with_theta_b():
+    walk = Walk(plan(patience=9), curve(0.7, 0.5, math.nan, math.nan, 0.6)).run()
+    assert walk.machine.theta_b_reason.endswith("profile steps (2 unmeasured)")
+    walk = Walk(plan(), curve(0.7, math.nan, 0.7)).run()
+    assert "never fell below step 0 (1 unmeasured)" in walk.machine.theta_b_reason
+
+
+def test_void_measurements_of_the_targeted_phase_change_nothing():
+    shock = (0.7, 0.5, 0.6)
+    walk = Walk(plan(), curve(*shock, targeted=math.nan)).run()
+    assert not walk.refused and walk.trace == Walk(plan(), curve(*shock)).run().trace
+
+
 def test_a_void_measurement_at_the_upper_bound_still_ends_the_profile():
     walk = Walk(plan(patience=9), curve(0.7, 0.5, 0.6, 0.6, 0.6, 0.6, math.nan)).run()
     assert walk.steps == {"profile": 6, "targeted": 3} and walk.machine.theta_b_step == 1

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import math
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from phase_walk import Walk
 
-from t3s_megatron.method.phases import PhaseMachine, Plan
+from t3s_megatron.method.phases import Phase, PhaseMachine, Plan
 
 METHODS = ("t3s", "inverse", "random", "mask-top-confidence", "mask-bottom-confidence")
 quick = settings(max_examples=300, suppress_health_check=[HealthCheck.filter_too_much])
@@ -48,9 +48,10 @@ def plans(draw) -> Plan:
 
 @st.composite
 def curves(draw):
-    """Accuracies of few values, some void; step 0 is not."""
+    """Accuracies of few values, some void; that of step 0 seldom."""
     values = st.one_of(st.integers(0, 8).map(lambda k: k / 8), st.just(math.nan))
-    accuracies = [draw(st.integers(0, 8)) / 8, *draw(st.lists(values, min_size=1, max_size=12))]
+    first = draw(st.sampled_from([*(k / 8 for k in range(9)), math.nan]))
+    accuracies = [first, *draw(st.lists(values, min_size=1, max_size=12))]
     return lambda phase, step: accuracies[min(step, len(accuracies) - 1)]
 
 
@@ -58,6 +59,7 @@ def curves(draw):
 @given(plans(), curves())
 def test_budgets_are_exact_and_iterations_never_go_back(plan, curve):
     walk = Walk(plan, curve).run()
+    assume(not walk.refused)
     machine, steps = walk.machine, walk.steps
     assert machine.total_steps == sum(steps.values()) == machine.train_iters_now
     assert steps["targeted"] in (0, plan.budget)
@@ -76,6 +78,7 @@ def test_budgets_are_exact_and_iterations_never_go_back(plan, curve):
 @given(plans(), curves())
 def test_a_run_that_selects_does_so_once_after_its_rewind(plan, curve):
     walk = Walk(plan, curve).run()
+    assume(not walk.refused)
     kinds = [action.split(": ")[1] for action in walk.trace]
     assert kinds.count("finish") == 1 and kinds[-1] == "finish"
     assert kinds.count("keep theta_0") <= 1 and kinds.count("rewind") <= 1
@@ -92,6 +95,7 @@ def test_a_run_that_selects_does_so_once_after_its_rewind(plan, curve):
 def test_theta_b_is_the_lowest_measured_accuracy_of_the_profile(plan, curve):
     """Eq. 1 by brute force over the trace, where a shock decided theta_b."""
     walk = Walk(plan, curve).run()
+    assume(not walk.refused)
     machine = walk.machine
     if not plan.detects or plan.min_delta or plan.method == "rrt" or machine.theta_b_step is None:
         return
@@ -111,10 +115,27 @@ def test_theta_b_is_the_lowest_measured_accuracy_of_the_profile(plan, curve):
 
 @quick
 @given(plans(), curves())
+def test_a_run_is_refused_when_its_start_or_all_that_it_goes_by_is_void(plan, curve):
+    """Anything else goes on with void measurements, and ends."""
+    walk = Walk(plan, curve).run()
+    measured = [action.split(": ")[0].split() for action in walk.trace if "measure" in action]
+    found = {(phase, int(step)): curve(phase, int(step)) for phase, step in measured}
+    starts = [math.isnan(a) for (phase, step), a in found.items() if step == 0]
+    blind = plan.detects and [
+        a for (phase, step), a in found.items() if step and phase == "profile"
+    ]
+    first_is_void = bool(starts) and starts[0] and walk.machine.total_steps == 0
+    assert bool(walk.refused) == (first_is_void or bool(blind) and all(map(math.isnan, blind)))
+    assert (walk.machine.phase is Phase.DONE) == (not walk.refused)
+
+
+@quick
+@given(plans(), curves())
 def test_a_run_that_dies_at_every_point_makes_the_same_run(plan, curve):
     whole = Walk(plan, curve).run()
     resumed = Walk(plan, curve, resume_at=lambda event: True).run()
     assert resumed.trace == whole.trace and resumed.log == whole.log
+    assert resumed.refused == whole.refused
     assert resumed.machine.records == whole.machine.records
     assert resumed.machine.state_dict() == whole.machine.state_dict()
 

@@ -8,7 +8,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from t3s_megatron.monitor.curves import Curves
+from t3s_megatron.accuracy.measurement import Answer, measure
+from t3s_megatron.accuracy.verifiers import Verdict
+from t3s_megatron.monitor.curves import Curves, measurement_figures
 
 NAN = float("nan")
 
@@ -67,6 +69,19 @@ def test_a_figure_that_does_not_exist_is_left_out_and_not_drawn_as_zero(board):
     assert recorder.calls == [({"t3s/loss_other": 1.5}, 2)]
 
 
+@pytest.mark.parametrize("crashed", [1, 4])
+def test_a_measurement_has_curves_of_its_faults_and_a_void_one_no_accuracy(board, crashed):
+    verdicts = [Verdict.CORRECT] * (10 - crashed) + [Verdict.CRASHED] * crashed
+    measured = measure([Answer("", 3, False)] * 10, verdicts, max_failed_share=0.1)
+    writer, read = board
+    Curves(writer).scalars(measurement_figures(measured), 5)
+    found = read()
+    values = {tag: found.Scalars(tag)[0].value for tag in found.Tags()["scalars"]}
+    assert values["t3s/answers_crashed"] == crashed and values["t3s/answer_tokens"] == 3
+    assert values["t3s/measurement_void"] == (crashed > 1)
+    assert values.get("t3s/accuracy") == (None if crashed > 1 else 1.0)
+
+
 def test_a_histogram_holds_every_value(board):
     writer, read = board
     values = np.array([-2.0, -1.0, 0.0, 0.5, 3.0], dtype=np.float32)
@@ -92,14 +107,6 @@ def test_a_histogram_of_nothing_is_not_there(board, values):
     assert read().Tags()["histograms"] == []
 
 
-def test_text(board):
-    writer, read = board
-    Curves(writer).text("theta_b", "step 12", 5)
-    found = read()
-    (event,) = found.Tensors("t3s/theta_b/text_summary")
-    assert event.step == 5 and event.tensor_proto.string_val == [b"step 12"]
-
-
 def test_flushing_is_passed_on(board, monkeypatch):
     # Not read back from the file: the writer has a thread that may get there first.
     flushed = []
@@ -112,7 +119,6 @@ def test_nothing_happens_on_ranks_without_writers():
     curves = Curves(None, None)
     curves.scalars({"accuracy": 0.5}, 1)
     curves.histogram("delta_c", np.ones(3), 1)
-    curves.text("theta_b", "step 12", 1)
     curves.flush()
 
 

@@ -26,6 +26,18 @@ def test_accuracy_by_step_of_one_run():
     ]
 
 
+def void(phase: str, step: int, **more) -> dict:
+    return measurement(phase, step, None, standard_error=None, **more)
+
+
+def test_a_void_measurement_is_no_number():
+    steps = [measurement("profile", 0, 0.5), void("profile", 1), measurement("profile", 2, 0.25)]
+    lost = void("targeted", 4, weights="theta_targeted", temperature=0.0)
+    said = tables([t3s_summary(measurements=steps, evaluations=[lost])])
+    assert "  profile     0:0.50  1:void  2:0.25" in said
+    assert said.splitlines()[-1].split() == ["T3S", "void"]
+
+
 def test_a_run_without_theta_b_or_tokens_says_nothing_of_them():
     said = tables([sft_summary()]).splitlines()
     assert said[0] == "sft: training accuracy by step at T = 0.6"
@@ -125,6 +137,16 @@ def test_the_targeted_phase_stands_after_the_profile(tmp_path, monkeypatch):
     monkeypatch.setattr(axes.Axes, "errorbar", errorbar)
     draw([t3s_summary()], str(tmp_path / "picture.png"))
     assert drawn == [([0, 1, 2, 3], [0.5, 0.375, 0.25, 0.5]), ([3, 7], [0.5, 0.875])]
+
+
+def test_a_void_measurement_is_not_drawn(tmp_path, monkeypatch):
+    from matplotlib import axes
+
+    drawn = []
+    monkeypatch.setattr(axes.Axes, "errorbar", lambda self, x, y, **_: drawn.append((x, y)))
+    steps = [measurement("profile", 0, 0.5), void("profile", 1), measurement("profile", 2, 0.25)]
+    draw([t3s_summary(measurements=steps)], str(tmp_path / "picture.png"))
+    assert drawn == [([0, 2], [0.5, 0.25])]
 
 
 def test_a_picture_that_cannot_be_written(tmp_path):

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pytest
 
+from t3s_megatron.errors import WriteError
 from t3s_megatron.monitor.summary import Summary
 
 
@@ -40,6 +41,8 @@ def test_a_summary_starts_empty_and_unfinished(path):
         "measurements": [],
         "evaluations": [],
         "tokens": {},
+        "skipped_samples": [],
+        "empty_steps": 0,
         "figure_4": [],
         "phases": [],
         "log": [],
@@ -123,7 +126,7 @@ def test_a_crash_while_writing_leaves_the_last_whole_file(path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", crash)  # the last thing before the new file is in place
     summary.append("log", "new")
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(WriteError, match="no space"):
         summary.write()
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == ["summary.json"]

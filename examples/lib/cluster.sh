@@ -1,0 +1,125 @@
+# Sourced by examples/run_t3s_qwen3_*.sh after MODEL_ARGS and the layout's defaults (NNODES, TP, PP,
+# CP, EP, ETP, PIPELINE_ARGS). `t3s_cluster` starts the run on this node; every knob is an
+# environment variable. The same command again goes on from the last checkpoint.
+
+t3s_refuse() {
+    echo "$(basename "$0"): $1" >&2
+    exit 2
+}
+
+t3s_cluster() {
+    # --- what to train, on what; OUT has to be one folder for all nodes
+    [ -n "${HF_MODEL:-}" ] || t3s_refuse "HF_MODEL is not set: the student's Hugging Face folder"
+    [ -n "${DATA:-}" ] || t3s_refuse "DATA is not set: the traces (.jsonl, .parquet or a dataset)"
+    [ -n "${OUT:-}" ] || t3s_refuse "OUT is not set: the folder for everything the run writes"
+    local METHOD=${METHOD:-t3s}              # any of --t3s-method
+    local T3S_SIMPLE=${T3S_SIMPLE:-0}        # 1: step 10 is theta_b, nothing is generated
+    local VERIFIER=${VERIFIER:-math}         # exact, numeric, choice, math, reasoning-gym, yours
+    local TEMPERATURE=${TEMPERATURE:-0.6}    # the paper's
+    local PROMPTS=${PROMPTS:-0}              # measure accuracy on the first N prompts; 0: all
+    # --- the paper's recipe (Appendix I)
+    local GBS=${GBS:-64}                     # samples a step
+    local LR=${LR:-1e-5}
+    local STEPS=${STEPS:-50}
+    local SEQ_LENGTH=${SEQ_LENGTH:-32768}    # bound of a sample; each has its own length
+    local SAVE_INTERVAL=${SAVE_INTERVAL:-10}
+    # --- where: NNODES x NPROC_PER_NODE processes
+    local NPROC_PER_NODE=${NPROC_PER_NODE:-8}
+    local NODE_RANK=${NODE_RANK:-0}
+    local MASTER_ADDR=${MASTER_ADDR:-localhost}
+    local MASTER_PORT=${MASTER_PORT:-29500}
+    local RESTARTS=${RESTARTS:-0}            # > 0: torchrun starts a run that died again
+    local DEVICE=${DEVICE:-cuda}             # cpu: to try the script with a tiny MODEL
+    local PYTHON=${PYTHON:-python}
+    local EXTRA_ARGS=${EXTRA_ARGS:-}         # appended
+
+    if [ -n "${MODEL:-}" ]; then             # another model shape, for a student of another size
+        [ -f "$MODEL" ] || t3s_refuse "MODEL=$MODEL is not there: a file that sets MODEL_ARGS"
+        source "$MODEL"
+    fi
+    "$PYTHON" -c 'import t3s_megatron' 2>/dev/null || t3s_refuse \
+        "t3s_megatron is not installed for $PYTHON: pip install 't3s-megatron[gpu,huggingface,verification]'"
+    local world=$(( NNODES * NPROC_PER_NODE ))
+    (( world % (TP * PP * CP) == 0 )) || t3s_refuse \
+        "$world processes are not a multiple of TP*PP*CP = $(( TP * PP * CP ))"
+
+    local args=(
+        "${MODEL_ARGS[@]}"
+        --tensor-model-parallel-size "$TP"
+        --pipeline-model-parallel-size "$PP" "${PIPELINE_ARGS[@]}"
+        --context-parallel-size "$CP"
+        --bf16
+        --micro-batch-size 1 --global-batch-size "$GBS" --seq-length "$SEQ_LENGTH"
+        --train-iters "$STEPS" --lr "$LR"
+        # The paper names neither; constant and none keep the profile and the targeted phase alike.
+        --lr-decay-style constant --weight-decay 0
+        # A masked loss is normalised by the tokens that are kept.
+        --calculate-per-token-loss
+        # Optimizer state spread over the data-parallel ranks, its traffic behind the computation.
+        --use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather
+        # At 32k tokens a layer's activations cost more than computing them again.
+        --recompute-granularity full --recompute-method uniform --recompute-num-layers 1
+        # 151,936 logits a token: do not keep them twice.
+        --cross-entropy-loss-fusion
+        # A checkpoint can be resumed in another layout.
+        --dist-ckpt-optim-fully-reshardable
+        # SIGTERM (Slurm's end of time) saves and leaves.
+        --exit-signal-handler
+        # Ranks wait for each other while answers are generated and verified.
+        --distributed-timeout-minutes 60
+        --tokenizer-type HuggingFaceTokenizer --tokenizer-model "$HF_MODEL"
+        --load "$OUT/checkpoints" --save "$OUT/checkpoints" --save-interval "$SAVE_INTERVAL"
+        --tensorboard-dir "$OUT/tensorboard" --log-interval 1 --eval-iters 0 --num-workers 0
+        --t3s --t3s-method "$METHOD" --t3s-dir "$OUT/t3s" --t3s-data "$DATA"
+        --t3s-hf-model "$HF_MODEL" --t3s-hf-export "$OUT/hf"
+        # Every sample at its own length: no padding, and GBS counts samples.
+        --t3s-arrangement own
+        --t3s-verifier "$VERIFIER" --t3s-temperature "$TEMPERATURE"
+        --t3s-accuracy-prompts "$PROMPTS"
+    )
+    # Activations between the tensor-parallel parts are kept once, not TP times.
+    (( TP > 1 )) && args+=(--sequence-parallel)
+    if [[ " ${MODEL_ARGS[*]} " == *" --num-experts "* ]]; then
+        args+=(--expert-model-parallel-size "$EP" --expert-tensor-parallel-size "$ETP")
+    fi
+    [ "$T3S_SIMPLE" = 1 ] && args+=(--t3s-simple)
+    if [ "$DEVICE" = cpu ]; then
+        args+=(
+            --t3s-device cpu --transformer-impl local --distributed-backend gloo
+            --attention-backend unfused --no-gradient-accumulation-fusion --no-persist-layer-norm
+            --no-masked-softmax-fusion --no-bias-swiglu-fusion --no-rope-fusion
+            --no-bias-dropout-fusion --attention-softmax-in-fp32
+        )
+    else
+        # Transformer Engine; cuDNN's fused attention is the fast one for long rows on Hopper.
+        args+=(--transformer-impl transformer_engine --attention-backend fused)
+        # Experts of a rank in one kernel; tokens are put in order by one as well.
+        [[ " ${MODEL_ARGS[*]} " == *" --num-experts "* ]] \
+            && args+=(--moe-grouped-gemm --moe-permute-fusion)
+    fi
+    args+=($EXTRA_ARGS)
+
+    local run=("$PYTHON" -m torch.distributed.run --nnodes "$NNODES"
+        --nproc-per-node "$NPROC_PER_NODE" --max-restarts "$RESTARTS")
+    if (( RESTARTS > 0 )); then
+        # A lost node can be replaced only if its agents do not share the rendezvous' store.
+        export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+        run+=(--rdzv-backend c10d --rdzv-endpoint "$MASTER_ADDR:$MASTER_PORT"
+            --rdzv-id "${JOB_ID:-t3s}")
+    else
+        run+=(--node-rank "$NODE_RANK" --master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT")
+    fi
+    # One launch queue keeps the overlapped communication behind the computation (Megatron's advice
+    # for tensor and context parallelism up to Hopper).
+    export CUDA_DEVICE_MAX_CONNECTIONS=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+    if [ "${DRY_RUN:-0}" = 1 ]; then
+        printf '%q ' "${run[@]}" -m t3s_megatron.pretrain "${args[@]}"
+        printf '\n'
+        return
+    fi
+    [ -e "$HF_MODEL/config.json" ] || t3s_refuse \
+        "HF_MODEL=$HF_MODEL has no config.json: download the student, e.g. hf download Qwen/Qwen3-32B --local-dir DIR"
+    mkdir -p "$OUT"
+    exec "${run[@]}" -m t3s_megatron.pretrain "${args[@]}"
+}

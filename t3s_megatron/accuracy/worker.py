@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process in which a verifier runs: python -m t3s_megatron.accuracy.worker, see `pool`.
+
+Takes (number, text, answer, metadata) pickled from its socket, one at a time, and answers each with
+one line of JSON. Whatever the verifier does to standard input and output, the socket is apart.
+Imports neither torch nor Megatron.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import pickle
+import resource
+import signal
+import socket
+import sys
+import traceback
+
+from t3s_megatron.accuracy.verifiers import Verdict, make_verifier
+from t3s_megatron.errors import T3SError
+
+#: Answers after which the parent replaces the process, so that a small leak stays small.
+_LIFE = 1000
+_PR_SET_PDEATHSIG = 1
+_LONGEST_REASON = 4000
+
+
+def main() -> None:
+    handle, parent, memory, spec = sys.argv[1:]
+    _die_with(int(parent))
+    channel = socket.socket(fileno=int(handle))
+    channel.set_inheritable(False)  # or a program that the verifier starts would keep it open
+    _limit(resource.RLIMIT_DATA, int(float(memory) * 2**30))
+    _limit(resource.RLIMIT_CORE, 0)
+    try:
+        verify = make_verifier(spec)
+    except T3SError as error:
+        _send(channel, refused=str(error))
+        return
+    except BaseException as error:  # a user's module may do anything when it is imported
+        _send(channel, refused=f"--t3s-verifier {spec}: cannot be imported ({error!r})")
+        return
+    _send(channel, ready=True)
+    requests, me = channel.makefile("rb"), os.getpid()
+    for served in range(1, _LIFE + 1):
+        try:
+            number, text, answer, metadata = pickle.load(requests)
+        except EOFError:  # the parent is done with us
+            return
+        why, worn_out = None, served == _LIFE
+        try:
+            verdict = verify(text, answer, metadata)
+        except BaseException as error:  # SystemExit and the like: one answer's verdict, no more
+            verdict, why = Verdict.CRASHED, traceback.format_exc()[-_LONGEST_REASON:]
+            # Out of memory, threads or files: what was leaked would fail the next answers as well.
+            worn_out = worn_out or isinstance(error, (MemoryError, OSError))
+        if os.getpid() != me:  # a fork that came back out of the verifier: there can be one reader
+            os._exit(0)
+        _send(channel, number=number, verdict=verdict, why=why, worn_out=worn_out)
+
+
+def _send(channel: socket.socket, **reply) -> None:
+    channel.sendall(json.dumps(reply).encode() + b"\n")
+
+
+def _limit(what: int, wanted: int) -> None:
+    _, highest = resource.getrlimit(what)
+    if highest != resource.RLIM_INFINITY:
+        wanted = min(wanted, highest)
+    resource.setrlimit(what, (wanted, wanted))
+
+
+def _die_with(parent: int) -> None:
+    """SIGKILL for this process when its parent dies, however that dies."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was gone before we could ask
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading and writing Hugging Face model folders.
+
+A written folder appears under its name whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from t3s_megatron.data.durable import sync_path
+from t3s_megatron.errors import DataError, MismatchError, T3SError, WriteError
+
+INDEX = "model.safetensors.index.json"
+#: Written last into every exported folder; how a later export knows that it may replace one.
+MARK = "t3s_export.json"
+_SHARD_BYTES = 5 * 10**9  # the size that `save_pretrained` cuts at
+
+#: Whatever a tokenizer may consist of. transformers 5 would write other files than it has read,
+#: which older readers do not know, so they are copied as they are.
+_TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "merges.txt",
+    "tokenizer.model", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja",
+    "chat_template.json",
+)  # fmt: skip
+
+
+def read_config(folder: str):
+    """The transformers config of a folder. T3SError when there is none that can be read."""
+    from transformers import AutoConfig
+
+    path = os.path.join(folder, "config.json")
+    if not os.path.isfile(path):
+        raise T3SError(f"{folder}: not a Hugging Face model folder: there is no config.json in it")
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except Exception as error:  # transformers raises many types
+        raise T3SError(f"{path}: not a config that transformers reads ({error})") from error
+
+
+def weight_files(folder: str) -> dict[str, str]:
+    """Tensor name -> name of the safetensors file that holds it. Reads headers only.
+
+    DataError when there are none, when one is damaged or missing, or when the index and the files
+    disagree.
+    """
+    files = sorted(name for name in os.listdir(folder) if name.endswith(".safetensors"))
+    index = os.path.join(folder, INDEX)
+    indexed = None
+    if os.path.isfile(index):
+        try:
+            with open(index) as file:
+                indexed = json.load(file)["weight_map"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{index}: not an index of safetensors files ({error})") from error
+        files = sorted(set(indexed.values()))
+    if not files:
+        raise DataError(f"{folder}: no safetensors files in it (other formats are not read)")
+    found: dict[str, str] = {}
+    for name in files:
+        path = os.path.join(folder, name)
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                keys = list(file.keys())
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"{path}: missing or damaged ({error}): fetch it again") from error
+        for key in keys:
+            if key in found:
+                raise DataError(f"{folder}: {key} is in both {found[key]} and {name}")
+            found[key] = name
+    if indexed is not None and found != indexed:
+        wrong = sorted(set(found.items()) ^ set(indexed.items()))
+        raise DataError(f"{index}: disagrees with the files about {wrong[0][0]}")
+    return found
+
+
+def check_target(folder: str) -> None:
+    """Whether an export can go there, before a run that may take days.
+
+    MismatchError when `folder` holds anything that an export has not made; WriteError when the
+    place cannot be written to.
+    """
+    parent = os.path.dirname(os.path.abspath(folder))
+    while not os.path.exists(parent):
+        parent = os.path.dirname(parent)
+    if not (os.path.isdir(parent) and os.access(parent, os.W_OK)):
+        raise WriteError(
+            f"--t3s-hf-export {folder}: {parent} is not a folder that can be written to"
+        )
+    if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
+        if os.path.isfile(os.path.join(folder, MARK)):
+            return
+        raise MismatchError(
+            f"--t3s-hf-export {folder}: it is there already, and no earlier export: give a new "
+            "name, or remove it"
+        )
+
+
+class FolderWriter:
+    """A new folder under a temporary name beside its own. One process writes it.
+
+    `commit` makes everything durable and gives it its name; until then, and after any failure,
+    there is nothing under that name that was not there before.
+    """
+
+    def __init__(self, folder: str, shard_bytes: int = _SHARD_BYTES):
+        self.folder = os.path.abspath(folder)
+        self.shard_bytes = shard_bytes
+        self.temporary = f"{self.folder}.tmp"
+        shutil.rmtree(self.temporary, ignore_errors=True)  # of an export that was killed
+        os.makedirs(self.temporary)
+
+    def write_weights(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, str]:
+        """Shards and their index; holds one shard in host memory. Returns name -> file."""
+        shards: list[list[str]] = []
+        pending: dict[str, torch.Tensor] = {}
+        size = total = 0
+
+        def flush() -> None:
+            shards.append(list(pending))
+            path = os.path.join(self.temporary, f"shard-{len(shards)}")
+            save_file(pending, path, metadata={"format": "pt"})
+            pending.clear()
+
+        for name, tensor in tensors:
+            bytes_ = tensor.numel() * tensor.element_size()
+            if pending and size + bytes_ > self.shard_bytes:
+                flush()
+                size = 0
+            # A copy: what is exported may be a view of a buffer that is used again.
+            pending[name] = tensor.detach().to("cpu", copy=True).contiguous()
+            size += bytes_
+            total += bytes_
+        flush()
+        weight_map: dict[str, str] = {}
+        for i, names in enumerate(shards, 1):
+            file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+            os.rename(
+                os.path.join(self.temporary, f"shard-{i}"), os.path.join(self.temporary, file)
+            )
+            weight_map |= dict.fromkeys(names, file)
+        self.write_json(INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
+        return weight_map
+
+    def write_json(self, name: str, content: dict) -> None:
+        with open(os.path.join(self.temporary, name), "w") as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+
+    def copy_from(self, folder: str, names: Iterable[str]) -> list[str]:
+        """Those of `names` that are in `folder`."""
+        there = [name for name in names if os.path.isfile(os.path.join(folder, name))]
+        for name in there:
+            shutil.copyfile(os.path.join(folder, name), os.path.join(self.temporary, name))
+        return there
+
+    def write_tokenizer(self, source: str, load: Callable) -> None:
+        """The files of a tokenizer folder; of a name on the hub, what `load(source)` saves."""
+        if os.path.isdir(source):
+            self.copy_from(source, _TOKENIZER_FILES)
+        else:
+            load(source).save_pretrained(self.temporary)
+
+    def commit(self, mark: dict) -> None:
+        """Durable, then under its name. An earlier export there is replaced."""
+        self.write_json(MARK, mark)
+        for name in os.listdir(self.temporary):
+            sync_path(os.path.join(self.temporary, name))
+        sync_path(self.temporary)
+        old = None
+        if os.path.isdir(self.folder):
+            old = f"{self.folder}.old"
+            shutil.rmtree(old, ignore_errors=True)
+            os.rename(self.folder, old)
+        os.rename(self.temporary, self.folder)
+        sync_path(os.path.dirname(self.folder))
+        if old is not None:
+            shutil.rmtree(old)

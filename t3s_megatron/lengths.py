@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which arrangement a run's Megatron arguments ask for, and which of them do not go together."""
+
+from __future__ import annotations
+
+import argparse
+
+from t3s_megatron.data.arrangement import Arrangement
+from t3s_megatron.errors import T3SError
+
+#: Megatron arguments that take every micro-batch to have the same shape: it ...
+FIXED_SHAPE = {
+    "tp_comm_overlap": "allocates its communication buffers for --seq-length",
+    "enable_cuda_graph": "captures one shape",
+    "external_cuda_graph": "captures one shape",
+    "moe_pad_expert_input_to_capacity": "exchanges equal numbers of tokens",
+    "rampup_batch_size": "changes which samples a step is made of",
+}
+
+#: Tokens of a rank that the blocks of 8-bit matrix multiplications (MXFP8: 32) divide evenly.
+_FP8_BLOCK = 32
+
+#: With fewer micro-batches than this for each stage, a pipeline waits more than it works.
+_MICRO_BATCHES_A_STAGE = 4
+
+
+def choose_arrangement(args: argparse.Namespace) -> str:
+    """`--t3s-arrangement`, or what it is by default: own at `--micro-batch-size 1`, else padded.
+
+    `args` is Megatron's validated namespace. T3SError when something in it needs another one.
+    """
+    kind = args.t3s_arrangement or ("own" if args.micro_batch_size == 1 else "padded")
+    if kind == "padded":
+        _refuse_padded_moe_losses(args)
+    else:
+        _refuse_fixed_shapes(kind, args)
+    if kind == "packed" and args.context_parallel_size > 1:
+        raise T3SError(
+            "--t3s-arrangement packed does not work with --context-parallel-size > 1, which cuts "
+            "up long samples: choose --t3s-arrangement own"
+        )
+    at_once = args.micro_batch_size * args.data_parallel_size
+    if args.global_batch_size % at_once:  # Megatron may leave samples out then
+        raise T3SError(
+            f"--global-batch-size {args.global_batch_size} has to be divisible by the {at_once} "
+            "samples that all data-parallel ranks take at once"
+        )
+    multiple = _multiple(kind, args)
+    if args.seq_length % multiple:
+        raise T3SError(
+            f"--seq-length {args.seq_length} has to be divisible by {multiple}: tensor parallelism "
+            "with --sequence-parallel, context parallelism and 8-bit formats cut rows up"
+        )
+    return kind
+
+
+def make_arrangement(args: argparse.Namespace) -> Arrangement:
+    """The arrangement of a run. T3SError as `choose_arrangement`."""
+    kind = choose_arrangement(args)
+    stages = args.pipeline_model_parallel_size
+    interleaved = (args.virtual_pipeline_model_parallel_size or 1) > 1
+    group = getattr(args, "microbatch_group_size_per_vp_stage", None) or stages
+    return Arrangement(
+        kind,
+        args.seq_length,
+        multiple=_multiple(kind, args),
+        ranks=args.data_parallel_size,
+        micro_batch_size=args.micro_batch_size,
+        stages=stages if interleaved else 1,
+        group=group if interleaved else 1,
+        fewest=_MICRO_BATCHES_A_STAGE * stages if stages > 1 else 1,
+    )
+
+
+def _multiple(kind: str, args) -> int:
+    """What the length of every row has to be divisible by."""
+    multiple = 2 * args.context_parallel_size if args.context_parallel_size > 1 else 1
+    if args.sequence_parallel:
+        multiple *= args.tensor_model_parallel_size
+    if kind != "padded" and (getattr(args, "fp8", None) or getattr(args, "fp4", None)):
+        multiple *= _FP8_BLOCK
+    return multiple
+
+
+def _refuse_fixed_shapes(kind: str, args) -> None:
+    given = f"--t3s-arrangement {kind}"
+    if args.t3s_arrangement is None:
+        given += " (the default at --micro-batch-size 1)"
+    if args.micro_batch_size != 1:
+        raise T3SError(
+            f"{given} has rows of different lengths, so a micro-batch is one row: use "
+            f"--micro-batch-size 1 (got {args.micro_batch_size}), or --t3s-arrangement padded"
+        )
+    if args.num_experts and args.moe_token_dispatcher_type == "allgather":
+        raise T3SError(
+            f"{given} has rows of different lengths, which the allgather dispatcher does not "
+            "take: add --moe-token-dispatcher-type alltoall, or choose --t3s-arrangement padded"
+        )
+    for name, why in FIXED_SHAPE.items():
+        if getattr(args, name, None):
+            raise T3SError(
+                f"--{name.replace('_', '-')} does not work with {given}: it {why}. Drop it, or "
+                "choose --t3s-arrangement padded"
+            )
+    if getattr(args, "cuda_graph_impl", None) not in (None, "none"):
+        raise T3SError(
+            f"--cuda-graph-impl {args.cuda_graph_impl} does not work with {given}: it captures "
+            "one shape. Use none, or choose --t3s-arrangement padded"
+        )
+
+
+def _refuse_padded_moe_losses(args) -> None:
+    """Megatron's router losses have no mask on every pipeline stage: padding would be balanced
+    like text."""
+    if not args.num_experts:
+        return
+    losses = ["moe_z_loss_coeff"]
+    if args.moe_router_load_balancing_type != "none":
+        losses.append("moe_aux_loss_coeff")
+    for name in losses:
+        value = getattr(args, name)
+        if any(value if isinstance(value, (list, tuple)) else [value]):
+            raise T3SError(
+                f"--{name.replace('_', '-')} does not work with padded rows, whose padding it "
+                "counts as tokens: use --micro-batch-size 1 with --t3s-arrangement own, or set it "
+                "to 0"
+            )

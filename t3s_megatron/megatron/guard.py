@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between the gradients of a step and the optimizer: numbers that must not be learned from.
+
+Megatron's own check (`--check-for-nan-in-loss-and-grad`) ends one rank with the number of a
+gradient bucket. Here every rank learns of it, before the optimizer has changed anything, and the
+samples are named. It costs one pass over the gradient buffer and one all-reduce of three numbers a
+step; the replay that finds the sample of a bad gradient runs only when there is one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from megatron.core import mpu
+from megatron.core.num_microbatches_calculator import get_num_microbatches
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.training import get_args
+
+from t3s_megatron.megatron.batches import RowMaker
+from t3s_megatron.megatron.forward import TrainingForward
+from t3s_megatron.megatron.layout import gather_over_world
+from t3s_megatron.megatron.meter import TokenMeter
+from t3s_megatron.megatron.random_state import capture_rng, restore_rng
+from t3s_megatron.megatron.rewind import training_batches
+from t3s_megatron.megatron.seam import CallbackContext
+from t3s_megatron.megatron.weights import model_buffers
+
+#: What Megatron's optimizers return for a step that they did not take: (updated, norm, zeros).
+_NOT_TAKEN = (False, None, None)
+
+
+class StepGuard:
+    """Wraps `optimizer.step` of one run.
+
+    A step whose losses or gradients are not all finite is handed to `non_finite(what, samples)`,
+    with what was not finite ("loss" or "gradient") and the corpus indices of the samples in the
+    micro-batches at fault, the same on every rank; if it returns, the step is left out. So is a
+    step in which no token of the whole batch is kept: Adam would move the weights by its momentum
+    and weight decay all the same. `nothing_kept()` is told. A step left out changes nothing: no
+    weight, moment, learning rate or expert bias.
+    """
+
+    def __init__(
+        self,
+        context: CallbackContext,
+        rows: RowMaker,
+        forward: TrainingForward,
+        meter: TokenMeter,
+        *,
+        non_finite: Callable[[str, list[int]], None],
+        nothing_kept: Callable[[], None],
+    ):
+        self.context = context
+        self.rows = rows
+        self.forward = forward
+        self.meter = meter
+        self.non_finite = non_finite
+        self.nothing_kept = nothing_kept
+        self._optimizer_step = context.optimizer.step
+        context.optimizer.step = self._step
+        for chunk in context.model:  # Megatron's check would end one rank before we can look
+            chunk.ddp_config.check_for_nan_in_grad = False
+
+    def before_step(self) -> None:
+        """Call at the start of every training step."""
+        # Megatron updates expert biases with the gradients, before the optimizer's step. Small.
+        self._buffers = [buffer.clone() for buffer in model_buffers(self.context)]
+
+    def _step(self):
+        tokens = self.meter.read_step()
+        corpus = self.rows.corpus
+        bad = set(corpus.sample_index(tokens.target[~np.isfinite(tokens.c)]).tolist())
+        keep = self.rows.keep
+        kept = len(tokens.target) if keep is None else int(keep[tokens.target].sum())
+        bad_loss, bad_gradient, any_kept = self._anywhere(
+            bool(bad), not self._gradients_are_finite(), kept > 0
+        )
+        if any_kept and not bad_loss and not bad_gradient:
+            return self._optimizer_step()
+        if bad_loss:
+            everywhere = set().union(*gather_over_world(bad))
+            self.meter.drop_from_step(everywhere, corpus)
+            self.non_finite("loss", sorted(everywhere))
+        elif bad_gradient:
+            self.non_finite("gradient", self._find_bad_gradient())
+        else:
+            self.nothing_kept()
+        self._restore_buffers()
+        return _NOT_TAKEN
+
+    def _anywhere(self, *flags: bool) -> list[bool]:
+        """Whether each flag is set on any rank of the world."""
+        found = torch.tensor(flags, dtype=torch.int32, device=torch.cuda.current_device())
+        dist.all_reduce(found, op=dist.ReduceOp.MAX)
+        return [bool(flag) for flag in found.tolist()]
+
+    def _gradients_are_finite(self) -> bool:
+        """Of this rank's gradient buffers, one pass without a copy."""
+        ends = [
+            torch.stack(torch.aminmax(buffer.grad_data))
+            for chunk in self.context.model
+            for buffer in (*chunk.buffers, *chunk.expert_parallel_buffers)
+            if buffer.grad_data.numel()
+        ]
+        return not ends or bool(torch.stack([one.float() for one in ends]).isfinite().all())
+
+    @torch.no_grad()
+    def _restore_buffers(self) -> None:
+        for buffer, kept in zip(model_buffers(self.context), self._buffers, strict=True):
+            buffer.copy_(kept)
+
+    def _find_bad_gradient(self) -> list[int]:
+        """Run the step's micro-batches again one by one; the samples of those at fault.
+
+        With virtual pipeline stages a group of micro-batches at a time, and with expert
+        parallelism all ranks that exchange tokens: as narrow as the schedule allows.
+        """
+        args, context = get_args(), self.context
+        virtual = mpu.get_virtual_pipeline_model_parallel_world_size() or 1
+        together = mpu.get_pipeline_model_parallel_world_size() if virtual > 1 else 1
+        iterators = training_batches(context.data_iterator)
+        for batches in iterators:
+            batches.reset(args.consumed_train_samples)
+        count = context.num_microbatches or get_num_microbatches()
+        rank = mpu.get_data_parallel_rank()
+        at_fault: set[int] = set()
+        with self._replaying() as seen:
+            for _ in range(0, count, together):
+                seen.clear()
+                for chunk in context.model:
+                    chunk.zero_grad_buffer()
+                get_forward_backward_func()(
+                    forward_step_func=self.forward,
+                    data_iterator=iterators if virtual > 1 else iterators[0],
+                    model=context.model,
+                    num_microbatches=together,
+                    seq_length=args.seq_length,
+                    micro_batch_size=args.micro_batch_size,
+                    decoder_seq_length=args.decoder_seq_length,
+                    forward_only=False,
+                )
+                mine = (rank, self._gradients_are_finite(), sorted(seen))
+                everyone = gather_over_world(mine)
+                bad_ranks = {rank for rank, finite, _ in everyone if not finite}
+                at_fault.update(*(samples for rank, _, samples in everyone if rank in bad_ranks))
+        return sorted(at_fault)
+
+    @contextlib.contextmanager
+    def _replaying(self):
+        """Gradients stay where they arise; yields the set of sample indices that were seen."""
+        config, rng, observer = self.context.config, capture_rng(), self.forward.observer
+        names = ("no_sync_func", "grad_sync_func", "param_sync_func", "finalize_model_grads_func")
+        kept = {name: getattr(config, name) for name in names}
+        seen: set[int] = set()
+
+        def note(batch, losses) -> None:
+            target_index = batch["target_index"]
+            targets = target_index[target_index >= 0].numpy()
+            seen.update(self.rows.corpus.sample_index(targets).tolist())
+
+        try:
+            for name in names:
+                setattr(config, name, None)
+            self.forward.observer = note
+            with contextlib.ExitStack() as stack:
+                for chunk in self.context.model:
+                    stack.enter_context(chunk.no_sync())
+                yield seen
+        finally:
+            for name, value in kept.items():
+                setattr(config, name, value)
+            self.forward.observer = observer
+            restore_rng(rng)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run does about samples whose numbers are not finite: stop and name them, or skip them.
+
+`--t3s-non-finite stop` is the default: a NaN is usually a learning rate, a broken kernel or a
+broken sample, and training on would hide which. `skip` leaves the sample out from then on, in
+training and in both scoring passes, and counts it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from t3s_megatron.errors import T3SError
+from t3s_megatron.megatron.batches import RowMaker
+from t3s_megatron.monitor.summary import Summary
+
+_NAMED = 8
+
+
+class NonFinitePolicy:
+    """Of one run. Call `found` on every rank with the same samples."""
+
+    def __init__(self, skip: bool, rows: RowMaker, summary: Summary, say: Callable[[str], None]):
+        self.skip = skip
+        self.rows = rows
+        self.summary = summary
+        self.say = say
+
+    def found(self, what: str, samples: list[int], phase: str, step: int) -> None:
+        """`what` (loss, gradient, log-prob at theta_b) of these corpus indices was not finite.
+
+        Raises T3SError, naming them, unless they are to be skipped and others are left.
+        """
+        corpus = self.rows.corpus
+        named = ", ".join(
+            f"{corpus.samples[i].uid!r} ({corpus.samples[i].where})" for i in samples[:_NAMED]
+        )
+        if len(samples) > _NAMED:
+            named += f" and {len(samples) - _NAMED} more"
+        at = f"{phase} step {step}: the {what} of sample {named} is not finite"
+        if not self.skip:
+            raise T3SError(
+                f"{at}. The weights are as they were before. Look at the sample, lower --lr, or "
+                "train without it: --t3s-non-finite skip"
+            )
+        self.rows.exclude(samples)
+        if not samples or len(self.rows.excluded) == len(corpus.samples):
+            raise T3SError(f"{at}, and no sample can be left out for it: the weights have diverged")
+        for i in samples:
+            self.summary.append(
+                "skipped_samples",
+                {"id": corpus.samples[i].uid, "what": what, "phase": phase, "step": step},
+            )
+        self.say(f"{at}: left out from here on")

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several Hugging Face folders through the live model of one layout: read, run, written again.
+
+CASES=FILE names a JSON list of {"folder", "out", "moe", "tied"}; into each `out` goes the exported
+folder, and beside it `out`.pt with the logits of TOKENS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from functools import partial
+
+import torch
+
+TOKENS = torch.arange(2 * 32).view(2, 32) * 37 % 23
+
+
+def main() -> None:
+    from t3s_megatron.megatron.start import start_process
+
+    start_process(sys.argv)
+    from megatron.training import get_args
+    from megatron.training.initialize import initialize_megatron
+    from megatron.training.training import get_model
+
+    from t3s_megatron.folders import HuggingFaceFolders
+    from t3s_megatron.megatron.model import model_provider
+    from t3s_megatron.megatron.releases import parse_arguments
+    from t3s_megatron.plugin import T3S
+
+    parse_arguments(T3S().add_arguments, {})
+    initialize_megatron()
+    args = get_args()
+    experts = {name: getattr(args, name) for name in ("num_experts", "moe_ffn_hidden_size")}
+    with open(os.environ["CASES"]) as file:
+        cases = json.load(file)
+    for case in cases:
+        args.t3s_hf_model, args.t3s_hf_export = case["folder"], case["out"]
+        args.untie_embeddings_and_output_weights = not case["tied"]
+        for name, value in experts.items():
+            setattr(args, name, value if case["moe"] else None)
+        folders = HuggingFaceFolders(args)
+        model = get_model(model_provider, wrap_with_ddp=False)
+        folders.load(model)
+        logits = forward(model, args)
+        if logits is not None:
+            torch.save(logits, case["out"] + ".pt")
+        folders.export(model, 0)
+    torch.distributed.barrier()
+
+
+@torch.no_grad()
+def forward(model: list, args) -> torch.Tensor | None:
+    """float32 [b, s, padded vocabulary] of TOKENS on one rank, None on the others."""
+    from megatron.core import mpu
+    from megatron.core.pipeline_parallel import get_forward_backward_func
+    from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
+
+    positions = torch.arange(TOKENS.shape[1]).expand_as(TOKENS).contiguous()
+
+    def collect(output, loss_or_data, non_loss_data=False):
+        return gather_from_tensor_model_parallel_region(output)
+
+    def step(data_iterator, chunk):
+        output = chunk(TOKENS, positions, None)
+        return output, partial(collect, output)
+
+    for chunk in model:
+        chunk.eval()
+    many = len(model) > 1
+    logits = get_forward_backward_func()(
+        forward_step_func=step,
+        data_iterator=[None] * len(model) if many else None,
+        model=model if many else model[0],
+        num_microbatches=args.pipeline_model_parallel_size,
+        seq_length=TOKENS.shape[1],
+        micro_batch_size=TOKENS.shape[0],
+        forward_only=True,
+        collect_non_loss_data=True,
+    )
+    speaks = (
+        mpu.is_pipeline_last_stage(ignore_virtual=True)
+        and mpu.get_tensor_model_parallel_rank() == 0
+        and mpu.get_data_parallel_rank() == 0
+    )
+    return logits[0] if speaks else None
+
+
+if __name__ == "__main__":
+    main()

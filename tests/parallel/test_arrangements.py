@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of their own length and packed rows give what padded rows give, in every parallel layout.
+
+Each layout is one job, packed where it can be, which also scores the corpus in the other
+arrangements and repeats its first steps in rows of their own length. What has to hold:
+
+log-probs                 of every arrangement: PyTorch reference, 1e-5
+losses, gradient norms    one process with padded rows, 1e-5 relative, packed and own
+rewind                    bit-exact, in varying numbers of micro-batches
+Megatron's FLOPs count    told of the tokens there are, without padding
+
+The reference rows are three times as long as the average sample, and a step holds all 24 samples,
+so that packed rows hold several also where a pipeline wants many micro-batches.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from tests.parallel.arranged_job import PROBE_STEPS
+from tests.support.launch import FRESH, MOE, run
+from tests.support.reference import Reference, read_weights
+
+PROFILE_STEPS = 3
+LENGTHS = "--seq-length 96 --max-position-embeddings 96 --global-batch-size 24".split()
+SCHEDULE = "--lr 1e-3 --min-lr 1e-4 --lr-warmup-iters 1".split()
+
+
+@dataclass(frozen=True)
+class Layout:
+    processes: int
+    arguments: str
+    kind: str = "packed"
+    moe: bool = False
+
+
+LAYOUTS = {
+    "1": Layout(1, ""),
+    "tp2-sp": Layout(2, "--tensor-model-parallel-size 2 --sequence-parallel"),
+    "pp4": Layout(4, "--pipeline-model-parallel-size 4"),
+    "pp2-vpp2-recompute": Layout(
+        2,
+        "--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1 "
+        "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1",
+    ),
+    "dp2-distributed-optimizer": Layout(
+        2, "--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather"
+    ),
+    "cp2": Layout(2, "--context-parallel-size 2", kind="own"),
+    "moe-ep2": Layout(2, "--expert-model-parallel-size 2", moe=True),
+}
+
+
+@pytest.fixture(scope="module")
+def padded(tmp_path_factory, student, moe_student, data_arguments):
+    """[loss, gradient norm] of each step at one process with padded rows, by kind of student."""
+    made = {}
+
+    def of(moe: bool) -> np.ndarray:
+        if moe not in made:
+            file = tmp_path_factory.mktemp("padded") / "losses.json"
+            run(
+                [*data_arguments, *LENGTHS, *SCHEDULE, *(MOE if moe else []), "--load",
+                 moe_student if moe else student, *FRESH, "--train-iters", PROFILE_STEPS],
+                module="tests.parallel.probed_job",
+                environment={"LOSS_FILE": str(file)},
+            )  # fmt: skip
+            made[moe] = figures(json.loads(file.read_text()))
+        return made[moe]
+
+    return of
+
+
+def figures(losses: list) -> np.ndarray:
+    return np.array([[float.fromhex(value) for value in step] for step in losses])
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_arrangements(name, tmp_path, request, corpus, padded, data_arguments):
+    layout = LAYOUTS[name]
+    student = request.getfixturevalue("moe_student" if layout.moe else "student")
+    run(
+        [*data_arguments, *LENGTHS, *SCHEDULE, *(MOE if layout.moe else []), "--load", student,
+         *FRESH, *layout.arguments.split(), "--micro-batch-size", 1, "--train-iters",
+         2 * PROBE_STEPS + 1, "--t3s", "--t3s-dir", tmp_path, "--t3s-simple",
+         "--t3s-simple-step", PROFILE_STEPS, "--t3s-arrangement", layout.kind],
+        processes=layout.processes,
+        module="tests.parallel.arranged_job",
+        environment={
+            "PROBE_FILE": os.path.join(tmp_path, "probe.json"),
+            "LOSS_FILE": os.path.join(tmp_path, "losses.json"),
+        },
+    )  # fmt: skip
+    probe = json.loads((tmp_path / "probe.json").read_text())
+    losses = json.loads((tmp_path / "losses.json").read_text())
+    summary = json.loads((tmp_path / "summary.json").read_text())
+
+    wanted = Reference(read_weights(student)).target_log_probs(corpus.samples)
+    off = {kind: np.abs(np.array(c) - wanted).max() for kind, c in probe["scores"].items()}
+    not_told = off.pop("packed, not told", None)
+    assert set(off) == {"padded", "own", layout.kind}
+    assert max(off.values()) < 1e-5, off
+    if name == "pp4":
+        assert not_told > 0.01, "stages between do not need to be told of packed rows any more"
+
+    reference = padded(layout.moe)
+    assert len(losses) == PROFILE_STEPS + 2 * PROBE_STEPS + 1
+    profile, again, own = (
+        losses[first : first + n]
+        for first, n in (
+            (0, PROFILE_STEPS),
+            (PROFILE_STEPS, PROBE_STEPS),
+            (PROFILE_STEPS + PROBE_STEPS, PROBE_STEPS),
+        )
+    )
+    np.testing.assert_allclose(figures(profile), reference, rtol=1e-5)
+    np.testing.assert_allclose(figures(own), reference[:PROBE_STEPS], rtol=1e-5)
+    assert again == profile[:PROBE_STEPS]
+
+    real = {
+        "total_real_tokens_in_batch": sum(corpus.lengths),
+        "seqlen_squared_sum_in_batch": sum(length**2 for length in corpus.lengths),
+    }
+    assert len(probe["told"]) >= len(losses) and all(one == real for one in probe["told"])
+
+    assert summary["finished"] and summary["arrangement"]["kind"] == layout.kind
+    assert 0 <= summary["arrangement"]["padding_share"] < 0.1
+    assert 0.7 < summary["arrangement"]["balance_efficiency"] <= 1
+    rows = summary["arrangement"]["micro_batches_per_step"] * summary["layout"]["data"]
+    assert rows < 24 if layout.kind == "packed" else rows == 24

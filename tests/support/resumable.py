@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Jobs that are broken off and started again, and what "the same in the end" means for them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, field
+
+import torch
+
+from tests.support.reference import latest, read_tensors
+
+SCHEDULE = "--train-iters 5 --lr 2e-3 --min-lr 1e-4 --lr-warmup-iters 1".split()
+T3S = ["--t3s", "--t3s-max-new-tokens", 16, "--t3s-temperature", 1, "--t3s-patience", 2,
+       "--t3s-profile-iters", 6, "--t3s-simple-step", 2]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setting:
+    processes: int
+    arguments: list = field(default_factory=list)
+    kill_rank: str | None = None
+
+
+SETTINGS = {
+    "one": Setting(1, ["--attention-dropout", 0.1, "--hidden-dropout", 0.1]),
+    "two": Setting(
+        2,
+        ["--bf16", "--attention-softmax-in-fp32", "--use-distributed-optimizer",
+         "--overlap-grad-reduce", "--overlap-param-gather"],
+        kill_rank="1",
+    ),
+    "packed": Setting(1, ["--micro-batch-size", 1, "--t3s-arrangement", "packed"]),
+    "rrt": Setting(1, ["--t3s-method", "rrt", "--async-save"]),
+}  # fmt: skip
+
+
+def job_arguments(setting: str, folder, data_arguments: list, student: str) -> list:
+    return [
+        *data_arguments, *SCHEDULE, *SETTINGS[setting].arguments, *T3S,
+        "--save", folder, "--load", folder, "--pretrained-checkpoint", student,
+        "--save-interval", 2, "--dist-ckpt-optim-fully-reshardable",
+    ]  # fmt: skip
+
+
+def errors_of(job) -> str:
+    return "\n".join(line for line in job.output.splitlines() if "t3s-megatron: error:" in line)
+
+
+def assert_same(reference: str, folder: str) -> None:
+    wanted, got = read_tensors(reference), read_tensors(folder)
+    assert latest(folder)[-12:] == latest(reference)[-12:]
+    assert wanted.keys() == got.keys()
+    assert any(key.startswith("optimizer.") for key in wanted)
+    for key, tensor in wanted.items():
+        assert torch.equal(tensor, got[key]), key
+    names = [n for n in os.listdir(f"{reference}/t3s") if n.endswith(".safetensors")]
+    for name in names:
+        with open(f"{reference}/t3s/{name}", "rb") as a, open(f"{folder}/t3s/{name}", "rb") as b:
+            assert a.read() == b.read(), name
+    assert summary_of(folder) == summary_of(reference)
+
+
+def summary_of(folder: str) -> dict:
+    """Without what may differ: seconds and the folder's name."""
+    with open(f"{folder}/t3s/summary.json") as file:
+        summary = json.load(file)
+    del summary["seconds"], summary["arguments"]["dir"]
+    for one in (*summary["measurements"], *summary["phases"]):
+        del one["seconds"]
+    summary["log"] = [re.sub(r"[\d.]+ s\b", "", line) for line in summary["log"]]
+    return summary

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each verifier against hundreds of pairs with known verdicts; the table is in docs/verifiers.md.
+
+    python -m pytest tests/unit/accuracy/test_verifier_pairs.py
+
+prints the table that has to stand there when it has changed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from made_answers import gold
+from make_verifier_pairs import pairs
+
+from t3s_megatron.accuracy.gold import check_gold
+from t3s_megatron.accuracy.pool import Limits, Question, VerifierPool
+from t3s_megatron.accuracy.verifiers import Verdict
+from t3s_megatron.errors import DataError
+
+DOCS = Path(__file__).parents[3] / "docs" / "verifiers.md"
+VERIFIERS = ("exact", "numeric", "choice", "math")
+
+
+@pytest.fixture(scope="module")
+def published() -> list[dict]:
+    path = Path(__file__).with_name("verifier_pairs.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def verdicts(published) -> dict[str, list[Verdict | None]]:
+    """By verifier, for each pair; None where the verifier refuses the gold answer."""
+    found = {}
+    for spec in VERIFIERS:
+        usable = [i for i, pair in enumerate(published) if reads(spec, pair["gold"])]
+        asked = [Question(published[i]["response"], published[i]["gold"]) for i in usable]
+        with VerifierPool(spec, Limits(timeout=60, workers=2)) as pool:
+            judged = pool.verify(asked)
+        found[spec] = [None] * len(published)
+        for i, one in zip(usable, judged, strict=True):
+            found[spec][i] = one.verdict
+    return found
+
+
+def reads(spec: str, answer: str) -> bool:
+    try:
+        check_gold(spec, [gold(answer)])
+    except DataError:
+        return False
+    return True
+
+
+def table(published, verdicts) -> str:
+    lines = ["| kind | pairs | " + " | ".join(f"`{spec}`" for spec in VERIFIERS) + " |"]
+    lines.append("|---" * (2 + len(VERIFIERS)) + "|")
+    kinds = list(dict.fromkeys(pair["kind"] for pair in published))
+    for kind in (*kinds, "all"):
+        chosen = [i for i, pair in enumerate(published) if kind in ("all", pair["kind"])]
+        cells = [kind, str(len(chosen))]
+        for spec in VERIFIERS:
+            seen = [(published[i]["correct"], verdicts[spec][i]) for i in chosen]
+            seen = [(correct, verdict) for correct, verdict in seen if verdict is not None]
+            right = sum(correct == (verdict is Verdict.CORRECT) for correct, verdict in seen)
+            accepted = sum(v is Verdict.CORRECT and not correct for correct, v in seen)
+            cells.append(f"{right / len(seen):.1%} of {len(seen)}, {accepted}" if seen else "")
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def test_the_set_is_large_and_as_it_is_made(published):
+    assert published == list(pairs())
+    assert len(published) >= 500 and len({json.dumps(pair) for pair in published}) >= 500
+    for kind, count in Counter(pair["kind"] for pair in published).items():
+        correct = sum(pair["correct"] for pair in published if pair["kind"] == kind)
+        assert 0.2 < correct / count < 0.8, kind
+
+
+def test_the_table_in_the_docs_is_what_comes_out(published, verdicts):
+    assert table(published, verdicts) in DOCS.read_text(), f"\n{table(published, verdicts)}"
+
+
+def test_no_verifier_breaks(verdicts):
+    for spec, found in verdicts.items():
+        broken = {Verdict.TIMED_OUT} if spec == "math" else {Verdict.TIMED_OUT, Verdict.CRASHED}
+        assert not broken & set(found), spec
+
+
+@pytest.mark.skipif("GSM8K" not in os.environ, reason="GSM8K: folder of its train and test.jsonl")
+@pytest.mark.parametrize("spec", ["exact", "numeric", "math"])
+def test_gsm8k_worked_solutions(spec):
+    solutions = [
+        json.loads(line)["answer"]
+        for name in ("train", "test")
+        for line in Path(os.environ["GSM8K"], f"{name}.jsonl").read_text().splitlines()
+    ]
+    answers = [solution.split("####")[1].strip() for solution in solutions]
+    neighbours = [
+        Question(solution, following)
+        for solution, own, following in zip(solutions, answers, answers[1:], strict=False)
+        if own.replace(",", "") != following.replace(",", "")
+    ]
+    asked = [Question(*pair) for pair in zip(solutions, answers, strict=True)]
+    with VerifierPool(spec, Limits(workers=2)) as pool:
+        assert {one.verdict for one in pool.verify(asked)} == {Verdict.CORRECT}
+        assert {one.verdict for one in pool.verify(neighbours)} == {Verdict.WRONG}
