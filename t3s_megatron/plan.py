@@ -15,6 +15,7 @@ import warnings
 
 from t3s_megatron.config import T3SConfig
 from t3s_megatron.errors import T3SError
+from t3s_megatron.lengths import make_arrangement
 from t3s_megatron.method.phases import Plan
 from t3s_megatron.planning.advice import advice
 from t3s_megatron.planning.facts import Answers, Layout, Samples, Storage
@@ -36,6 +37,7 @@ DOES_NOT_FIT = 3
 #: Samples of the paper's corpora, where the data is not on this machine.
 _PAPER_SAMPLES = 200
 _USUAL_PROMPT = 256
+_QWEN3_VOCABULARY = 151_936
 
 
 def add_command(commands) -> None:
@@ -62,6 +64,13 @@ def add_command(commands) -> None:
         type=float,
         default=1.25,
         help="tokens of the busiest expert-parallel rank, 1 for its even share",
+    )
+    add(
+        "--vocabulary",
+        type=int,
+        default=_QWEN3_VOCABULARY,
+        help="rows of the embedding where neither the arguments nor a folder that is here say it "
+        "(default: Qwen3's)",
     )
     add("--mfu", type=float, default=0.35, help="model FLOPs utilisation the times rest on")
     add("--peak-tflops", type=float, default=989.0, help="of one GPU (default: H100 SXM, bf16)")
@@ -91,7 +100,7 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> Outcome:
     """`argv`: the run's arguments; `options`: of the command. Changes torch in this process."""
     world_size = _check(options)
     _become_a_planner()
-    from t3s_megatron.megatron.planning.arguments import pad_vocabulary, read_arguments
+    from t3s_megatron.megatron.planning.arguments import read_arguments
     from t3s_megatron.megatron.planning.stages import measure_model
     from t3s_megatron.megatron.releases import megatron_version
 
@@ -100,11 +109,11 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> Outcome:
     if not args.train_iters:
         raise T3SError("--train-iters is missing: the plan counts steps")
     tokenizer = _tokenizer(args)
-    pad_vocabulary(args, None if tokenizer is None else len(tokenizer))
     notes: list[str] = []
+    _set_vocabulary(args, tokenizer, options.vocabulary, notes)
     samples = _samples(args, tokenizer, notes)
     layout = _layout(args)
-    answers = _answers(config, args, samples, layout)
+    answers = _answers(config, args, samples, _held_out(config, args, tokenizer, notes), layout)
     plan = config.plan(args.train_iters) if config else _plain(args.train_iters)
     plan.validate()
     expected, longest = expected_and_longest(plan)
@@ -120,7 +129,10 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> Outcome:
             "(--expert-load); routing decides"
         )
     if answers is not None and not answers.cached:
-        notes.append("with context parallelism, generation has no key-value cache and is slow")
+        notes.append(
+            "with context parallelism there is no key-value cache: every token computes its whole "
+            "sequence"
+        )
     return Outcome(
         release=megatron_version(),
         layout=layout,
@@ -148,7 +160,7 @@ def _check(options: argparse.Namespace) -> int:
     if world_size < 1:
         raise T3SError("how many GPUs? Give --world-size (before the --), or set WORLD_SIZE")
     positive = ("gpus_per_node", "gpu_memory_gib", "expert_load", "mfu", "peak_tflops",
-                "memory_bandwidth_tbs")  # fmt: skip
+                "vocabulary", "memory_bandwidth_tbs")  # fmt: skip
     for name in positive:
         if not getattr(options, name) > 0:
             raise T3SError(f"--{name.replace('_', '-')} has to be above 0")
@@ -198,25 +210,43 @@ def _tokenizer(args):
     return None
 
 
+def _set_vocabulary(args, tokenizer, assumed: int, notes: list[str]) -> None:
+    """`args.padded_vocab_size`, from where the run will take it: the student's folder, the
+    arguments, or the tokenizer. Where those are not here, `assumed`."""
+    from t3s_megatron.huggingface.architecture import check, vocabulary_rows
+    from t3s_megatron.huggingface.folder import read_config
+    from t3s_megatron.megatron.planning.arguments import pad_vocabulary
+
+    folder, tensor = args.t3s_hf_model, args.tensor_model_parallel_size
+    if folder is not None and os.path.isdir(folder):
+        config = read_config(folder)
+        args.padded_vocab_size = vocabulary_rows(config, tensor)
+        check(config, args, f"--t3s-hf-model {folder}")
+        return
+    if folder is not None:
+        notes.append(f"{folder} is not on this machine: that it fits the arguments is not checked")
+    if args.padded_vocab_size is not None:
+        return
+    size = args.vocab_size if tokenizer is None else len(tokenizer)
+    if size is None:
+        size = assumed
+        notes.append(f"a vocabulary of {size:,} is assumed (--vocabulary, before the --)")
+    if folder is None:
+        pad_vocabulary(args, size)
+    else:  # the folder's rows, and no more than what tensor parallelism needs
+        args.padded_vocab_size = -(-size // tensor) * tensor
+
+
 def _samples(args, tokenizer, notes: list[str]) -> Samples:
     """Of the data, where it and the tokenizer are here; else as long as --seq-length allows."""
-    from t3s_megatron.prepare import load_corpus
-
-    if args.t3s_data and os.path.exists(args.t3s_data) and tokenizer is not None:
-        corpus = load_corpus(
-            args.t3s_data,
-            args,
-            tokenizer,
-            split=args.t3s_data_split,
-            prompt_format=args.t3s_prompt_format,
-            overlong=args.t3s_overlong,
-        )
+    corpus = _corpus(args, tokenizer, args.t3s_data, args.t3s_data_split)
+    if corpus is not None:
         return Samples(
             counted=True,
             lengths=tuple(len(sample.tokens) for sample in corpus.samples),
             prompts=tuple(sample.prompt_length for sample in corpus.samples),
         )
-    missing = args.t3s_data if tokenizer is not None else args.tokenizer_model
+    missing = "--t3s-data" if tokenizer is not None else "--tokenizer-model"
     notes.append(
         f"{missing} is not on this machine: {_PAPER_SAMPLES} samples of --seq-length "
         f"{args.seq_length} are assumed, with prompts of {_USUAL_PROMPT}. Plan where data and "
@@ -230,7 +260,31 @@ def _samples(args, tokenizer, notes: list[str]) -> Samples:
     )
 
 
-def _answers(config, args, samples: Samples, layout: Layout) -> Answers | None:
+def _corpus(args, tokenizer, path: str | None, split: str):
+    """None where it or the tokenizer is not on this machine. T3SError for data with errors."""
+    from t3s_megatron.prepare import load_corpus
+
+    if tokenizer is None or path is None or not os.path.exists(path):
+        return None
+    how = dict(prompt_format=args.t3s_prompt_format, overlong=args.t3s_overlong)
+    return load_corpus(path, args, tokenizer, split=split, **how)
+
+
+def _held_out(config, args, tokenizer, notes: list[str]) -> list[int]:
+    """Lengths of the prompts that are asked in evaluations only."""
+    if config is None or not (config.heldout_data and config.report_temperatures):
+        return []
+    corpus = _corpus(args, tokenizer, config.heldout_data, config.heldout_data_split)
+    if corpus is None:
+        notes.append(
+            f"--t3s-heldout-data {config.heldout_data} is not on this machine: answers to it are "
+            "not counted"
+        )
+        return []
+    return [sample.prompt_length for sample in corpus.samples]
+
+
+def _answers(config, args, samples: Samples, held_out: list[int], layout: Layout) -> Answers | None:
     if config is None or not config.needs_answers:
         return None
     prompts = len(samples.prompts)
@@ -238,10 +292,10 @@ def _answers(config, args, samples: Samples, layout: Layout) -> Answers | None:
         prompts = min(prompts, config.accuracy_prompts)
     asked = prompts * config.accuracy_samples
     evaluated = sum(
-        len(samples.prompts) * (config.report_samples if temperature > 0 else 1)
+        (len(samples.prompts) + len(held_out)) * (config.report_samples if temperature > 0 else 1)
         for temperature in config.report_temperatures
     )
-    longest_prompt = max(samples.prompts)
+    longest_prompt = max([*samples.prompts, *held_out])
     limit = config.max_new_tokens or args.seq_length + 1 - longest_prompt
     on_a_rank = -(-max(asked, evaluated) // layout.data)
     return Answers(
@@ -272,8 +326,7 @@ def _plain(budget: int) -> Plan:
 
 def _work(args, config, layout, model, samples, answers, walks, speed):
     """By part of the run: (expected, at most)."""
-    own_lengths = getattr(args, "t3s_arrangement", "padded") != "padded"
-    lengths = computed_lengths(layout, samples, own_lengths)
+    lengths = computed_lengths(make_arrangement(args), samples)
 
     def steps(count: int) -> Work:
         return training(layout, model, lengths, count, speed)

@@ -75,18 +75,25 @@ def activations(layout: Layout, stage: Stage) -> int:
 
 
 def generation(layout: Layout, model: Model, stage: Stage, answers: Answers) -> int:
-    """Keys and values of a whole batch at its longest, and the float64 sampling of its logits."""
-    batch = answers.batch_size
-    size = 0
+    """Keys and values of a whole batch at its longest, and the float64 sampling of its logits.
+
+    Without a cache, a forward pass of all rows at their longest: about what one of training holds.
+    """
+    batch, longest = answers.batch_size, answers.longest_prompt + answers.limit
     if answers.cached:
         heads = max(1, model.key_value_heads // layout.tensor)
         a_token = 2 * stage.layers * heads * model.head_size * model.bytes_a_parameter
-        size += batch * (answers.longest_prompt + answers.limit) * a_token
+        size = batch * longest * a_token
+        positions = answers.longest_prompt  # in the first pass, which has logits of all of them
+    else:
+        peak = max(chunk.peak for chunk in stage.chunks)
+        size = batch * longest * peak // (layout.seq_length * layout.micro_batch_size)
+        positions = -(-longest // layout.context)
     if layout.pipeline - 1 in stage.stages:
-        # Logits, their float32 and float64 copies, softmax and its running sum.
+        # Gathered over the vocabulary; then of one position their float32 and float64 copies,
+        # softmax and its running sum.
+        size += batch * positions * model.vocabulary * model.bytes_a_parameter
         size += batch * model.vocabulary * (model.bytes_a_parameter + 4 + 8 + 8 + 8)
-        # Logits of the whole prompt come out of the first pass.
-        size += batch * answers.longest_prompt * model.vocabulary * model.bytes_a_parameter
     return size
 
 

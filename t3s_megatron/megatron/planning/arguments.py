@@ -21,6 +21,8 @@ def read_arguments(argv: list[str], world_size: int):
     from megatron.training.arguments import parse_args, validate_args
 
     os.environ.update(WORLD_SIZE=str(world_size), RANK="0", LOCAL_RANK="0")
+    # Megatron asks for it before Blackwell; it has no part in what is planned.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     before, sys.argv = sys.argv, ["pretrain", *argv]
     said = io.StringIO()
     try:
@@ -38,17 +40,8 @@ def read_arguments(argv: list[str], world_size: int):
     return args
 
 
-def pad_vocabulary(args, tokenizer_size: int | None) -> None:
-    """Set `padded_vocab_size` as Megatron will: given, or the tokenizer's size rounded up."""
-    size = tokenizer_size or args.vocab_size
-    if args.padded_vocab_size is not None:
-        return
-    if size is None:
-        raise T3SError(
-            f"--tokenizer-model {args.tokenizer_model} is not on this machine, so the size of the "
-            "vocabulary is not known: give --padded-vocab-size (the rows of the student's "
-            "embedding), or plan where the tokenizer is"
-        )
+def pad_vocabulary(args, size: int) -> None:
+    """Set `padded_vocab_size` as Megatron does for a tokenizer of `size` tokens."""
     multiple = args.make_vocab_size_divisible_by * args.tensor_model_parallel_size
     args.padded_vocab_size = -(-size // multiple) * multiple
 

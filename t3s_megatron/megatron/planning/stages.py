@@ -56,6 +56,7 @@ def measure_model(args, expert_load: float) -> Model:
 def _plannable(args, expert_load: float):
     """(a copy of `args` that can be built without CUDA, whether fused kernels are stood in for)."""
     planned = copy.copy(args)
+    planned.t3s_data = None  # as without samples: every row is measured at --seq-length
     fused = args.transformer_impl == "transformer_engine"
     if fused:
         planned.transformer_impl = "local"

@@ -17,12 +17,14 @@ import torch
 from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.moe.experts import SequentialMLP
 
+from t3s_megatron.megatron.cpu_attention import ContextParallelAttention
+
 
 def use_fused_kernels(model: torch.nn.Module) -> None:
     """Replace attention and normalisation layers of `model` in place."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, DotProductAttention):
+            if isinstance(child, DotProductAttention | ContextParallelAttention):
                 setattr(parent, name, FusedAttention())
             elif isinstance(child, torch.nn.RMSNorm | torch.nn.LayerNorm):
                 child.forward = MethodType(_fused_norm, child)
