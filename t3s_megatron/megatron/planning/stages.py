@@ -138,7 +138,7 @@ class _Builder:
         copied = not args.untie_embeddings_and_output_weights
         copied = copied and args.pipeline_model_parallel_size > 1
         return sum(
-            parameter.numel() * self._shards(parameter)
+            parameter.numel() * self._shards(name, parameter)
             for name, parameter in named
             if not (copied and name.endswith("output_layer.weight"))
         )
@@ -154,14 +154,14 @@ class _Builder:
                 continue
             if "word_embeddings" in name and not embedding_is_output:
                 continue
-            share = args.moe_router_topk / args.num_experts if _is_expert(parameter) else 1.0
-            total += parameter.numel() * self._shards(parameter) * share
+            share = args.moe_router_topk / args.num_experts if _is_expert(name) else 1.0
+            total += parameter.numel() * self._shards(name, parameter) * share
         return round(total)
 
-    def _shards(self, parameter) -> int:
+    def _shards(self, name: str, parameter) -> int:
         """Of this parameter in the stage."""
         args = self.args
-        if _is_expert(parameter):
+        if _is_expert(name):
             return args.expert_model_parallel_size * args.expert_tensor_parallel_size
         if getattr(parameter, "tensor_model_parallel", False):
             return args.tensor_model_parallel_size
@@ -198,8 +198,9 @@ class _Builder:
         return torch.empty(shape, dtype=dtype, requires_grad=True)
 
 
-def _is_expert(parameter) -> bool:
-    return not getattr(parameter, "allreduce", True)
+def _is_expert(name: str) -> bool:
+    # Megatron marks experts' parameters only where experts are parallel. Shared ones are others.
+    return ".experts." in name
 
 
 def _optimizer(args, chunks):
