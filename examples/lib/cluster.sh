@@ -16,6 +16,9 @@ t3s_cluster() {
     local T3S_SIMPLE=${T3S_SIMPLE:-0}        # 1: step 10 is theta_b, nothing is generated
     local VERIFIER=${VERIFIER:-math}         # exact, numeric, choice, math, reasoning-gym, yours
     local TEMPERATURE=${TEMPERATURE:-0.6}    # the paper's
+    # Prompts answered together on a data-parallel rank: their keys and values at SEQ_LENGTH have to
+    # fit beside weights, gradients and optimizer.
+    local GENERATION_BATCH=${GENERATION_BATCH:-32}
     local PROMPTS=${PROMPTS:-0}              # measure accuracy on the first N prompts; 0: all
     # --- the paper's recipe (Appendix I)
     local GBS=${GBS:-64}                     # samples a step
@@ -75,7 +78,7 @@ t3s_cluster() {
         # Every sample at its own length: no padding, and GBS counts samples.
         --t3s-arrangement own
         --t3s-verifier "$VERIFIER" --t3s-temperature "$TEMPERATURE"
-        --t3s-accuracy-prompts "$PROMPTS"
+        --t3s-accuracy-prompts "$PROMPTS" --t3s-generation-batch-size "$GENERATION_BATCH"
     )
     # Activations between the tensor-parallel parts are kept once, not TP times.
     (( TP > 1 )) && args+=(--sequence-parallel)

@@ -50,7 +50,7 @@ MOVES = {
     "DP2 -> TP2 in targeted training": Move((2, SHARDED), (2, [*TP2, *SP, *SHARDED]), leave=8),
     # With as many expert-parallel ranks: Megatron cannot load its own optimizer state else.
     "EP2 -> EP2 x PP2 before the residual transfer": Move(
-        (2, EP2), (4, [*EP2, *PP2]), leave=4, both=["--t3s-method", "rrt"], moe=True
+        (2, EP2), (4, [*EP2, *PP2]), leave=3, both=["--t3s-method", "rrt"], moe=True
     ),
 }
 
