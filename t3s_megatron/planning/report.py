@@ -68,7 +68,7 @@ def text(outcome: Outcome) -> str:
 def _head(outcome: Outcome) -> str:
     layout, model, samples = outcome.layout, outcome.model, outcome.samples
     nodes = -(-layout.world_size // outcome.gpus_per_node)
-    split = {
+    sizes = {
         "TP": layout.tensor,
         "PP": layout.pipeline,
         "virtual": layout.virtual,
@@ -76,7 +76,7 @@ def _head(outcome: Outcome) -> str:
         "EP": layout.expert,
         "DP": layout.data,
     }
-    split = ", ".join(f"{name} {n}" for name, n in split.items() if n > 1 or name in ("TP", "PP"))
+    split = ", ".join(f"{name} {n}" for name, n in sizes.items() if n > 1 or name in ("TP", "PP"))
     lengths = _lengths(samples)
     counted = "counted in the data" if samples.counted else "the data is not here: upper bounds"
     return "\n".join(

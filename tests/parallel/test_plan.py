@@ -28,7 +28,7 @@ CASES = {
     "tp2-sp-pp2-vpp2": (
         4,
         "--tensor-model-parallel-size 2 --sequence-parallel --pipeline-model-parallel-size 2 "
-        "--num-layers-per-virtual-pipeline-stage 1 --micro-batch-size 1",
+        "--num-layers-per-virtual-pipeline-stage 1 --micro-batch-size 1 --t3s-arrangement padded",
     ),
     "dp2-distributed-optimizer-recompute": (
         2,
