@@ -4,8 +4,9 @@
 #   HF_MODEL=Qwen3-235B-A22B DATA=traces.jsonl OUT=/shared/t3s NODE_RANK=0 MASTER_ADDR=node0 \
 #       bash examples/run_t3s_qwen3_235b_a22b.sh
 #
-# DRY_RUN=1 prints the command and starts nothing. Other knobs: examples/lib/cluster.sh. Under Slurm:
-# examples/slurm/t3s.sbatch. The same command again goes on where the run was killed.
+# DRY_RUN=1 prints the command and the plan (memory, disk, time) and starts nothing. Other knobs:
+# examples/lib/cluster.sh. Under Slurm: examples/slurm/t3s.sbatch. The same command again goes on
+# where the run was killed.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$ROOT/examples/models/qwen3_235b_a22b.sh"

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`t3s-megatron`: look at finished runs."""
+"""`t3s-megatron`: plan a run, and look at finished ones."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
+from t3s_megatron import plan
 from t3s_megatron.errors import T3SError
 from t3s_megatron.monitor.report import draw, read_summary, tables
 
@@ -16,16 +17,22 @@ def main(argv: list[str] | None = None) -> int:
     report = commands.add_parser("report", help="tables and a picture of finished runs")
     report.add_argument("summaries", nargs="+", help="t3s/summary.json files")
     report.add_argument("--picture", help="write accuracy and phases to this .png")
+    report.set_defaults(run=_report)
+    plan.add_command(commands)
     args = parser.parse_args(argv)
     try:
-        summaries = [read_summary(path) for path in args.summaries]
-        print(tables(summaries))
-        if args.picture:
-            draw(summaries, args.picture)
-            print(f"\npicture: {args.picture}")
+        return args.run(args)
     except T3SError as error:
         print(f"t3s-megatron: error: {error}", file=sys.stderr)
         return 2
+
+
+def _report(args: argparse.Namespace) -> int:
+    summaries = [read_summary(path) for path in args.summaries]
+    print(tables(summaries))
+    if args.picture:
+        draw(summaries, args.picture)
+        print(f"\npicture: {args.picture}")
     return 0
 
 

@@ -35,6 +35,7 @@ t3s_cluster() {
     local DEVICE=${DEVICE:-cuda}             # cpu: to try the script with a tiny MODEL
     local PYTHON=${PYTHON:-python}
     local EXTRA_ARGS=${EXTRA_ARGS:-}         # appended
+    local PLAN_ARGS=${PLAN_ARGS:-}           # for DRY_RUN=1: options of t3s-megatron plan
 
     if [ -n "${MODEL:-}" ]; then             # another model shape, for a student of another size
         [ -f "$MODEL" ] || t3s_refuse "MODEL=$MODEL is not there: a file that sets MODEL_ARGS"
@@ -118,7 +119,10 @@ t3s_cluster() {
 
     if [ "${DRY_RUN:-0}" = 1 ]; then
         printf '%q ' "${run[@]}" -m t3s_megatron.pretrain "${args[@]}"
-        printf '\n'
+        printf '\n\n'
+        # What it will need, on the CPU of this machine; 3 when it does not fit.
+        "$PYTHON" -m t3s_megatron.cli plan --world-size "$world" \
+            --gpus-per-node "$NPROC_PER_NODE" $PLAN_ARGS -- "${args[@]}"
         return
     fi
     [ -e "$HF_MODEL/config.json" ] || t3s_refuse \

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Plans of the three cluster scripts, on a CPU, without data and students: bash benchmarks/plans.sh
+# Writes benchmarks/results/plans.md (a minute); ends with an error if one does not fit 80 GiB.
+set -euo pipefail
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export PYTHON=${PYTHON:-$ROOT/.venv/bin/python}
+RESULT=$ROOT/benchmarks/results/plans.md
+
+plan() {
+    local title=$1 script=$2
+    shift 2
+    local said
+    said=$(env HF_MODEL=student DATA=traces.jsonl OUT=out DRY_RUN=1 "$@" bash "$ROOT/examples/$script")
+    # Without the command line, which comes first.
+    printf '\n## %s\n\n```text\n%s\n```\n' "$title" "$(sed '1,2d' <<<"$said")"
+}
+
+{
+    cat <<'HEAD'
+# What the cluster scripts will need
+
+Planned, not measured: `t3s-megatron plan` on a CPU, by `bash benchmarks/plans.sh`. The data is not there, so every sample counts with the full 32,768 tokens; with yours, `DRY_RUN=1` counts them.
+HEAD
+    plan "Qwen3-8B, 8 GPUs" run_t3s_qwen3_8b.sh
+    plan "Qwen3-32B, 16 GPUs" run_t3s_qwen3_32b.sh
+    plan "Qwen3-32B, 64 GPUs" run_t3s_qwen3_32b.sh NNODES=8
+    plan "Qwen3-32B, 16 GPUs, T3S-simple" run_t3s_qwen3_32b.sh T3S_SIMPLE=1
+    plan "Qwen3-235B-A22B, 128 GPUs" run_t3s_qwen3_235b_a22b.sh
+    plan "Qwen3-235B-A22B, 512 GPUs" run_t3s_qwen3_235b_a22b.sh NNODES=64
+} >"$RESULT.tmp"
+mv "$RESULT.tmp" "$RESULT"

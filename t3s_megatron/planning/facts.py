@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The figures a plan is made of. Sizes in bytes; "GPU" is one rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a run is spread over its GPUs, and what one step is."""
+
+    world_size: int
+    tensor: int
+    pipeline: int
+    virtual: int  # stages a GPU holds
+    context: int
+    expert: int
+    expert_tensor: int
+    data: int
+    global_batch_size: int
+    micro_batch_size: int
+    seq_length: int
+    sequence_parallel: bool
+    distributed_optimizer: bool
+    recompute: str | None  # --recompute-granularity
+
+    @property
+    def micro_batches(self) -> int:
+        """Of one step on one data-parallel rank."""
+        return self.global_batch_size // (self.micro_batch_size * self.data)
+
+    @property
+    def bubble(self) -> float:
+        """Share of a step in which a GPU waits for the pipeline to fill and drain."""
+        idle = (self.pipeline - 1) / self.virtual
+        return idle / (self.micro_batches + idle)
+
+    def in_flight(self, stage: int) -> int:
+        """Forward passes of single (virtual) stages whose activations `stage` holds at once.
+
+        The one-forward-one-backward schedule, and its interleaved form with virtual stages in
+        groups of as many micro-batches as there are stages.
+        """
+        if self.virtual == 1:
+            return min(self.pipeline - stage, self.micro_batches)
+        warm_up = 2 * (self.pipeline - stage - 1) + (self.virtual - 1) * self.pipeline
+        return min(warm_up + 1, self.micro_batches * self.virtual)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One (virtual) stage on one GPU, for one micro-batch.
+
+    `saved`: what its forward pass keeps for the backward pass. `peak`: the most that is allocated
+    at once in forward and backward, `saved` included.
+    """
+
+    layers: int
+    saved: int
+    peak: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pipeline stage. `stages`: the numbers of all stages of this shape.
+
+    `parameters` are a GPU's; `whole_parameters` and `matrix_parameters` count each parameter of the
+    stage once, the latter only those that a token is multiplied with (of the experts, those it is
+    routed to; not the input embedding). `snapshot`: a copy of the weights on the host.
+    """
+
+    stages: tuple[int, ...]
+    parameters: int
+    whole_parameters: int
+    matrix_parameters: int
+    weights: int
+    gradients: int
+    optimizer: int
+    snapshot: int
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def layers(self) -> int:
+        return sum(chunk.layers for chunk in self.chunks)
+
+
+@dataclass(frozen=True)
+class Model:
+    """`bytes_a_parameter`: of the weights as they are computed with; `stages`: the distinct ones,
+    in order of their first."""
+
+    layers: int
+    hidden_size: int
+    heads: int
+    key_value_heads: int
+    head_size: int
+    vocabulary: int
+    bytes_a_parameter: int
+    stages: tuple[Stage, ...]
+
+    @property
+    def parameters(self) -> int:
+        return sum(stage.whole_parameters * len(stage.stages) for stage in self.stages)
+
+    @property
+    def matrix_parameters(self) -> int:
+        return sum(stage.matrix_parameters * len(stage.stages) for stage in self.stages)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Lengths in tokens. `counted`: from the data; else the upper bounds that the arguments set."""
+
+    counted: bool
+    lengths: tuple[int, ...]
+    prompts: tuple[int, ...]
+
+    @property
+    def targets(self) -> int:
+        return sum(self.lengths) - sum(self.prompts)
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What the run writes. `export`: a Hugging Face folder at the end."""
+
+    save_interval: int | None
+    retain_interval: int | None
+    saves_optimizer: bool
+    export: bool
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What is generated with the live weights. `asked`: answers of one accuracy measurement;
+    `evaluated`: of one evaluation at --t3s-report-temperatures; `expected` and `limit`: tokens of
+    an answer; `batch_size`: answers generated together on one data-parallel rank; `cached`: with a
+    key-value cache."""
+
+    asked: int
+    evaluated: int
+    expected: float
+    limit: int
+    batch_size: int
+    longest_prompt: int
+    cached: bool

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes on a GPU, on a host and on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from t3s_megatron.planning.facts import Answers, Layout, Model, Samples, Stage, Storage
+from t3s_megatron.planning.phases import Walk
+
+#: float32 tensors of Adam in a checkpoint: main parameter and two moments.
+_OPTIMIZER_BYTES = 12
+_SNAPSHOT_BYTES = 4  # float32 main parameters
+
+
+@dataclass(frozen=True)
+class GpuMemory:
+    """Of a GPU of one pipeline stage, at the most. `activations` in training, `generation` during
+    an accuracy measurement: never at the same time. `reserve`: CUDA context, NCCL, workspaces and
+    fragmentation, an allowance that is not measured."""
+
+    stages: tuple[int, ...]
+    layers: int
+    parameters: int
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    generation: int
+    reserve: int
+
+    @property
+    def training(self) -> int:
+        return self._resident + self.activations
+
+    @property
+    def measuring(self) -> int:
+        return self._resident + self.generation
+
+    @property
+    def total(self) -> int:
+        return max(self.training, self.measuring)
+
+    @property
+    def _resident(self) -> int:
+        return self.weights + self.gradients + self.optimizer + self.reserve
+
+
+def gpu_memory(
+    layout: Layout, model: Model, answers: Answers | None, reserve: int
+) -> list[GpuMemory]:
+    """One entry for each distinct stage, for the GPU of it that holds the most."""
+    return [
+        GpuMemory(
+            stages=stage.stages,
+            layers=stage.layers,
+            parameters=stage.parameters,
+            weights=stage.weights,
+            gradients=stage.gradients,
+            optimizer=stage.optimizer,
+            activations=activations(layout, stage),
+            generation=0 if answers is None else generation(layout, model, stage, answers),
+            reserve=reserve,
+        )
+        for stage in model.stages
+    ]
+
+
+def activations(layout: Layout, stage: Stage) -> int:
+    """The earliest of the stages holds the most micro-batches; one of them is being worked on."""
+    held = layout.in_flight(stage.stages[0])
+    saved = max(chunk.saved for chunk in stage.chunks)
+    working = max(chunk.peak for chunk in stage.chunks)
+    return saved * (held - 1) + working
+
+
+def generation(layout: Layout, model: Model, stage: Stage, answers: Answers) -> int:
+    """Keys and values of a whole batch at its longest, and the float64 sampling of its logits.
+
+    Without a cache, a forward pass of all rows at their longest: about what one of training holds.
+    """
+    batch, longest = answers.batch_size, answers.longest_prompt + answers.limit
+    if answers.cached:
+        heads = max(1, model.key_value_heads // layout.tensor)
+        a_token = 2 * stage.layers * heads * model.head_size * model.bytes_a_parameter
+        size = batch * longest * a_token
+        positions = answers.longest_prompt  # in the first pass, which has logits of all of them
+    else:
+        peak = max(chunk.peak for chunk in stage.chunks)
+        size = batch * longest * peak // (layout.seq_length * layout.micro_batch_size)
+        positions = -(-longest // layout.context)
+    if layout.pipeline - 1 in stage.stages:
+        # Gathered over the vocabulary; then of one position their float32 and float64 copies,
+        # softmax and its running sum.
+        size += batch * positions * model.vocabulary * model.bytes_a_parameter
+        size += batch * model.vocabulary * (model.bytes_a_parameter + 4 + 8 + 8 + 8)
+    return size
+
+
+def host_memory(model: Model, run: Walk, gpus_per_node: int) -> int:
+    """Of a node: theta_0 and the candidate theta_b of each of its GPUs."""
+    return run.snapshots * gpus_per_node * max(stage.snapshot for stage in model.stages)
+
+
+@dataclass(frozen=True)
+class Disk:
+    """`checkpoint`: one of Megatron's; `checkpoints`: how many stay; `state`: theta_0 and the
+    candidate beside them until the selection is made; `stores`: log-probs and selection."""
+
+    checkpoint: int
+    checkpoints: int
+    state: int
+    stores: int
+    export: int
+
+    @property
+    def total(self) -> int:
+        return self.checkpoint * self.checkpoints + self.state + self.stores + self.export
+
+
+def disk(model: Model, storage: Storage, run: Walk, samples: Samples) -> Disk:
+    parameters = model.parameters
+    checkpoint = parameters * model.bytes_a_parameter
+    if storage.saves_optimizer:
+        checkpoint += parameters * _OPTIMIZER_BYTES
+    scored = 0 if run.scoring_passes == 0 else 2 * 4 * samples.targets
+    return Disk(
+        checkpoint=checkpoint,
+        checkpoints=_checkpoints(storage, run.steps),
+        state=run.snapshots * parameters * _SNAPSHOT_BYTES,
+        stores=scored + samples.targets // 8,
+        export=parameters * model.bytes_a_parameter if storage.export else 0,
+    )
+
+
+def _checkpoints(storage: Storage, steps: int) -> int:
+    """At every interval and at the end; older ones stay if at the retain interval."""
+    if not storage.save_interval:
+        return 0
+    saved = {*range(storage.save_interval, steps + 1, storage.save_interval), steps}
+    if not storage.retain_interval:
+        return len(saved)
+    kept = {step for step in saved if step % storage.retain_interval == 0}
+    return len(kept | {steps})

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A plan as text for a person and as JSON for a program."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+from t3s_megatron.planning.facts import Answers, Layout, Model, Samples
+from t3s_megatron.planning.memory import Disk, GpuMemory
+from t3s_megatron.planning.phases import Walk
+from t3s_megatron.planning.work import Speed, Work
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that was found out about one run. `work`: by part, (expected, at most)."""
+
+    release: str
+    layout: Layout
+    gpus_per_node: int
+    model: Model
+    samples: Samples
+    answers: Answers | None
+    gpus: list[GpuMemory]
+    gpu_limit: int
+    host: int
+    disk: Disk
+    expected: Walk
+    longest: Walk
+    work: dict[str, tuple[Work, Work]]
+    speed: Speed
+    notes: list[str]
+    advice: list[str]
+
+    @property
+    def worst(self) -> GpuMemory:
+        return max(self.gpus, key=lambda gpu: gpu.total)
+
+    @property
+    def fits(self) -> bool:
+        return self.worst.total <= self.gpu_limit
+
+    def to_dict(self) -> dict:
+        """JSON-able. Sizes in bytes, times in seconds."""
+        found = asdict(self)
+        found["fits"] = self.fits
+        found["parameters"] = self.model.parameters
+        for gpu, known in zip(found["gpus"], self.gpus, strict=True):
+            gpu["total"] = known.total
+        found["disk"]["total"] = self.disk.total
+        found["samples"] = _lengths(self.samples)
+        for name in ("expected", "longest"):
+            found[name]["steps"] = getattr(self, name).steps
+        return found
+
+
+def text(outcome: Outcome) -> str:
+    parts = [_head(outcome), _gpus(outcome), _elsewhere(outcome), _work(outcome)]
+    if outcome.notes:
+        parts.append("\n".join(f"note: {note}" for note in outcome.notes))
+    parts.append(_verdict(outcome))
+    return "\n\n".join(parts)
+
+
+def _head(outcome: Outcome) -> str:
+    layout, model, samples = outcome.layout, outcome.model, outcome.samples
+    nodes = -(-layout.world_size // outcome.gpus_per_node)
+    sizes = {
+        "TP": layout.tensor,
+        "PP": layout.pipeline,
+        "virtual": layout.virtual,
+        "CP": layout.context,
+        "EP": layout.expert,
+        "DP": layout.data,
+    }
+    split = ", ".join(f"{name} {n}" for name, n in sizes.items() if n > 1 or name in ("TP", "PP"))
+    lengths = _lengths(samples)
+    counted = "counted in the data" if samples.counted else "the data is not here: upper bounds"
+    return "\n".join(
+        [
+            f"planned with megatron-core {outcome.release} on a CPU; nothing was run on a GPU",
+            f"GPUs     {layout.world_size} on {nodes} nodes: {split}; {layout.micro_batches} "
+            f"micro-batches a step, pipeline bubble {layout.bubble:.0%}",
+            f"model    {_billions(model.parameters)} parameters, a token is multiplied with "
+            f"{_billions(model.matrix_parameters)}; {model.layers} layers",
+            f"samples  {lengths['samples']} of {lengths['mean']:,.0f} tokens, at most "
+            f"{lengths['longest']:,} ({counted})",
+        ]
+    )
+
+
+def _gpus(outcome: Outcome) -> str:
+    header = [
+        "GiB a GPU, by stage", "layers", "parameters", "weights", "gradients", "optimizer",
+        "activations", "generation", "reserve", "total",
+    ]  # fmt: skip
+    rows = [
+        [
+            _stages(gpu.stages),
+            str(gpu.layers),
+            _billions(gpu.parameters),
+            *(
+                f"{size / GIB:.1f}"
+                for size in (gpu.weights, gpu.gradients, gpu.optimizer, gpu.activations,
+                             gpu.generation, gpu.reserve, gpu.total)
+            ),
+        ]
+        for gpu in outcome.gpus
+    ]  # fmt: skip
+    return _table([header, *rows]) + (
+        "\nactivations in training and generation during a measurement are never there together; "
+        "the total has the larger"
+    )
+
+
+def _elsewhere(outcome: Outcome) -> str:
+    disk, run = outcome.disk, outcome.longest
+    copies = {0: "no copy", 1: "theta_0", 2: "theta_0 and the candidate"}[run.snapshots]
+    lines = [
+        f"host     {outcome.host / GIB:,.0f} GiB a node, pinned ({copies} of the weights)",
+        f"disk     {disk.total / GIB:,.0f} GiB at the most: {disk.checkpoints} checkpoints of "
+        f"{disk.checkpoint / GIB:,.0f}, state {disk.state / GIB:,.0f}, log-probs and selection "
+        f"{disk.stores / GIB:.2f}" + (f", export {disk.export / GIB:,.0f}" if disk.export else ""),
+    ]
+    return "\n".join(lines)
+
+
+def _work(outcome: Outcome) -> str:
+    expected, longest = outcome.expected, outcome.longest
+    counts = {
+        "profile": (expected.profile_steps, longest.profile_steps, "steps"),
+        "scoring": (expected.scoring_passes, longest.scoring_passes, "passes"),
+        "targeted": (expected.targeted_steps, longest.targeted_steps, "steps"),
+        "generation": (expected.measurements, longest.measurements, "measurements"),
+    }
+    rows = [["part", "", "tokens", "FLOPs", "time", "at most:", "tokens", "time"]]
+    for name, (likely, most) in outcome.work.items():
+        few, many, what = counts[name]
+        rows.append(
+            [
+                name, f"{few} {what}", _count(likely.tokens), f"{likely.flops:.2g}",
+                _time(likely.seconds), f"{many} {what}", _count(most.tokens), _time(most.seconds),
+            ]
+        )  # fmt: skip
+    total = [sum(works[i].seconds for works in outcome.work.values()) for i in (0, 1)]
+    flops = sum(works[0].flops for works in outcome.work.values())
+    rows.append(["all", "", "", f"{flops:.2g}", _time(total[0]), "", "", _time(total[1])])
+    speed = outcome.speed
+    where = f"theta_b at step {expected.theta_b_step}" if expected.theta_b_step else "no theta_b"
+    assumed = (
+        f"estimated, not measured: {where}; {speed.mfu:.0%} MFU of {speed.peak_flops / 1e12:.0f} "
+        "TFLOP/s while the pipeline is full, recomputation not counted as useful"
+    )
+    if "generation" in outcome.work:
+        assumed += (
+            f"; generation reads the weights at {speed.memory_bandwidth / 1e12:.2f} TB/s for each "
+            "token and does nothing else: a lower bound"
+        )
+    return _table(rows) + "\n" + assumed
+
+
+def _verdict(outcome: Outcome) -> str:
+    worst, limit = outcome.worst, outcome.gpu_limit / GIB
+    needs = f"{worst.total / GIB:.1f} GiB of {limit:.0f} on stage {_stages(worst.stages)}"
+    if outcome.fits:
+        return f"fits: {needs}"
+    lines = [f"does not fit: {needs}. What helps:"]
+    lines += [f"  {line}" for line in outcome.advice] or ["  a smaller model or larger GPUs"]
+    return "\n".join(lines)
+
+
+def _lengths(samples: Samples) -> dict:
+    return {
+        "counted": samples.counted,
+        "samples": len(samples.lengths),
+        "mean": sum(samples.lengths) / len(samples.lengths),
+        "longest": max(samples.lengths),
+        "targets": samples.targets,
+    }
+
+
+def _stages(numbers: tuple[int, ...]) -> str:
+    """(0, 1, 2, 5) as "0-2, 5"."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _table(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _billions(number: int) -> str:
+    if number < 1e8:
+        return f"{number / 1e6:.2f}M"
+    return f"{number / 1e9:.2f}B"
+
+
+def _count(number: float) -> str:
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return f"{number:.0f}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{math.ceil(seconds)} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"

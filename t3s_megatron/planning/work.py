@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens, floating-point operations and seconds of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from t3s_megatron.data.arrangement import Arrangement
+from t3s_megatron.planning.facts import Answers, Layout, Model, Samples
+from t3s_megatron.planning.phases import Walk
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What the times rest on. `mfu`: model FLOPs utilisation of a GPU while the pipeline is full;
+    `memory_bandwidth`: bytes a second."""
+
+    peak_flops: float
+    mfu: float
+    memory_bandwidth: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of a part of a run. `tokens` are computed ones; `seconds` an estimate at a stated speed."""
+
+    tokens: float
+    flops: float
+    seconds: float
+
+
+def forward_flops(model: Model, length: float) -> float:
+    """Of one sequence of `length` tokens: 2 a matrix parameter and token, and causal attention."""
+    matrices = 2 * model.matrix_parameters * length
+    # Scores and their sum over values, 2 each; half of the square is masked.
+    attention = 4 * length**2 / 2 * model.heads * model.head_size * model.layers
+    return matrices + attention
+
+
+def step_flops(model: Model, lengths: list[int]) -> float:
+    """Forward and backward (twice the forward) over one batch, recomputation not counted."""
+    return 3 * sum(forward_flops(model, length) for length in lengths)
+
+
+def computed_lengths(arrangement: Arrangement, samples: Samples) -> list[int]:
+    """Positions computed for each sample, padding included."""
+    if arrangement.kind == "padded":
+        return [arrangement.seq_length] * len(samples.lengths)
+    multiple = arrangement.multiple
+    return [-(-length // multiple) * multiple for length in samples.lengths]
+
+
+def training(layout: Layout, model: Model, lengths: list[int], steps: int, speed: Speed) -> Work:
+    """`lengths`: of the corpus's rows; a step is `global_batch_size` of them, on average."""
+    rows = layout.global_batch_size * steps / len(lengths)
+    flops = step_flops(model, lengths) * rows
+    return Work(sum(lengths) * rows, flops, _seconds(layout, flops, speed))
+
+
+def scoring(layout: Layout, model: Model, lengths: list[int], passes: int, speed: Speed) -> Work:
+    flops = passes * sum(forward_flops(model, length) for length in lengths)
+    return Work(sum(lengths) * passes, flops, _seconds(layout, flops, speed))
+
+
+def generating(
+    layout: Layout, model: Model, answers: Answers, run: Walk, speed: Speed
+) -> tuple[Work, Work]:
+    """(expected, at most): answers as long as the teacher's, and all of them at the limit.
+
+    The time counts one thing only: for every token of a batch the stages in turn read the weights
+    that it is multiplied with. Launching kernels and reading the cache come on top. A batch ends
+    with its longest answer, which is taken to reach the limit. Without a cache every token computes
+    its whole sequence instead, one stage at a time.
+    """
+    asked = [answers.asked] * run.measurements + [answers.evaluated] * run.evaluations
+    batches = sum(-(-n // (answers.batch_size * layout.data)) for n in asked)
+    rows = sum(asked)
+    works = []
+    for length in (answers.expected, float(answers.limit)):
+        tokens = rows * length
+        if answers.cached:
+            flops = 2 * model.matrix_parameters * tokens
+            seconds = batches * answers.limit * _seconds_a_token(layout, model, speed)
+        else:
+            flops = rows * _recomputing_flops(model, answers)
+            one_stage = layout.world_size / layout.pipeline
+            seconds = flops / (speed.peak_flops * speed.mfu * one_stage)
+        works.append(Work(tokens, flops, seconds))
+    return works[0], works[1]
+
+
+def _seconds_a_token(layout: Layout, model: Model, speed: Speed) -> float:
+    split = max(layout.tensor, layout.expert * layout.expert_tensor)
+    return model.matrix_parameters * model.bytes_a_parameter / split / speed.memory_bandwidth
+
+
+def _recomputing_flops(model: Model, answers: Answers) -> float:
+    """The integral of `forward_flops` from the prompt's length to that of the longest answer."""
+    first, last = answers.longest_prompt, answers.longest_prompt + answers.limit
+    matrices = model.matrix_parameters * (last**2 - first**2)
+    attention = 2 * model.heads * model.head_size * model.layers * (last**3 - first**3) / 3
+    return matrices + attention
+
+
+def _seconds(layout: Layout, flops: float, speed: Speed) -> float:
+    busy = speed.peak_flops * speed.mfu * layout.world_size
+    return flops / busy / (1 - layout.bubble)

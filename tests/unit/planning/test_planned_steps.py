@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Steps, measurements and copies of a planned run."""
+
+from __future__ import annotations
+
+import pytest
+
+from t3s_megatron.method.phases import Plan
+from t3s_megatron.planning.phases import expected_and_longest, walk
+
+
+def test_a_detected_bottleneck_ends_the_profile_when_patience_is_up():
+    run = walk(Plan(method="t3s", budget=50, patience=5), bottleneck=10)
+    assert run.theta_b_step == 10
+    assert (run.profile_steps, run.targeted_steps, run.steps) == (15, 50, 65)
+    assert run.measurements == 1 + 15 + 50  # step 0 included
+    assert run.scoring_passes == 2 and run.snapshots == 2
+
+
+def test_at_the_most_the_profile_uses_its_bound_up():
+    expected, longest = expected_and_longest(Plan(method="t3s", budget=50, profile_iters=40))
+    assert (expected.profile_steps, longest.profile_steps) == (15, 40)
+
+
+@pytest.mark.parametrize("interval", [1, 3])
+@pytest.mark.parametrize("min_delta", [0.0, 0.5])
+def test_every_step_of_the_way_down_is_a_new_minimum(interval, min_delta):
+    plan = Plan(method="t3s", budget=50, accuracy_interval=interval, min_delta=min_delta)
+    assert walk(plan, bottleneck=12).theta_b_step == 12
+
+
+def test_the_simple_method_keeps_no_candidate_and_measures_nothing():
+    plan = Plan(method="t3s", budget=50, simple=True, accuracy_interval=0,
+                targeted_accuracy_interval=0, measure_final=False)  # fmt: skip
+    run, longest = expected_and_longest(plan)
+    assert run == longest
+    assert (run.profile_steps, run.measurements, run.snapshots) == (10, 0, 1)
+    assert run.theta_b_step == 10
+
+
+def test_plain_training_keeps_and_scores_nothing():
+    run = walk(Plan(method="sft", budget=50), bottleneck=10)
+    assert (run.profile_steps, run.targeted_steps) == (50, 0)
+    assert (run.scoring_passes, run.snapshots) == (0, 0)
+
+
+def test_rrt_keeps_both_and_evaluates_theta_f_as_well():
+    run = walk(Plan(method="rrt", budget=50), bottleneck=10)
+    assert (run.steps, run.snapshots, run.evaluations) == (50, 2, 3)
+
+
+def test_a_loaded_selection_goes_straight_to_the_targeted_phase():
+    run = walk(Plan(method="t3s", budget=50, loaded_selection=True), bottleneck=10)
+    assert (run.profile_steps, run.targeted_steps, run.snapshots) == (0, 50, 0)

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tokens, FLOPs and times; figures worked out by hand. Against Megatron's own count of FLOPs:
+tests/unit/megatron/test_planning.py."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from made_plans import answers, gpu, layout, model, stage
+
+from t3s_megatron.method.phases import Plan
+from t3s_megatron.planning.facts import Samples
+from t3s_megatron.planning.memory import Disk
+from t3s_megatron.planning.phases import walk
+from t3s_megatron.planning.report import Outcome, text
+from t3s_megatron.planning.work import (
+    Speed,
+    Work,
+    forward_flops,
+    generating,
+    scoring,
+    step_flops,
+    training,
+)
+
+SPEED = Speed(peak_flops=1000.0, mfu=0.5, memory_bandwidth=100.0)
+
+
+def test_matrices_and_half_of_the_square():
+    # 3600 matrix parameters; 4 heads of 4, 8 layers.
+    assert forward_flops(model(), 10) == 2 * 3600 * 10 + 4 * 100 / 2 * 16 * 8
+    assert step_flops(model(), [10, 10]) == 6 * forward_flops(model(), 10)
+
+
+def test_a_step_is_a_batch_of_average_samples():
+    lengths = [10, 30]
+    work = training(layout(), model(), lengths, steps=5, speed=SPEED)
+    assert work.tokens == 5 * 64 * 20
+    assert work.flops == pytest.approx(5 * 32 * step_flops(model(), lengths))
+    busy = 1000 * 0.5 * 16
+    assert work.seconds == pytest.approx(work.flops / busy / (1 - layout().bubble))
+
+
+def test_a_scoring_pass_is_a_third_of_training_on_the_corpus():
+    work = scoring(layout(), model(), [10, 30], passes=2, speed=SPEED)
+    assert work.tokens == 80
+    assert work.flops == pytest.approx(2 * step_flops(model(), [10, 30]) / 3)
+
+
+def test_answers_are_counted_at_their_length_and_batches_at_the_longest():
+    run = walk(Plan(method="t3s", budget=50), bottleneck=10)
+    likely, most = generating(layout(), model(), answers(), run, SPEED)
+    assert likely.tokens == run.measurements * 20 * 30
+    assert most.tokens == run.measurements * 20 * 60
+    # 20 answers, 5 at a time on 2 ranks: two batches. More of them take longer.
+    one_at_a_time, _ = generating(layout(), model(), answers(batch_size=1), run, SPEED)
+    assert one_at_a_time.seconds == pytest.approx(5 * likely.seconds)
+
+
+def test_without_a_cache_every_token_computes_its_sequence():
+    run = walk(Plan(method="t3s", budget=50), bottleneck=10)
+    cached, _ = generating(layout(), model(), answers(), run, SPEED)
+    again, _ = generating(layout(), model(), answers(cached=False), run, SPEED)
+    assert again.tokens == cached.tokens and again.flops > 30 * cached.flops
+
+
+def outcome(**changes) -> Outcome:
+    run = walk(Plan(method="t3s", budget=50), bottleneck=10)
+    first = stage(stages=(0,))
+    rest = stage(stages=(1, 2, 3), optimizer=4000)
+    made = dict(
+        release="0.19.2", layout=layout(), gpus_per_node=8, model=model(first, rest),
+        samples=Samples(True, (100, 60), (40, 40)), answers=answers(),
+        gpus=[gpu(), gpu(stages=(1, 2, 3), optimizer=400)], gpu_limit=2000, host=10 * 2**30,
+        disk=Disk(1, 2, 3, 4, 0), expected=run, longest=run,
+        work={"profile": (Work(3e6, 1e9, 60.0), Work(9e6, 3e9, 7300.0))}, speed=SPEED,
+        notes=["one"], advice=[],
+    )  # fmt: skip
+    return Outcome(**made | changes)
+
+
+def test_the_report_names_the_fullest_stages_and_whether_they_fit():
+    said = text(outcome())
+    assert "note: one" in said and "1-3 " in said
+    assert said.splitlines()[-1].startswith("fits: ")
+    refused = outcome(gpu_limit=1000, advice=["--that: about 1.0 GiB"])
+    assert not refused.fits and refused.worst.stages == (1, 2, 3)
+    assert text(refused).splitlines()[-2:][1] == "  --that: about 1.0 GiB"
+    assert "does not fit" in text(refused)
+
+
+def test_the_json_has_what_the_text_is_made_of():
+    found = json.loads(json.dumps(outcome().to_dict()))
+    assert found["fits"] is True
+    assert found["parameters"] == outcome().model.parameters == 4000
+    assert [g["total"] for g in found["gpus"]] == [1010, 1110]
+    assert found["expected"]["steps"] == 65
+    assert found["samples"]["targets"] == 80
