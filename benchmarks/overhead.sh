@@ -11,6 +11,7 @@ STEPS=${STEPS:-40}                    # pairs in each phase
 WORK=${WORK:-$ROOT/runs/benchmark}
 export RESULT=${RESULT:-$WORK/overhead-$DEVICE.json}
 source "$ROOT/examples/lib/python.sh"
+source "$ROOT/examples/lib/cpu.sh"
 t3s_python "$ROOT"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} CUDA_DEVICE_MAX_CONNECTIONS=1 PYTHONWARNINGS=ignore
 export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
@@ -30,10 +31,7 @@ if [ "$DEVICE" = cpu ]; then
         --num-layers 6 --hidden-size 384 --ffn-hidden-size 1024 --num-attention-heads 6
         --seq-length 112 --max-position-embeddings 112 --make-vocab-size-divisible-by 4
         --micro-batch-size 4 --global-batch-size 8
-        --t3s-device cpu --transformer-impl local --distributed-backend gloo
-        --no-gradient-accumulation-fusion --no-persist-layer-norm --no-masked-softmax-fusion
-        --no-bias-swiglu-fusion --no-rope-fusion --no-bias-dropout-fusion
-        --attention-backend unfused
+        "${CPU_ARGS[@]}"
     )
 else
     ARGS+=(

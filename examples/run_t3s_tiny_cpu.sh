@@ -21,6 +21,7 @@ RESUME=${RESUME:-0}                   # 1: go on where an interrupted run has le
 EXTRA_ARGS=${EXTRA_ARGS:-}            # appended to the T3S runs
 
 source "$ROOT/examples/lib/python.sh"
+source "$ROOT/examples/lib/cpu.sh"
 source "$ROOT/examples/models/tiny.sh"
 t3s_python "$ROOT"
 
@@ -31,11 +32,9 @@ fi
 DP=$(( NPROC / (TP * PP) ))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} CUDA_DEVICE_MAX_CONNECTIONS=1 PYTHONWARNINGS=ignore
 
-# What a CPU run needs (no fused kernels, gloo), and what every run here has in common.
+# What every run here has in common.
 COMMON_ARGS=(
-    --t3s-device cpu --transformer-impl local --distributed-backend gloo
-    --no-gradient-accumulation-fusion --no-persist-layer-norm --no-masked-softmax-fusion
-    --no-bias-swiglu-fusion --no-rope-fusion --no-bias-dropout-fusion --attention-backend unfused
+    "${CPU_ARGS[@]}"
     --tensor-model-parallel-size "$TP" --pipeline-model-parallel-size "$PP"
     --tokenizer-type HuggingFaceTokenizer --tokenizer-model "$RUN/data/tokenizer"
     --seq-length 112 --micro-batch-size $(( BATCH / DP / PP )) --global-batch-size "$BATCH"

@@ -10,11 +10,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from datetime import timedelta
+from typing import NoReturn
 
 from torch.distributed import DistError, PrefixStore, TCPStore
 
+from t3s_megatron.errors import T3SError
+
 _SECONDS = 10
+
+
+def end_with(error: T3SError) -> NoReturn:
+    """Tell it and end this process. The message is for a person; a traceback through Megatron would
+    bury it."""
+    if first_to_say(str(error)):
+        print(f"t3s-megatron: error: {error}", file=sys.stderr, flush=True)
+    sys.exit(2)
 
 
 def first_to_say(message: str) -> bool:

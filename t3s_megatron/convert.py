@@ -23,9 +23,7 @@ def main() -> None:
         start_process(sys.argv)
         _convert()
     except T3SError as error:
-        if announcement.first_to_say(str(error)):
-            print(f"t3s-megatron: error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        announcement.end_with(error)
 
 
 def _convert() -> None:

@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 
 import t3s_megatron
 from t3s_megatron.errors import T3SError, WriteError
-from t3s_megatron.huggingface.architecture import check, config_from_arguments, vocabulary_rows
-from t3s_megatron.huggingface.folder import FolderWriter, check_target, read_config
+from t3s_megatron.huggingface.architecture import check, config_from_arguments, fit_to_folder
+from t3s_megatron.huggingface.folder import FolderWriter, check_target
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.hf_weights import export_weights, load_weights, require_mbridge
 from t3s_megatron.megatron.process import checkpoint_exists, get_args, print_rank_0
@@ -35,9 +35,7 @@ class HuggingFaceFolders(Callback):
         self.tokenizer_model = args.tokenizer_model
         self._loads_weights = self.source is not None and not _resumes(args)
         if self.source is not None:
-            self.config = read_config(self.source)
-            args.padded_vocab_size = vocabulary_rows(self.config, args.tensor_model_parallel_size)
-            check(self.config, args, f"--t3s-hf-model {self.source}")
+            self.config = fit_to_folder(args, self.source)
         if self._loads_weights and args.use_precision_aware_optimizer:
             raise T3SError(
                 "--t3s-hf-model does not work with --use-precision-aware-optimizer: its main "

@@ -19,7 +19,6 @@ from t3s_megatron.accuracy.measurement import Answer, Grader, Measurement
 from t3s_megatron.accuracy.pool import VerifierPool
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.tokenizing import Sample
-from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.generation import Generated, Sampling, generate
 from t3s_megatron.megatron.seam import CallbackContext
@@ -141,20 +140,17 @@ class Measurer:
         """The measurement, and where the verifier first failed; the same on every rank. One rank
         verifies: all ranks decide by the same figures, and by the same failure."""
         started = time.perf_counter()
-        result: tuple[Measurement, str | None] | T3SError | None = None
-        if layout.rank() == self.root:
+
+        def grade() -> tuple[Measurement, str | None] | None:
+            if layout.rank() != self.root:
+                return None
             decode = self.prepared.tokenizer.decode
             answers = [
                 Answer(str(decode(one.tokens)), len(one.tokens), one.truncated, one.unfinished)
                 for one in generated
             ]
-            try:
-                result = grader.grade(answers), grader.first_fault()
-            except T3SError as error:
-                result = error
-        result = layout.broadcast(result, self.root)
-        if isinstance(result, T3SError):
-            raise result
-        assert result is not None
+            return grader.grade(answers), grader.first_fault()
+
+        result = layout.together(grade)[self.root]
         self.spent("verification", time.perf_counter() - started)
         return result

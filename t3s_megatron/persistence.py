@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from t3s_megatron.data.durable import sha256_file
+from t3s_megatron.data.pieces import Piece
 from t3s_megatron.data.run_state import StateFolder
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.stores import LogProbStore
@@ -165,11 +166,19 @@ class Persistence:
             if name.startswith("iter_"):
                 run.meter.history = self._read_history(name, checksums, same_layout)
                 continue
-            weights = self._read_weights(name, checksums)
-            if name.startswith("theta_0-"):
-                # Which random numbers a rank draws depends on its place in the layout.
-                source = self.rank if same_layout else 0
+            # Whether this rank's file holds this rank's weights.
+            mine = name.endswith(f"-{self.cut}")
+            is_theta_0 = name.startswith("theta_0-")
+            written: dict[str, torch.Tensor] = {}
+            info: dict = {}
+            if mine or is_theta_0:  # once: it may be gigabytes
+                source = self.rank if mine or same_layout else 0
                 written, info = self.folder.read_rank(name, source, checksums[source])
+            if mine:
+                self.written[name] = checksums[self.rank]
+            weights = written if mine else self.folder.read_pieces(name, checksums, self._wanted())
+            if is_theta_0:
+                # Which random numbers a rank draws depends on its place in the layout.
                 random = written if same_layout else None
                 run.theta_0 = StartingPoint.from_file(context, weights, info, random)
             else:
@@ -190,14 +199,9 @@ class Persistence:
             run.say(f"resumed at iteration {iteration} in another layout: {', '.join(changes)}")
             run.summary.update(layout=here)
 
-    def _read_weights(self, name: str, checksums: list[str]) -> dict[str, torch.Tensor]:
-        """Tensors of this rank's `WeightSnapshot`, from files that were cut up in whatever way."""
-        if name.endswith(f"-{self.cut}"):
-            tensors, _ = self.folder.read_rank(name, self.rank, checksums[self.rank])
-            self.written[name] = checksums[self.rank]
-            return tensors
-        wanted = {tensor: pieces for tensor, pieces in self.pieces.items() if pieces is not None}
-        return self.folder.read_pieces(name, checksums, wanted)
+    def _wanted(self) -> dict[str, list[Piece]]:
+        """What this rank's `WeightSnapshot` is made of, where files are cut up in another way."""
+        return {tensor: pieces for tensor, pieces in self.pieces.items() if pieces is not None}
 
     def _read_history(self, name: str, checksums: list[str], same_layout: bool) -> list[StepTokens]:
         if same_layout:

@@ -170,13 +170,9 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _become_a_planner() -> None:
-    from t3s_megatron.megatron.device import install_megatron_layer, install_torch_layer
+    from t3s_megatron.megatron.start import start_process
 
-    install_torch_layer()
-    from t3s_megatron.megatron.releases import megatron_series
-
-    megatron_series()  # an unsupported release is refused before anything else
-    install_megatron_layer()
+    start_process(["--t3s-device", "cpu"])
     from t3s_megatron.megatron.planning.cluster import install_fake_world
 
     install_fake_world()
@@ -213,15 +209,12 @@ def _tokenizer(args):
 def _set_vocabulary(args, tokenizer, assumed: int, notes: list[str]) -> None:
     """`args.padded_vocab_size`, from where the run will take it: the student's folder, the
     arguments, or the tokenizer. Where those are not here, `assumed`."""
-    from t3s_megatron.huggingface.architecture import check, vocabulary_rows
-    from t3s_megatron.huggingface.folder import read_config
+    from t3s_megatron.huggingface.architecture import fit_to_folder
     from t3s_megatron.megatron.planning.arguments import pad_vocabulary
 
     folder, tensor = args.t3s_hf_model, args.tensor_model_parallel_size
     if folder is not None and os.path.isdir(folder):
-        config = read_config(folder)
-        args.padded_vocab_size = vocabulary_rows(config, tensor)
-        check(config, args, f"--t3s-hf-model {folder}")
+        fit_to_folder(args, folder)
         return
     if folder is not None:
         notes.append(f"{folder} is not on this machine: that it fits the arguments is not checked")

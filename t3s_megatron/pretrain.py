@@ -24,10 +24,7 @@ def main() -> None:
 
         _run(started, PlainTraining, parse_arguments, call_pretrain)
     except T3SError as error:
-        # The message is for a person; a traceback through Megatron would bury it.
-        if announcement.first_to_say(str(error)):
-            print(f"t3s-megatron: error: {error}", file=sys.stderr, flush=True)
-        sys.exit(2)
+        announcement.end_with(error)
     except Exception as error:
         # Ranks that lose a peer to an error of its own have nothing to add to it.
         if not announcement.was_said():

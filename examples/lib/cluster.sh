@@ -88,12 +88,8 @@ t3s_cluster() {
     fi
     [ "$T3S_SIMPLE" = 1 ] && args+=(--t3s-simple)
     if [ "$DEVICE" = cpu ]; then
-        args+=(
-            --t3s-device cpu --transformer-impl local --distributed-backend gloo
-            --attention-backend unfused --no-gradient-accumulation-fusion --no-persist-layer-norm
-            --no-masked-softmax-fusion --no-bias-swiglu-fusion --no-rope-fusion
-            --no-bias-dropout-fusion --attention-softmax-in-fp32
-        )
+        source "$ROOT/examples/lib/cpu.sh"
+        args+=("${CPU_ARGS[@]}" --attention-softmax-in-fp32)
     else
         # Transformer Engine; cuDNN's fused attention is the fast one for long rows on Hopper.
         args+=(--transformer-impl transformer_engine --attention-backend fused)

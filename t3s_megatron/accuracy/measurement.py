@@ -119,6 +119,7 @@ def measure(
         raise ValueError("nothing to measure: an accuracy needs at least one answer")
     if len(answers) != len(verdicts):
         raise ValueError(f"{len(verdicts)} verdicts of {len(answers)} answers")
+    # Any: its keys are the fields of Measurement that are named as the verdicts.
     counts: dict[str, Any] = {verdict.value: 0 for verdict in Verdict}
     for verdict in verdicts:
         counts[verdict.value] += 1
@@ -127,8 +128,7 @@ def measure(
     void = failed > may_fail(len(answers), max_failed_share) or counts[Verdict.SKIPPED] > 0
     void = void or failed == len(answers)
     tokens = sum(answer.tokens for answer in answers)
-    figures: dict[str, Any] = counts  # its fields are named as the verdicts
-    return Measurement(total=len(answers), generated_tokens=tokens, void=void, **figures)
+    return Measurement(total=len(answers), generated_tokens=tokens, void=void, **counts)
 
 
 _UNKNOWN = (*FAILURES, Verdict.SKIPPED)
@@ -155,7 +155,7 @@ class Grader:
                 self.judged[i] = Judged(Verdict.UNFINISHED)
             elif answer.truncated:
                 self.judged[i] = Judged(Verdict.TRUNCATED)
-            elif (before := self.judged[i]) is None or before.verdict in _UNKNOWN:
+            elif before is None or before.verdict in _UNKNOWN:
                 to_verify.append(i)
         unfinished = sum(answer.unfinished for answer in answers)
         allowed = may_fail(len(answers), self.max_failed_share) - unfinished

@@ -97,7 +97,7 @@ class Corpus:
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
     def sample_index(self, targets: np.ndarray) -> np.ndarray:
-        """For each of these target numbers int64[k], the index of its sample."""
+        """For each of these target numbers, int64 of any shape, the index of its sample."""
         return np.searchsorted(self.offsets, targets, side="right") - 1
 
     @property

@@ -33,8 +33,7 @@ class LogProbStore:
         an array that is not the corpus's."""
         bad = np.flatnonzero(~np.isfinite(self.c))
         if bad.size:
-            index = int(np.searchsorted(self.corpus.offsets, bad[0], side="right")) - 1
-            sample = self.corpus.samples[index]
+            sample = self.corpus.samples[int(self.corpus.sample_index(bad[0]))]
             raise T3SError(
                 f"{bad.size} log-probs at {self.tag} are not finite, first in sample "
                 f"{sample.uid!r} ({sample.where}): the weights have diverged"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from t3s_megatron.errors import MismatchError, T3SError
+from t3s_megatron.huggingface.folder import read_config
 
 MODEL_TYPES = ("qwen3", "qwen3_moe")
 
@@ -174,6 +175,15 @@ def _of_experts(config, args) -> Iterator[Difference]:
     for name, wanted, found in every:
         argument = "--" + name.replace("_", "-")
         yield Difference(f"architecture Qwen3-MoE: {name}", wanted, argument, found)
+
+
+def fit_to_folder(args, folder: str):
+    """The transformers config of the `--t3s-hf-model` folder; `args.padded_vocab_size` becomes what
+    it says. Raises as `read_config` and `check`."""
+    config = read_config(folder)
+    args.padded_vocab_size = vocabulary_rows(config, args.tensor_model_parallel_size)
+    check(config, args, f"--t3s-hf-model {folder}")
+    return config
 
 
 def vocabulary_rows(config, tensor_parallel: int) -> int:

@@ -10,10 +10,13 @@ Shapes: b micro-batch size, s sequence length, cp context-parallel size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from megatron.core import mpu
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.training import get_args
 
 from t3s_megatron.megatron.uneven import count_real_tokens, packed_seq_params
 
@@ -77,6 +80,31 @@ def call_model(model, batch):
         labels=batch["labels"],
         loss_mask=batch["loss_mask"],
         **packed,
+    )
+
+
+def run_schedule(
+    model: list,
+    forward_step: Callable,
+    iterators: list,
+    num_microbatches: int,
+    *,
+    forward_only: bool,
+) -> None:
+    """Megatron's own schedule over some micro-batches, outside of its training step.
+
+    `iterators`: one for each chunk of `model`. Collective over the world.
+    """
+    args = get_args()
+    get_forward_backward_func()(
+        forward_step_func=forward_step,
+        data_iterator=iterators if len(iterators) > 1 else iterators[0],
+        model=model,
+        num_microbatches=num_microbatches,
+        seq_length=args.seq_length,
+        micro_batch_size=args.micro_batch_size,
+        decoder_seq_length=args.decoder_seq_length,
+        forward_only=forward_only,
     )
 
 

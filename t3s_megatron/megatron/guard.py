@@ -17,11 +17,10 @@ import torch
 import torch.distributed as dist
 from megatron.core import mpu
 from megatron.core.num_microbatches_calculator import get_num_microbatches
-from megatron.core.pipeline_parallel import get_forward_backward_func
 from megatron.training import get_args
 
 from t3s_megatron.megatron.batches import RowMaker
-from t3s_megatron.megatron.forward import TrainingForward
+from t3s_megatron.megatron.forward import TrainingForward, run_schedule
 from t3s_megatron.megatron.layout import gather_over_world
 from t3s_megatron.megatron.meter import TokenMeter
 from t3s_megatron.megatron.random_state import capture_rng, restore_rng
@@ -119,12 +118,12 @@ class StepGuard:
         With virtual pipeline stages a group of micro-batches at a time, and with expert
         parallelism all ranks that exchange tokens: as narrow as the schedule allows.
         """
-        args, context = get_args(), self.context
+        context = self.context
         virtual = mpu.get_virtual_pipeline_model_parallel_world_size() or 1
         together = mpu.get_pipeline_model_parallel_world_size() if virtual > 1 else 1
         iterators = training_batches(context.data_iterator)
         for batches in iterators:
-            batches.reset(args.consumed_train_samples)
+            batches.reset(get_args().consumed_train_samples)
         count = context.num_microbatches or get_num_microbatches()
         rank = mpu.get_data_parallel_rank()
         at_fault: set[int] = set()
@@ -134,15 +133,8 @@ class StepGuard:
                 for chunk in context.model:
                     chunk.zero_grad_buffer()
                 with self._no_sync():
-                    get_forward_backward_func()(
-                        forward_step_func=self.forward,
-                        data_iterator=iterators if virtual > 1 else iterators[0],
-                        model=context.model,
-                        num_microbatches=together,
-                        seq_length=args.seq_length,
-                        micro_batch_size=args.micro_batch_size,
-                        decoder_seq_length=args.decoder_seq_length,
-                        forward_only=False,
+                    run_schedule(
+                        context.model, self.forward, iterators, together, forward_only=False
                     )
                 mine = (rank, self._gradients_are_finite(), sorted(seen))
                 everyone = gather_over_world(mine)

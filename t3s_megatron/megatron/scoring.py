@@ -14,11 +14,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core import mpu
-from megatron.core.pipeline_parallel import get_forward_backward_func
-from megatron.training import get_args
 
 from t3s_megatron.megatron.batches import RowMaker, scoring_batches
-from t3s_megatron.megatron.forward import call_model, next_batch
+from t3s_megatron.megatron.forward import call_model, next_batch, run_schedule
 from t3s_megatron.megatron.layout import data_and_context_group, speaks_for_its_samples
 from t3s_megatron.megatron.pause import training_paused
 from t3s_megatron.megatron.seam import CallbackContext
@@ -30,7 +28,6 @@ def score_corpus(context: CallbackContext, rows: RowMaker) -> np.ndarray | None:
 
     Collective over the world. Leaves training as it was (see `training_paused`).
     """
-    args = get_args()
     stages = mpu.get_virtual_pipeline_model_parallel_world_size() or 1
     iterators, count = [], 0
     for _ in range(stages):
@@ -38,16 +35,8 @@ def score_corpus(context: CallbackContext, rows: RowMaker) -> np.ndarray | None:
         iterators.append(batches)
     reader = TokenReader()
     with training_paused(context):
-        get_forward_backward_func()(
-            forward_step_func=partial(_score_step, reader),
-            data_iterator=iterators if stages > 1 else iterators[0],
-            model=context.model,
-            num_microbatches=count,
-            seq_length=args.seq_length,
-            micro_batch_size=args.micro_batch_size,
-            decoder_seq_length=args.decoder_seq_length,
-            forward_only=True,
-        )
+        score_step = partial(_score_step, reader)
+        run_schedule(context.model, score_step, iterators, count, forward_only=True)
         # Still paused: the collectives below belong to the pass.
         return _collect(reader.take(), rows)
 

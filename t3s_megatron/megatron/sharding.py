@@ -12,6 +12,7 @@ import json
 
 import torch
 from megatron.core import mpu
+from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensor, ShardedTensorFactory
 from megatron.core.utils import unwrap_model
 
@@ -69,14 +70,8 @@ def _sharded_by_tensor(model: list) -> dict[int, ShardedTensor | ShardedTensorFa
     }
     found = {}
     for chunk in unwrap_model(model):
-        stack = [chunk.sharded_state_dict(metadata=metadata)]
-        while stack:
-            one = stack.pop()
-            if isinstance(one, dict):
-                stack.extend(one.values())
-            elif isinstance(one, list):
-                stack.extend(one)
-            elif isinstance(one, (ShardedTensor, ShardedTensorFactory)):
+        for one in nested_values(chunk.sharded_state_dict(metadata=metadata)):
+            if isinstance(one, (ShardedTensor, ShardedTensorFactory)):
                 found[id(one.data)] = one
     return found
 
