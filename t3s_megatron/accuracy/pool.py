@@ -327,9 +327,8 @@ class _Worker:
             with contextlib.suppress(OSError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(
-                    5
-                )  # longer only in the kernel's hands, which is no reason to wait
+                # Longer only in the kernel's hands, which is no reason to wait.
+                self.process.wait(5)
 
 
 def _environment() -> dict[str, str]:
