@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """A job that left in one parallel layout and goes on in another.
 
-Against the run that never left: the same theta_b and phases, log-probs of both stores to 1e-5, the
-same selection but for targets whose delta_c is smaller than that, losses to 1e-5 relative. Float32:
-what differs is the order of sums.
+Against a run that never left, of one process (of two with experts): the same theta_b and phases,
+log-probs of both stores to 1e-5, the same selection but for targets whose delta_c is smaller than
+that, losses to 1e-5 relative. Float32: what differs is the order of sums.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.stores import LogProbStore
-from tests.support.launch import EXPERT_BIAS, MODEL, MOE, run
+from tests.support.launch import EXPERT_BIAS, MOE, Job, run
 
 T3S = """
 --t3s --t3s-max-new-tokens 16 --t3s-temperature 1 --t3s-patience 2 --t3s-profile-iters 6
@@ -39,7 +39,6 @@ class Move:
     before: tuple
     after: tuple
     leave: int
-    both: list = field(default_factory=list)
     moe: bool = False
 
 
@@ -50,38 +49,52 @@ MOVES = {
     "DP2 -> TP2 in targeted training": Move((2, SHARDED), (2, [*TP2, *SP, *SHARDED]), leave=8),
     # With as many expert-parallel ranks: Megatron cannot load its own optimizer state else.
     "EP2 -> EP2 x PP2 before the residual transfer": Move(
-        (2, EP2), (4, [*EP2, *PP2]), leave=3, both=["--t3s-method", "rrt"], moe=True
+        (2, EP2), (4, [*EP2, *PP2]), leave=3, moe=True
     ),
 }
 
 
-@pytest.mark.parametrize("case", MOVES)
-def test_goes_on_in_another_layout(
-    case, tmp_path, student, expert_bias_student, data_arguments, corpus
-):
-    move = MOVES[case]
-    model = [*MODEL, *MOE, *EXPERT_BIAS] if move.moe else MODEL
-    theta_0 = expert_bias_student if move.moe else student
+@pytest.fixture(scope="session")
+def job(request, data_arguments):
+    """job(moe, folder, layout, *more): T3S of the dense student, or RRT of the one with experts."""
 
-    def job(folder, layout, *more):
+    def start(moe: bool, folder, layout: tuple, *more) -> Job:
         processes, arguments = layout
+        theta_0 = request.getfixturevalue("expert_bias_student" if moe else "student")
+        experts = [*MOE, *EXPERT_BIAS, "--t3s-method", "rrt"] if moe else []
         return run(
-            [*data_arguments, *T3S, *move.both, *arguments, "--pretrained-checkpoint", theta_0,
+            [*data_arguments, *T3S, *experts, *arguments, "--pretrained-checkpoint", theta_0,
              "--save", folder, "--load", folder, *more],
-            processes=processes, model=model,
+            processes=processes,
         )  # fmt: skip
 
-    stayed = job(tmp_path / "stayed", move.before)
-    left = job(tmp_path / "moved", move.before, "--exit-interval", move.leave)
-    came = job(tmp_path / "moved", move.after)
+    return start
+
+
+@pytest.fixture(scope="session")
+def stayed(once, job):
+    """stayed(moe): the folder of the run that never left, with its output."""
+
+    def of(moe: bool) -> str:
+        layout = (2, EP2) if moe else (1, [])
+        return once(f"stayed-{moe}", lambda folder: job(moe, folder, layout).write(folder))
+
+    return of
+
+
+@pytest.mark.parametrize("case", MOVES)
+def test_goes_on_in_another_layout(case, tmp_path, job, stayed, corpus):
+    move = MOVES[case]
+    left = job(move.moe, tmp_path, move.before, "--exit-interval", move.leave)
+    came = job(move.moe, tmp_path, move.after)
     assert f"resumed at iteration {move.leave} in another layout" in came.output
-    moved, expected = losses(left) | losses(came), losses(stayed)
+    moved, expected = losses(left) | losses(came), losses(Job.read(stayed(move.moe)))
     assert moved.keys() == expected.keys()
     # Megatron's second line after a start is the mean of two steps.
     del moved[move.leave + 2], expected[move.leave + 2]
     assert moved == pytest.approx(expected, rel=1e-5)
 
-    folders = {name: f"{tmp_path}/{name}/t3s" for name in ("stayed", "moved")}
+    folders = {"stayed": f"{stayed(move.moe)}/t3s", "moved": f"{tmp_path}/t3s"}
     summaries = {name: read_json(f"{folder}/summary.json") for name, folder in folders.items()}
     for key in ("theta_b_step", "theta_b_reason", "finished"):
         assert summaries["moved"][key] == summaries["stayed"][key], key
@@ -90,7 +103,7 @@ def test_goes_on_in_another_layout(
         for name, summary in summaries.items()
     }
     assert accuracies["moved"] == accuracies["stayed"]
-    if "rrt" in move.both:
+    if move.moe:  # RRT: it selects nothing
         return
     figures = [summaries[name]["figure_4"] for name in ("stayed", "moved")]
     assert len(figures[0]) == len(figures[1])

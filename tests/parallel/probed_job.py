@@ -105,6 +105,7 @@ def _probed(base):
             elif self.machine.phase_step == PROBE_STEPS:
                 self.own_start.rewind(context)
                 self.rows.keep = self.selected
+                context.num_microbatches = len(self._step_plan().micro_batches)
 
         def on_train_end(self, context):
             super().on_train_end(context)

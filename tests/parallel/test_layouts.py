@@ -145,7 +145,7 @@ class Outcome:
         self.keep = Selection.load(os.path.join(folder, "selection.safetensors"), corpus).keep
 
 
-def whole_job(folder, layout: Layout, student: str, data_arguments, corpus) -> Outcome:
+def whole_job(folder, layout: Layout, student: str, data_arguments) -> None:
     method = ["--t3s", "--t3s-dir", folder, "--t3s-patience", 2, "--t3s-max-new-tokens", 16,
               "--t3s-profile-iters", PROFILE_STEPS, "--t3s-simple-step", 3,
               "--t3s-temperature", 1]  # fmt: skip
@@ -159,7 +159,6 @@ def whole_job(folder, layout: Layout, student: str, data_arguments, corpus) -> O
             "LOSS_FILE": os.path.join(folder, "losses.json"),
         },
     )
-    return Outcome(folder, corpus)
 
 
 def one_masked_step(folder, layout, student, data_arguments, selection) -> dict[str, torch.Tensor]:
@@ -184,23 +183,28 @@ def _common(layout: Layout, student: str, data_arguments) -> list:
     return [*data_arguments, "--load", student, *FRESH, *moe, *batch, *layout.arguments.split()]
 
 
-@pytest.fixture(scope="module")
-def one_process(tmp_path_factory, student, moe_student, data_arguments, corpus):
-    """The whole job at one process, by kind of student: (dense, mixture)."""
-    made = {}
-    for moe, folder in ((False, student), (True, moe_student)):
-        name = str(tmp_path_factory.mktemp("one"))
-        made[moe] = whole_job(name, Layout(1, "", moe), folder, data_arguments, corpus)
-    return made
+@pytest.fixture(scope="session")
+def outcome_of(once, request, data_arguments, corpus):
+    """outcome_of(name): of the whole job in a layout, made once."""
+
+    def of(name: str) -> Outcome:
+        layout = LAYOUTS[name]
+        student = request.getfixturevalue("moe_student" if layout.moe else "student")
+
+        folder = once(
+            f"layout-{name}", lambda made: whole_job(made, layout, student, data_arguments)
+        )
+        return Outcome(folder, corpus)
+
+    return of
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_layout(name, tmp_path, request, corpus, one_process, sparse_selection, data_arguments):
+def test_layout(name, tmp_path, request, outcome_of, sparse_selection, data_arguments):
     layout = LAYOUTS[name]
     student = request.getfixturevalue("moe_student" if layout.moe else "student")
     baseline: Baseline = request.getfixturevalue("mixture" if layout.moe else "dense")
-    reference = one_process[layout.moe]
-    got = whole_job(str(tmp_path), layout, student, data_arguments, corpus)
+    reference, got = outcome_of("moe-1" if layout.moe else "1"), outcome_of(name)
 
     assert np.abs(got.c["theta_0"] - baseline.c_0).max() < 1e-5
     assert got.greedy == baseline.greedy
