@@ -34,11 +34,13 @@ def told_once(job, said: str) -> None:
     assert "rank0]: Traceback" not in job.output and "rank1]: Traceback" not in job.output
 
 
+MEGATRON = "Megatron could not write its checkpoint"
 #: The job's log is a file too: the limits are above its size.
 FULL = [
-    # What one rank of two has to keep, and Megatron's part.
+    # What one rank of two has to keep, and Megatron's part; the same in the background.
     ("two", {"KILL_RANK": "1", "KILL_SIZE": "200000"}, "cannot be written .*File too large"),
-    ("one", {"KILL_SIZE": "1500000"}, "Megatron could not write its checkpoint of iteration 4"),
+    ("two", {"KILL_RANK": "1", "KILL_SIZE": "450000"}, f"{MEGATRON} of iteration 4 .*too large"),
+    ("rrt", {"KILL_SIZE": "1500000"}, f"{MEGATRON} .*File too large"),
 ]
 
 
