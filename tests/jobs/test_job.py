@@ -211,12 +211,14 @@ def test_residual_transfer_leaves_theta_0_plus_theta_f_minus_theta_b(tmp_path, s
 def test_a_selection_serves_another_model_with_the_same_tokenizer(
     tmp_path, whole, data_arguments, corpus
 ):
-    """Appendix C: no profile, no theta_b of its own, and the very same tokens are kept."""
+    """Appendix C: no profile, no theta_b of its own, and the very same tokens are kept. In another
+    layout than the one that made them."""
     selection = f"{whole[0]}/t3s/selection.safetensors"
     smaller = ["--num-layers", 2, "--hidden-size", 32, "--ffn-hidden-size", 64]
     job = run(
-        [*data_arguments, *SCHEDULE, *smaller, "--t3s", "--t3s-selection-load", selection,
-         "--t3s-dir", tmp_path, "--t3s-accuracy-interval", 0]
+        [*data_arguments, *SCHEDULE, *smaller, "--tensor-model-parallel-size", 2, "--t3s",
+         "--t3s-selection-load", selection, "--t3s-dir", tmp_path, "--t3s-accuracy-interval", 0],
+        processes=2,
     )  # fmt: skip
     summary = summary_of(tmp_path)
     (phase,) = summary["phases"]
