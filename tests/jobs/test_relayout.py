@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
 """A job that left in one parallel layout and goes on in another.
 
-Against a run that never left, of one process (of two with experts): the same theta_b and phases,
-log-probs of both stores to 1e-5, the same selection but for targets whose delta_c is smaller than
-that, losses to 1e-5 relative. Float32: what differs is the order of sums.
+Against the run that never left: the same theta_b and phases, log-probs of both stores to 1e-5, the
+same selection but for targets whose delta_c is smaller than that, losses to 1e-5 relative. Float32:
+what differs is the order of sums.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.stores import LogProbStore
-from tests.support.launch import EXPERT_BIAS, MOE, Job, run
+from tests.support.launch import EXPERT_BIAS, MODEL, MOE, run
 
 T3S = """
 --t3s --t3s-max-new-tokens 16 --t3s-temperature 1 --t3s-patience 2 --t3s-profile-iters 6
@@ -39,6 +39,7 @@ class Move:
     before: tuple
     after: tuple
     leave: int
+    both: list = field(default_factory=list)
     moe: bool = False
 
 
@@ -49,52 +50,38 @@ MOVES = {
     "DP2 -> TP2 in targeted training": Move((2, SHARDED), (2, [*TP2, *SP, *SHARDED]), leave=8),
     # With as many expert-parallel ranks: Megatron cannot load its own optimizer state else.
     "EP2 -> EP2 x PP2 before the residual transfer": Move(
-        (2, EP2), (4, [*EP2, *PP2]), leave=3, moe=True
+        (2, EP2), (4, [*EP2, *PP2]), leave=3, both=["--t3s-method", "rrt"], moe=True
     ),
 }
 
 
-@pytest.fixture(scope="session")
-def job(request, data_arguments):
-    """job(moe, folder, layout, *more): T3S of the dense student, or RRT of the one with experts."""
+@pytest.mark.parametrize("case", MOVES)
+def test_goes_on_in_another_layout(
+    case, tmp_path, student, expert_bias_student, data_arguments, corpus
+):
+    move = MOVES[case]
+    model = [*MODEL, *MOE, *EXPERT_BIAS] if move.moe else MODEL
+    theta_0 = expert_bias_student if move.moe else student
 
-    def start(moe: bool, folder, layout: tuple, *more) -> Job:
+    def job(folder, layout, *more):
         processes, arguments = layout
-        theta_0 = request.getfixturevalue("expert_bias_student" if moe else "student")
-        experts = [*MOE, *EXPERT_BIAS, "--t3s-method", "rrt"] if moe else []
         return run(
-            [*data_arguments, *T3S, *experts, *arguments, "--pretrained-checkpoint", theta_0,
+            [*data_arguments, *T3S, *move.both, *arguments, "--pretrained-checkpoint", theta_0,
              "--save", folder, "--load", folder, *more],
-            processes=processes,
+            processes=processes, model=model,
         )  # fmt: skip
 
-    return start
-
-
-@pytest.fixture(scope="session")
-def stayed(once, job):
-    """stayed(moe): the folder of the run that never left, with its output."""
-
-    def of(moe: bool) -> str:
-        layout = (2, EP2) if moe else (1, [])
-        return once(f"stayed-{moe}", lambda folder: job(moe, folder, layout).write(folder))
-
-    return of
-
-
-@pytest.mark.parametrize("case", MOVES)
-def test_goes_on_in_another_layout(case, tmp_path, job, stayed, corpus):
-    move = MOVES[case]
-    left = job(move.moe, tmp_path, move.before, "--exit-interval", move.leave)
-    came = job(move.moe, tmp_path, move.after)
+    stayed = job(tmp_path / "stayed", move.before)
+    left = job(tmp_path / "moved", move.before, "--exit-interval", move.leave)
+    came = job(tmp_path / "moved", move.after)
     assert f"resumed at iteration {move.leave} in another layout" in came.output
-    moved, expected = losses(left) | losses(came), losses(Job.read(stayed(move.moe)))
+    moved, expected = losses(left) | losses(came), losses(stayed)
     assert moved.keys() == expected.keys()
     # Megatron's second line after a start is the mean of two steps.
     del moved[move.leave + 2], expected[move.leave + 2]
     assert moved == pytest.approx(expected, rel=1e-5)
 
-    folders = {"stayed": f"{stayed(move.moe)}/t3s", "moved": f"{tmp_path}/t3s"}
+    folders = {name: f"{tmp_path}/{name}/t3s" for name in ("stayed", "moved")}
     summaries = {name: read_json(f"{folder}/summary.json") for name, folder in folders.items()}
     for key in ("theta_b_step", "theta_b_reason", "finished"):
         assert summaries["moved"][key] == summaries["stayed"][key], key
@@ -103,7 +90,7 @@ def test_goes_on_in_another_layout(case, tmp_path, job, stayed, corpus):
         for name, summary in summaries.items()
     }
     assert accuracies["moved"] == accuracies["stayed"]
-    if move.moe:  # RRT: it selects nothing
+    if "rrt" in move.both:
         return
     figures = [summaries[name]["figure_4"] for name in ("stayed", "moved")]
     assert len(figures[0]) == len(figures[1])
