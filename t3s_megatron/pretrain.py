@@ -39,8 +39,8 @@ def main() -> None:
 
 
 def _end_with_checkpoint(error: CheckpointException) -> NoReturn:
-    """Of a save: an asynchronous one, which ends outside of the seam; or the failure of another
-    rank, which alone knows the reason and tells it."""
+    """Of a save that failed on another rank, which alone knows the reason and tells it; or of an
+    asynchronous one, which ends outside of the seam."""
     from t3s_megatron.megatron.saving import write_error
 
     if error.args[0] != "write":

@@ -33,7 +33,7 @@ SETTINGS = {
         kill_rank="1",
     ),
     "packed": Setting(1, ["--micro-batch-size", 1, "--t3s-arrangement", "packed"]),
-    "rrt": Setting(1, ["--t3s-method", "rrt", "--async-save"]),
+    "rrt": Setting(1, ["--t3s-method", "rrt"]),
 }  # fmt: skip
 
 
