@@ -19,6 +19,7 @@ import fractions
 import itertools
 import json
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -89,7 +90,8 @@ def decode(value: Any) -> Any:
 
 def _channel() -> tuple[Callable[[], dict], Callable[[dict], None]]:
     """To hear a message, and to tell one."""
-    reading, writing = open(3, "rb", closefd=False), open(3, "wb", closefd=False)
+    both = socket.socket(fileno=3)
+    reading, writing = both.makefile("rb"), both.makefile("wb")
 
     def hear() -> dict:
         line = reading.readline()
@@ -104,7 +106,7 @@ def _channel() -> tuple[Callable[[], dict], Callable[[dict], None]]:
     return hear, tell
 
 
-# --------------------------------------------------------------------------------- the answer's side
+# -------------------------------------------------------------------------------- the answer's side
 
 #: What LiveCodeBench's runner puts before an answer that is a function: starter code has type hints
 #: without their imports.
@@ -167,7 +169,7 @@ def _raised(error: BaseException) -> dict:
     return {"raised": type(error).__name__, "text": text}
 
 
-# ----------------------------------------------------------------------------------- the tests' side
+# ---------------------------------------------------------------------------------- the tests' side
 
 
 def test(names: list[str]) -> None:

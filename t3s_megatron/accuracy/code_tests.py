@@ -4,13 +4,13 @@
 | form | keys | published by |
 |---|---|---|
 | standard input | `inputs`, `outputs`: texts, or lists of lines | APPS, TACO, CodeContests+ |
-| calls | the same with `fn_name`: lists of arguments, or one JSON value a line | APPS, LiveCodeBench |
+| calls | the same with `fn_name`: arguments, or a JSON value a line | APPS, LiveCodeBench |
 | cases | a list of `{"input", "output", "type" or "testtype"}` | LiveCodeBench, DeepCoder |
 | asserts | `test_list`, `test_setup_code` or `test_imports` | MBPP |
 | `check` | `test`, which defines `check(candidate)`, `entry_point`, `prompt` | HumanEval |
 
-They stand in `metadata`, or as JSON in `answer`; or `answer` is test code itself. `input_output` and
-`tests` may hold them once more, as an object or as JSON.
+They stand in `metadata`, or as JSON in `answer`; or `answer` is test code itself. `input_output`
+and `tests` may hold them once more, as an object or as JSON.
 
 Read for this: hendrycks/apps eval/testing_util.py, LiveCodeBench lcb_runner/evaluation/
 testing_util.py, openai/human-eval human_eval/execution.py, and the dataset cards of BAAI/TACO,
@@ -139,9 +139,7 @@ def _pairs(inputs: object, outputs: object, name: object) -> Tests:
     if len(inputs) != len(outputs):
         raise UnusableTests(f"{len(inputs)} `inputs` and {len(outputs)} `outputs`")
     if name is None:
-        return Streams(
-            tuple((_text(i), _text(o)) for i, o in zip(inputs, outputs, strict=True))
-        )
+        return Streams(tuple((_text(i), _text(o)) for i, o in zip(inputs, outputs, strict=True)))
     if not isinstance(name, str) or not _METHOD.fullmatch(name):
         raise UnusableTests(f"`fn_name` {name!r} is not the name of a function")
     literal = isinstance(inputs[0], str)
