@@ -26,7 +26,6 @@ from typing import Any
 
 #: Values of an iterator that a function may return.
 _LONGEST_ITERATOR = 1_000_000
-_CONTAINERS: dict[type, str] = {list: "list", tuple: "tuple", set: "set", frozenset: "frozenset"}
 _REBUILD: dict[str, Callable[[list], Any]] = {
     "list": list,
     "tuple": tuple,
@@ -56,9 +55,10 @@ def encode(value: Any) -> Any:
         return int(value) if -(2**63) < value < 2**63 else ["int", [hex(value)]]
     if isinstance(value, float):
         return ["float", [repr(float(value))]]
-    for container, name in _CONTAINERS.items():
-        if isinstance(value, container):
-            return [name, [encode(one) for one in value]]
+    if isinstance(value, (list, tuple, set, frozenset)):
+        bases = (list, tuple, set, frozenset)
+        name = next(base.__name__ for base in bases if isinstance(value, base))
+        return [name, [encode(one) for one in value]]
     if isinstance(value, dict):
         return ["dict", [["tuple", [encode(k), encode(v)]] for k, v in value.items()]]
     if isinstance(value, collections.deque):

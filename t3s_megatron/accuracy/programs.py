@@ -19,10 +19,10 @@ import re
 import selectors
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from t3s_megatron.accuracy import code_inside, sandbox
 from t3s_megatron.accuracy.code_tests import Asserts, Calls, Streams, Tests
@@ -83,13 +83,12 @@ def passes(program: str, tests: Tests, seconds: float) -> bool:
     """
     deadline = time.monotonic() + seconds * _WALL_SHARE
     cpu = max(1, round(seconds * _WALL_SHARE * _CPU_SHARE))
-    judge: Callable[..., bool]
-    if isinstance(tests, Streams):
-        judge = _streams
-    else:
-        judge = _calls if isinstance(tests, Calls) else _asserts
     try:
-        return judge(program, tests, cpu, deadline)
+        if isinstance(tests, Streams):
+            return _streams(program, tests, cpu, deadline)
+        if isinstance(tests, Calls):
+            return _calls(program, tests, cpu, deadline)
+        return _asserts(program, tests, cpu, deadline)
     except _Wrong:
         return False
     finally:
@@ -137,7 +136,7 @@ def _run(program: str, given: str, most: int, cpu: int, deadline: float) -> str:
 
 
 def _read(output, most: int, deadline: float) -> bytes:
-    parts = []
+    parts: list[bytes] = []
     with selectors.DefaultSelector() as selector:
         selector.register(output, selectors.EVENT_READ)
         while selector.select(max(0.0, deadline - time.monotonic())):
@@ -213,7 +212,7 @@ class _Peer:
                 self.socket.close()
                 raise
 
-    def __enter__(self) -> _Peer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception) -> None:
