@@ -87,7 +87,7 @@ def test_old_states_are_removed_and_never_the_one_that_is_needed(uninterrupted):
 
 REFUSED = {
     "another detector": (1, ["--t3s-patience", 3], "--t3s-patience 2, this one has 3"),
-    "shorter answers": (1, ["--t3s-max-new-tokens", 9], "max-new-tokens 16, this one has 9"),
+    "another batch size": (1, ["--global-batch-size", 4], "batch-size 8, this one has 4"),
     "another arrangement": (
         1,
         ["--t3s-arrangement", "own", "--micro-batch-size", 1],
