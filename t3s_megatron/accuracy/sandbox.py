@@ -29,9 +29,11 @@ PROGRAM, HOME = "/program", "/home"
 #: Processes and threads at once, files open at once, bytes of a file, bytes of its folder.
 PROCESSES, OPEN_FILES, FILE_SIZE, FOLDER_SIZE = 32, 128, 32 * 2**20, 64 * 2**20
 
-# <linux/sched.h>, <linux/mount.h>, <linux/prctl.h>: the standard library has no names for them.
-_CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
-_CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+_NAMESPACES = (
+    os.CLONE_NEWUSER | os.CLONE_NEWNS | os.CLONE_NEWPID | os.CLONE_NEWNET | os.CLONE_NEWIPC
+    | os.CLONE_NEWUTS
+)  # fmt: skip
+# <linux/mount.h>, <linux/prctl.h>: the standard library has no names for them.
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
 _MNT_DETACH = 2
 _MOUNT_SETATTR = 442  # the same number on every architecture; Linux 5.12
@@ -45,7 +47,7 @@ _UNSHARED, _MAPPED = b"u", b"m"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class SandboxError(Exception):
+class SandboxError(RuntimeError):
     """A program cannot be shut in here; the message says which step the system refused."""
 
 
@@ -171,13 +173,10 @@ def _keep(
     files: Mapping[str, bytes], arguments: list[str], cpu: int, talk: int, parent: int
 ) -> None:
     """Make the namespaces, start the program in them, and end as it ends."""
-    _step(
-        "unshare",
-        lambda: _libc.unshare(
-            _CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWPID | _CLONE_NEWNET | _CLONE_NEWIPC
-            | _CLONE_NEWUTS
-        ),
-    )  # fmt: skip
+    try:
+        os.unshare(_NAMESPACES)
+    except OSError as error:
+        raise SandboxError(f"unshare: {error.strerror}") from None
     os.write(talk, _UNSHARED)
     if os.read(talk, 1) != _MAPPED:
         os._exit(125)

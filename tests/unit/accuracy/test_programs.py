@@ -354,18 +354,38 @@ def test_tests_that_do_not_end_or_cannot_be_carried_out_are_no_wrong_answer():
     assert judged[1].why is not None and "something that is no data" in judged[1].why
 
 
+#: Be this user in a user namespace.
+BECOME_USER = f"""import os, sys
+        user, group = os.geteuid(), os.getegid()
+        os.unshare(os.CLONE_NEWUSER)
+        open("/proc/self/setgroups", "w").write("deny")
+        open("/proc/self/uid_map", "w").write(f"%d {{user}} 1")
+        open("/proc/self/gid_map", "w").write(f"%d {{group}} 1")
+        sys.path.insert(0, {str(Path(__file__).parents[3])!r})"""
+
+
+def test_a_run_that_is_not_roots():
+    questions = [(asked(RIGHT, tests).text, json.dumps(tests)) for tests in ALL]
+    questions.append((asked("import os; print(os.getuid())", "").text, json.dumps(writes("65534"))))
+    program = f"""
+        {BECOME_USER % (1000, 1000)}
+        from t3s_megatron.accuracy.pool import Limits, Question, VerifierPool
+        assert os.geteuid() == 1000
+        with VerifierPool("code", Limits(workers=1)) as pool:
+            for one in pool.verify([Question(*pair) for pair in {questions!r}]):
+                print(one.verdict, one.why)
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True
+    )
+    assert ran.stdout.splitlines() == ["correct None"] * 5, ran.stderr
+
+
 def test_where_namespaces_are_refused_the_run_is_refused():
     """By the kernel itself: in a user namespace that may hold no further one."""
     program = f"""
-        import ctypes, os, sys
-        libc = ctypes.CDLL(None)
-        user, group = os.geteuid(), os.getegid()
-        assert libc.unshare(0x10000000) == 0
-        for name, text in (("setgroups", "deny"), ("uid_map", f"0 {{user}} 1"),
-                           ("gid_map", f"0 {{group}} 1")):
-            open(f"/proc/self/{{name}}", "w").write(text)
+        {BECOME_USER % (0, 0)}
         open("/proc/sys/user/max_user_namespaces", "w").write("0")
-        sys.path.insert(0, {str(Path(__file__).parents[3])!r})
         from t3s_megatron.accuracy.verifiers import make_verifier
         from t3s_megatron.errors import T3SError
         try:
