@@ -202,6 +202,10 @@ def test(names: list[str]) -> None:
     try:
         with open("/program/setup.py", encoding="utf-8") as file:
             exec(compile(file.read(), "setup.py", "exec"), namespace)
+    except Exception as error:
+        tell({"fault": f"the setup of the tests fails: {error!r}"})
+        return
+    try:
         for name in names:
             namespace["_candidate"] = namespace[name] = stand_in(name)
         with open("/program/tests.py", encoding="utf-8") as file:

@@ -177,17 +177,40 @@ def _asserts(setup: str, code: list[str]) -> Tests:
         for node in ast.walk(part)
         for name in _made_by(node)
     }
-    called = {
-        node.func.id: None  # a set that keeps its order
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    }
-    called = {name: None for name in called if name not in known}
+    called = [name for name in _called(tree) if name not in known]
     # A problem may be about a function that is called as one of Python's own: MBPP has a `sum`.
-    own = [name for name in called if not hasattr(builtins, name)] or list(called)
+    own = [name for name in called if not hasattr(builtins, name)] or called
     if not own:
         raise UnusableTests("the test code calls no function of the answer's")
+    _refuse_objects(setup, tree, own, known)
     return Asserts(setup, text, tuple(own))
+
+
+def _refuse_objects(setup: str, tree: ast.Module, own: list[str], known: set[str]) -> None:
+    """Tests and answer share no objects: what the answer's functions return is plain data."""
+    for name in _called(_parsed(setup)):
+        if name not in known and not hasattr(builtins, name):
+            raise UnusableTests(f"the setup of the tests calls {name}, which is the answer's")
+    for node in ast.walk(tree):
+        inner = node.value if isinstance(node, ast.Attribute) else None
+        if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name):
+            name = inner.func.id
+            if name in own and isinstance(node, ast.Attribute) and not hasattr("", node.attr):
+                raise UnusableTests(
+                    f"the tests use {name}(...).{node.attr}: an object of the answer's, where only "
+                    "plain data reaches the tests"
+                )
+
+
+def _called(tree: ast.Module) -> list[str]:
+    """Names that are called, once each, in order."""
+    return list(
+        dict.fromkeys(
+            node.func.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        )
+    )
 
 
 def _made_by(node: ast.AST) -> list[str]:

@@ -66,6 +66,10 @@ CHECK = "def check(candidate):\n    assert candidate(1) == 2\n"
             {"test_list": ["assert math.isclose(f(1), set([2]))"], "test_imports": ["import math"]},
             Asserts("import math", "assert math.isclose(f(1), set([2]))", ("f",)),
         ),
+        (
+            ["assert f(1).strip() == g(2)"],
+            Asserts("", "assert f(1).strip() == g(2)", ("f", "g")),
+        ),
         (["assert sum(1, 2) == 3"], Asserts("", "assert sum(1, 2) == 3", ("sum",))),
         # HumanEval
         (
@@ -111,6 +115,12 @@ def test_test_code_as_it_is():
         (None, {"test": "def check(:", "entry_point": "f"}, "is not Python"),
         (None, {"test_list": ["assert f(1"]}, "is not Python"),
         (None, {"tests": "[" * 10**5}, "is not Python"),
+        ("assert Solution().f(1) == 2", None, r"use Solution\(...\).f: an object"),
+        (
+            None,
+            {"test_list": ["assert depth(root) == 1"], "test_setup_code": "root = Node(1)"},
+            "calls Node, which is the answer's",
+        ),
         (None, {"tests": [{"testtype": "functional", "input": "1", "output": "1"}]}, "fn_name"),
         (
             None,

@@ -346,12 +346,14 @@ def test_a_program_ends_with_the_worker_that_is_killed():
 def test_tests_that_do_not_end_or_cannot_be_carried_out_are_no_wrong_answer():
     never = "def check(candidate):\n    while candidate(1): pass\n"
     code = "def check(candidate):\n    assert candidate(lambda: 1)\n"
+    tests = [{"test": test, "entry_point": "f"} for test in (never, code)]
+    tests.append({"test_list": ASSERT, "test_setup_code": "import no_such_module"})
     with VerifierPool("code", Limits(timeout=3.0, workers=2, memory=1.0)) as pool:
-        judged = pool.verify(
-            [asked(RIGHT, {"test": test, "entry_point": "f"}) for test in (never, code)]
-        )
-    assert [one.verdict for one in judged] == [CRASHED] * 2
-    assert judged[1].why is not None and "something that is no data" in judged[1].why
+        judged = pool.verify([asked(RIGHT, one) for one in tests])
+    assert [one.verdict for one in judged] == [CRASHED] * 3
+    reasons = [one.why or "" for one in judged]
+    assert "did not end in time" in reasons[0] and "something that is no data" in reasons[1]
+    assert "No module named 'no_such_module'" in reasons[2]
 
 
 #: Be this user in a user namespace.
