@@ -31,6 +31,10 @@ _WRAPPERS = ("input_output", "tests", "public_test_cases")
 _METHOD = re.compile(r"[^\W\d]\w*(\(\))?(\.[^\W\d]\w*)?")
 
 
+#: Whose attributes tests may use of what an answer's function returns.
+_PLAIN = (str, int, float, complex, bytes, list, tuple, dict, set)
+
+
 class UnusableTests(ValueError):
     """What is wrong with a problem's tests, for a person."""
 
@@ -192,10 +196,13 @@ def _refuse_objects(setup: str, tree: ast.Module, own: list[str], known: set[str
         if name not in known and not hasattr(builtins, name):
             raise UnusableTests(f"the setup of the tests calls {name}, which is the answer's")
     for node in ast.walk(tree):
-        inner = node.value if isinstance(node, ast.Attribute) else None
+        if not isinstance(node, ast.Attribute):
+            continue
+        inner = node.value
         if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name):
             name = inner.func.id
-            if name in own and isinstance(node, ast.Attribute) and not hasattr("", node.attr):
+            plain = any(hasattr(kind, node.attr) for kind in _PLAIN)
+            if name in own and not plain:
                 raise UnusableTests(
                     f"the tests use {name}(...).{node.attr}: an object of the answer's, where only "
                     "plain data reaches the tests"
