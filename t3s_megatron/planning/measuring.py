@@ -148,10 +148,10 @@ def _alternatives(plan: Plan, walk: Walk, costs: Costs) -> Iterator[Alternative]
         run, _ = expected_and_longest(other)
         seconds = replace(costs, answers=answers).seconds(run)
         if seconds < costs.seconds(walk):
-            yield Alternative(change, run.measurements if answers else 0, seconds)
+            yield Alternative(change, run.measurements, seconds)
 
 
-def _changes(plan: Plan, answers: Answers | None) -> Iterator[tuple[str, Plan, Answers | None]]:
+def _changes(plan: Plan, answers: Answers | None) -> Iterator[tuple[str, Plan, Answers]]:
     assert answers is not None
     if plan.targeted_accuracy_interval:
         none = replace(plan, targeted_accuracy_interval=0)
@@ -166,5 +166,5 @@ def _changes(plan: Plan, answers: Answers | None) -> Iterator[tuple[str, Plan, A
         yield f"or --t3s-accuracy-prompts {half}", plan, replace(answers, prompts=half, asked=asked)
     if plan.detects:
         simple = replace(plan, simple=True, accuracy_interval=0, targeted_accuracy_interval=0,
-                         measure_final=False)  # fmt: skip
-        yield f"--t3s-simple (theta_b is step {plan.simple_step})", simple, None
+                         measure_final=answers.evaluated > 0)  # fmt: skip
+        yield f"or --t3s-simple (theta_b is step {plan.simple_step})", simple, answers

@@ -67,7 +67,7 @@ def test_alternatives_are_other_runs_whole():
         "--t3s-targeted-accuracy-interval 0",
         "and --t3s-accuracy-interval 2",
         "or --t3s-accuracy-prompts 5",
-        "--t3s-simple",
+        "or --t3s-simple",
     ]
     few = by_change["--t3s-targeted-accuracy-interval 0"]
     assert few.measurements == 1 + 15 + 1  # the end of training is still measured
@@ -76,7 +76,7 @@ def test_alternatives_are_other_runs_whole():
     rare = by_change["and --t3s-accuracy-interval 2"]
     assert rare.measurements == 1 + 10 + 1
     assert rare.seconds == pytest.approx(few.seconds - 5 * 5.0 + 5 * step_seconds())
-    assert by_change["--t3s-simple"].measurements == 0
+    assert by_change["or --t3s-simple"].measurements == 0
 
 
 def test_what_would_cost_more_is_not_advised():
