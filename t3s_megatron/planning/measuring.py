@@ -153,18 +153,22 @@ def _alternatives(plan: Plan, walk: Walk, costs: Costs) -> Iterator[Alternative]
 
 def _changes(plan: Plan, answers: Answers | None) -> Iterator[tuple[str, Plan, Answers]]:
     assert answers is not None
+    first = ""
     if plan.targeted_accuracy_interval:
-        none = replace(plan, targeted_accuracy_interval=0)
-        yield "--t3s-targeted-accuracy-interval 0 (nothing is decided by those)", none, answers
-        plan = none
+        first = "--t3s-targeted-accuracy-interval 0"
+        plan = replace(plan, targeted_accuracy_interval=0)
+        yield first, plan, answers
     if plan.accuracy_interval:
         fewer = replace(plan, accuracy_interval=2 * plan.accuracy_interval)
-        yield f"and --t3s-accuracy-interval {fewer.accuracy_interval}", fewer, answers
+        change = f"{first} --t3s-accuracy-interval {fewer.accuracy_interval}"
+        yield change.strip(), fewer, answers
     if answers.prompts > 1:
         half = answers.prompts // 2
-        asked = answers.asked * half // answers.prompts
-        yield f"or --t3s-accuracy-prompts {half}", plan, replace(answers, prompts=half, asked=asked)
+        fewer_answers = replace(
+            answers, prompts=half, asked=answers.asked * half // answers.prompts
+        )
+        yield f"{first} --t3s-accuracy-prompts {half}".strip(), plan, fewer_answers
     if plan.detects:
         simple = replace(plan, simple=True, accuracy_interval=0, targeted_accuracy_interval=0,
                          measure_final=answers.evaluated > 0)  # fmt: skip
-        yield f"or --t3s-simple (theta_b is step {plan.simple_step})", simple, answers
+        yield f"--t3s-simple (theta_b is step {plan.simple_step})", simple, answers

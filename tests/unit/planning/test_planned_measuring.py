@@ -65,18 +65,18 @@ def test_alternatives_are_other_runs_whole():
     by_change = {other.change.split(" (")[0]: other for other in found.alternatives}
     assert list(by_change) == [
         "--t3s-targeted-accuracy-interval 0",
-        "and --t3s-accuracy-interval 2",
-        "or --t3s-accuracy-prompts 5",
-        "or --t3s-simple",
+        "--t3s-targeted-accuracy-interval 0 --t3s-accuracy-interval 2",
+        "--t3s-targeted-accuracy-interval 0 --t3s-accuracy-prompts 5",
+        "--t3s-simple",
     ]
     few = by_change["--t3s-targeted-accuracy-interval 0"]
     assert few.measurements == 1 + 15 + 1  # the end of training is still measured
     assert few.seconds == pytest.approx(costs().seconds(walk(PLAN, 10)) - 49 * 5.0)
     # theta_b at step 10 is confirmed by 5 later measurements, at step 20.
-    rare = by_change["and --t3s-accuracy-interval 2"]
+    rare = by_change["--t3s-targeted-accuracy-interval 0 --t3s-accuracy-interval 2"]
     assert rare.measurements == 1 + 10 + 1
     assert rare.seconds == pytest.approx(few.seconds - 5 * 5.0 + 5 * step_seconds())
-    assert by_change["or --t3s-simple"].measurements == 0
+    assert by_change["--t3s-simple"].measurements == 0
 
 
 def test_what_would_cost_more_is_not_advised():
@@ -95,5 +95,5 @@ def test_advice_is_given_where_measuring_dominates():
     said = text(outcome(measuring=dear))
     assert "10 prompts, 20 answers of 30 tokens: 600 tokens" in said
     assert "66, 100% of the run's time: 16 in the profile, and 50 in the targeted phase" in said
-    assert "  --t3s-targeted-accuracy-interval 0 (nothing is decided by those): 17 meas" in said
+    assert "  --t3s-targeted-accuracy-interval 0: 17 measurements, " in said
     assert "What makes it less" not in text(outcome(measuring=cheap))
