@@ -210,13 +210,13 @@ def _refuse_objects(setup: str, tree: ast.Module, own: list[str], known: set[str
 
 
 def _called(tree: ast.Module) -> list[str]:
-    """Names that are called, once each, in order."""
-    return list(
-        dict.fromkeys(
+    """Names that are called, once each."""
+    return sorted(
+        {
             node.func.id
             for node in ast.walk(tree)
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-        )
+        }
     )
 
 

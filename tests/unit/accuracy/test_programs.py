@@ -344,7 +344,7 @@ def test_a_program_ends_with_the_worker_that_is_killed():
 
 
 def test_tests_that_do_not_end_or_cannot_be_carried_out_are_no_wrong_answer():
-    never = "def check(candidate):\n    while candidate(1): pass\n"
+    never = "def check(candidate):\n    candidate(1)\n    while True: pass\n"
     code = "def check(candidate):\n    assert candidate(lambda: 1)\n"
     tests = [{"test": test, "entry_point": "f"} for test in (never, code)]
     tests.append({"test_list": ASSERT, "test_setup_code": "import no_such_module"})
@@ -352,7 +352,8 @@ def test_tests_that_do_not_end_or_cannot_be_carried_out_are_no_wrong_answer():
         judged = pool.verify([asked(RIGHT, one) for one in tests])
     assert [one.verdict for one in judged] == [CRASHED] * 3
     reasons = [one.why or "" for one in judged]
-    assert "did not end in time" in reasons[0] and "something that is no data" in reasons[1]
+    assert "the process of the test code: it has ended" in reasons[0]
+    assert "something that is no data" in reasons[1]
     assert "No module named 'no_such_module'" in reasons[2]
 
 

@@ -15,8 +15,9 @@ from t3s_megatron.planning.phases import walk
 from t3s_megatron.planning.report import text
 
 PLAN = Plan(method="t3s", budget=50)
-#: 60 tokens/s on each of two ranks: a measurement of 20 answers of 30 tokens takes 5 s.
-FAST = replace(SPEED, generation=60.0)
+#: 60 tokens/s on each of two ranks: a measurement of 20 answers of 30 tokens takes 5 s. A training
+#: step takes some milliseconds.
+FAST = replace(SPEED, generation=60.0, peak_flops=1e9)
 
 
 def costs(**changes) -> Costs:
@@ -49,7 +50,7 @@ def test_nothing_is_measured_by_a_run_that_generates_nothing():
 
 @pytest.mark.parametrize("rate", [60.0, 1e9])  # a measurement is longer than a step, and shorter
 def test_overlap_hides_the_shorter_of_a_measurement_and_the_steps_between_two(rate):
-    made = costs(speed=replace(SPEED, generation=rate))
+    made = costs(speed=replace(FAST, generation=rate))
     found = measuring(replace(PLAN, targeted_accuracy_interval=5), made, bandwidth=100.0)
     served, one, step = found.served, found.one.seconds, step_seconds()
     assert served.exported == model().parameters * 2
@@ -80,7 +81,7 @@ def test_alternatives_are_other_runs_whole():
 
 
 def test_what_would_cost_more_is_not_advised():
-    free = costs(speed=replace(SPEED, generation=1e12))
+    free = costs(speed=replace(FAST, generation=1e12))
     found = measuring(replace(PLAN, targeted_accuracy_interval=0), free, bandwidth=1.0)
     assert not found.dominates
     assert not any("accuracy-interval" in other.change for other in found.alternatives)
@@ -88,7 +89,7 @@ def test_what_would_cost_more_is_not_advised():
 
 def test_advice_is_given_where_measuring_dominates():
     dear, cheap = (
-        measuring(PLAN, costs(speed=replace(SPEED, generation=rate)), bandwidth=1.0)
+        measuring(PLAN, costs(speed=replace(FAST, generation=rate)), bandwidth=1.0)
         for rate in (1e-3, 1e9)
     )
     assert dear.dominates and not cheap.dominates
