@@ -181,7 +181,7 @@ def _measuring(outcome: Outcome, found: Measuring) -> str:
         f"{answers.expected:,.0f} tokens: {_count(found.one.tokens)} tokens, "
         f"{_time(found.one.seconds)}",
         f"all of them      {found.measurements}, {found.share:.0%} of the run's time: {profile} in "
-        f"the profile, and {found.targeted} in the targeted phase, which decide nothing",
+        f"the profile, by which theta_b is found; {found.targeted} later, by which nothing is",
         f"by a server      of the same speed, beside the run: {_time(served.waits)} for the whole "
         f"run when training waits for it, {_time(served.overlapped)} when it does not; "
         f"{served.exported / GIB:,.0f} GiB and {_time(served.export)} to export the weights each "
