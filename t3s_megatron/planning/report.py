@@ -191,7 +191,7 @@ def _measuring(outcome: Outcome, found: Measuring) -> str:
         whole = sum(work[0].seconds for work in outcome.work.values())
         lines.append(f"measuring is most of these {_time(whole)}. What makes it less:")
         lines += [
-            f"  {other.change}: {other.measurements} measurements, {_time(other.seconds)} in all"
+            f"  {other.change}: measured {other.measurements} times, {_time(other.seconds)} in all"
             for other in found.alternatives
         ]
     return "\n".join(lines)

@@ -96,5 +96,5 @@ def test_advice_is_given_where_measuring_dominates():
     said = text(outcome(measuring=dear))
     assert "10 prompts, 20 answers of 30 tokens: 600 tokens" in said
     assert "66, 100% of the run's time: 16 in the profile, by which theta_b is found; 50 l" in said
-    assert "  --t3s-targeted-accuracy-interval 0: 17 measurements, " in said
+    assert "  --t3s-targeted-accuracy-interval 0: measured 17 times, " in said
     assert "What makes it less" not in text(outcome(measuring=cheap))
