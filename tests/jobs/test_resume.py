@@ -87,7 +87,12 @@ def test_old_states_are_removed_and_never_the_one_that_is_needed(uninterrupted):
 
 REFUSED = {
     "another detector": (1, ["--t3s-patience", 3], "--t3s-patience 2, this one has 3"),
-    "another batch size": (1, ["--global-batch-size", 4], "batch-size 8, this one has 4"),
+    # Without the second argument Megatron's learning-rate schedule refuses it, by an assertion.
+    "another batch size": (
+        1,
+        ["--global-batch-size", 4, "--override-opt-param-scheduler"],
+        "--global-batch-size 8, this one has 4",
+    ),
     "another arrangement": (
         1,
         ["--t3s-arrangement", "own", "--micro-batch-size", 1],
