@@ -135,7 +135,8 @@ def prepare(args) -> Prepared:
     max_new_tokens = config.max_new_tokens or 0
     if config.needs_answers:
         sets = [asked.samples for asked in (corpus, heldout) if asked is not None]
-        for asked in filter(None, (corpus, heldout)):
+        # What is gold to `code` may stand in `metadata`; it looks for itself.
+        for asked in filter(None, (corpus, heldout) if config.verifier != "code" else ()):
             asked.require_answers()
         unusable_gold = check_verifier(config.verifier, sets, config.verify_limits)
         max_new_tokens = _length_limit(args, config, corpus, heldout)

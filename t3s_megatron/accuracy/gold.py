@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from t3s_megatron.accuracy.code_tests import UnusableTests, read_tests
 from t3s_megatron.accuracy.extraction import letter, number
 from t3s_megatron.accuracy.pool import Limits, Question, VerifierPool
 from t3s_megatron.accuracy.verifiers import FAILURES, Verdict, check_name
@@ -49,6 +50,15 @@ def check_gold(spec: str, samples: list[Sample]) -> None:
     elif spec == "choice":
         bad = [s for s in samples if letter(s.answer or "") is None]
         what = "is not the letter of an option"
+    elif spec == "code":
+        for sample in samples:
+            try:
+                read_tests(sample.answer, sample.metadata)
+            except UnusableTests as error:
+                raise DataError(
+                    f"--t3s-verifier code: the unit tests of {sample.where} cannot be used: {error}"
+                ) from None
+        return
     elif spec == "reasoning-gym":
         bad = [s for s in samples if not (s.metadata or {}).get("source_dataset")]
         what = "has no metadata.source_dataset, which names the scorer"

@@ -90,17 +90,20 @@ def test_old_states_are_removed_and_never_the_one_that_is_needed(uninterrupted):
 
 
 def test_another_job_is_not_taken_for_this_one(tmp_path, start, uninterrupted):
-    """Another detector, shorter answers, another arrangement and another seed: each is named."""
+    """Another detector, shorter answers, another arrangement, seed and batch size: each is named."""
     folder = str(tmp_path / "run")
     shutil.copytree(uninterrupted("one"), folder)
     changed = ["--t3s-patience", 3, "--t3s-max-new-tokens", 9, "--t3s-arrangement", "own",
-               "--micro-batch-size", 1, "--seed", 7]  # fmt: skip
+               "--micro-batch-size", 1, "--seed", 7,
+               # Without the second, Megatron's learning-rate schedule refuses it, by an assertion.
+               "--global-batch-size", 4, "--override-opt-param-scheduler"]  # fmt: skip
     error = errors_of(run([*start("one", folder), *changed], expect=1))
     for difference in (
         "--t3s-patience 2, this one has 3",
         "max-new-tokens 16, this one has 9",
         "--t3s-arrangement padded, this one has own",
         "--seed 1234, this one has 7",
+        "--global-batch-size 8, this one has 4",
     ):
         assert difference in error
 
