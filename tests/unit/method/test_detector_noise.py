@@ -23,7 +23,7 @@ def outcome(marks: str) -> Outcome:
 
 
 def right(n: int) -> Outcome:
-    """The first n prompts. Of two such outcomes none loses what the other has: p is 2 ** -gained."""
+    """The first n prompts: from one such outcome to a higher one, p is 2 ** -gained."""
     return outcome("1" * n + "0" * (PROMPTS - n))
 
 
