@@ -36,6 +36,7 @@ POINTS = [
     ("one", "in targeted training"),
     ("one", "while our state is written"),
     ("one", "between our commit and Megatron's tracker"),
+    ("blocks", "between the minimum and its confirmation"),
     ("packed", "in targeted training"),
     ("rrt", "in the profile"),
     ("rrt", "while the residual transfer is saved"),
