@@ -40,6 +40,7 @@ CHAINS = [
          "while theta_b is scored"],
     ),
     ("two", ["in the profile", "while theta_0 is scored", "between scoring and rewind"]),
+    ("blocks", ["between the minimum and its confirmation"]),
     ("packed", ["in targeted training"]),
     ("rrt", ["in the profile", "while the residual transfer is saved"]),
 ]  # fmt: skip
