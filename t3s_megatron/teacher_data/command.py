@@ -9,18 +9,25 @@ filter    one verified answer to each prompt: what --t3s-data reads
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable
 
 from t3s_megatron.accuracy.pool import Limits, VerifierPool
+from t3s_megatron.answering.client import Client
 from t3s_megatron.data.durable import check_folder, sha256_file, write_bytes
 from t3s_megatron.errors import DataError, T3SError
 from t3s_megatron.teacher_data.filtering import training_row, verify_and_choose
-from t3s_megatron.teacher_data.prompts import write_rows
+from t3s_megatron.teacher_data.generating import Sampling, generate
+from t3s_megatron.teacher_data.prompts import load_prompts, write_rows
 from t3s_megatron.teacher_data.recipes import RECIPES, choose, trace_rows
 from t3s_megatron.teacher_data.report import make_report, text, to_json
+from t3s_megatron.teacher_data.sample_file import SampleFile
 from t3s_megatron.teacher_data.traces import Trace, load_traces
+
+#: `generate`: some samples were not answered.
+INCOMPLETE = 3
 
 
 def add_command(commands) -> None:
@@ -33,6 +40,7 @@ def add_command(commands) -> None:
     )
     steps = command.add_subparsers(dest="step", required=True)
     _add_prompts(steps)
+    _add_generate(steps)
     _add_filter(steps)
 
 
@@ -49,6 +57,33 @@ def _add_prompts(steps) -> None:
     add("--instruction", help="follows prompts that do not ask for a box (default: the recipe's)")
     _add_verifier(step)
     step.set_defaults(run=_prompts)
+
+
+def _add_generate(steps) -> None:
+    paper = Sampling("", "")
+    step = steps.add_parser(
+        "generate",
+        help="a teacher's samples, through an OpenAI-compatible server",
+        description="Asks POST /v1/chat/completions. Started again, it asks for what is missing. "
+        "Exit status 3: some samples were not answered. T3S_SERVER_API_KEY: a bearer token.",
+    )
+    add = step.add_argument
+    add("prompts", help="prompts and gold answers: .jsonl, .parquet or a dataset")
+    add("--output", required=True, metavar="FILE", help="samples are appended here, as .jsonl")
+    add("--url", required=True, action="append", help="of a server; may be given several times")
+    add("--model", required=True, help="the teacher, as the server calls it")
+    add("--teacher", help="the teacher's name in the data (default: --model)")
+    add("--samples", type=_positive, default=paper.samples, help="a prompt (default: 16)")
+    add("--temperature", type=float, default=paper.temperature)
+    add("--top-p", type=float, default=paper.top_p)
+    add("--max-tokens", type=_positive, default=paper.max_tokens, help="(default: 32768)")
+    add("--seed", type=int, default=paper.seed)
+    add("--concurrency", type=_positive, default=64, help="requests in flight at each URL")
+    add("--timeout", type=float, default=3600.0, help="seconds one attempt may take")
+    add("--retries", type=int, default=4, help="attempts after the first one")
+    add("--extra", type=_json_object, help="further fields of every request, as a JSON object")
+    add("--split", default="train", help="of a dataset (default: train)")
+    step.set_defaults(run=_generate)
 
 
 def _add_filter(steps) -> None:
@@ -95,6 +130,13 @@ def _positive(value: str) -> int:
     return number
 
 
+def _json_object(value: str) -> dict:
+    made = json.loads(value)
+    if not isinstance(made, dict):
+        raise argparse.ArgumentTypeError("has to be a JSON object")
+    return made
+
+
 def _prompts(options: argparse.Namespace) -> int:
     recipe = RECIPES[options.recipe]
     for path in filter(None, (options.output, options.traces)):
@@ -125,6 +167,50 @@ def _prompts(options: argparse.Namespace) -> int:
     if options.traces:
         write_rows(options.traces, sorted(traces, key=lambda row: (row["teacher"], row["id"])))
         print(f"{options.traces}: {len(traces)} published answers")
+    return 0
+
+
+def _generate(options: argparse.Namespace) -> int:
+    if options.temperature < 0 or not 0 < options.top_p <= 1 or options.timeout <= 0:
+        raise T3SError("--temperature from 0, --top-p in (0, 1], --timeout above 0")
+    if options.retries < 0:
+        raise T3SError("--retries has to be 0 or more")
+    _check_output(options.output, [options.prompts])
+    prompts = load_prompts(options.prompts, split=options.split)
+    sampling = Sampling(
+        options.teacher or options.model,
+        options.model,
+        options.samples,
+        options.temperature,
+        options.top_p,
+        options.max_tokens,
+        options.seed,
+        options.extra,
+    )
+    client = Client(
+        options.url,
+        options.model,
+        concurrency=options.concurrency,
+        timeout=options.timeout,
+        retries=options.retries,
+        extra=options.extra,
+        say=_say,
+    )
+    with SampleFile(options.output) as file:
+        try:
+            made = generate(prompts, sampling, client, file, _say)
+        except KeyboardInterrupt:
+            _say("interrupted; the same command goes on")
+            return 130
+    print(
+        f"{options.output}: {made.before + made.asked - made.failed} of "
+        f"{len(prompts) * sampling.samples} samples; {made.tokens} tokens now, {made.truncated} "
+        "samples met the length limit"
+    )
+    if made.failed:
+        _say(f"{made.failed} were not answered, the first one: {made.why}")
+        _say("the same command asks for them again")
+        return INCOMPLETE
     return 0
 
 
@@ -169,8 +255,8 @@ def _filter(options: argparse.Namespace) -> int:
 
 def _check_output(path: str, sources: list[str]) -> None:
     """Before time is spent."""
-    if os.path.isdir(path):
-        raise T3SError(f"{path}: a folder; name a file")
+    if not path.endswith((".jsonl", ".json")) or os.path.isdir(path):
+        raise T3SError(f"{path}: name a file that ends with .jsonl, which is what it will be")
     if os.path.realpath(path) in map(os.path.realpath, sources):
         raise T3SError(f"{path}: would replace its own source; name another file")
     check_folder(os.path.dirname(os.path.abspath(path)))
@@ -190,4 +276,8 @@ def _fingerprint(path: str) -> str | None:
 
 
 def _progress(done: int, total: int) -> None:
-    print(f"verified {done} of {total} samples", file=sys.stderr, flush=True)
+    _say(f"verified {done} of {total} samples")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
