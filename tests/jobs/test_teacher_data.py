@@ -108,12 +108,16 @@ def test_a_killed_generation_goes_on_and_ends_as_one_that_was_not(teacher, tmp_p
         assert row["finish_reason"] == ("length" if row["tokens"] == 12 else "stop")
 
 
+def sum_of(n: int) -> str:
+    return f"What is {n} + {n}? Put it within \\boxed{{}}."
+
+
 def test_the_example_script_from_a_published_file_to_training_data(tmp_path):
     """A teacher that is right but for every third answer, and thinks apart."""
     published = tmp_path / "AReaL-boba-SFT-200.jsonl"
     problems = [
         {
-            "prompt": f"<｜User｜>\nWhat is {n} + {n}? Put it within \\boxed{{}}.<｜Assistant｜><think>\n",
+            "prompt": f"<｜User｜>\n{sum_of(n)}<｜Assistant｜><think>\n",
             "task": "math",
             "query_id": str(n),
             "solutions": [f"\\boxed{{{2 * n}}}"],
@@ -158,7 +162,7 @@ def test_the_example_script_from_a_published_file_to_training_data(tmp_path):
     for record in records:
         n = int(record.answer) // 2
         question, response = (message["content"] for message in record.messages)
-        assert question == f"What is {n} + {n}? Put it within \\boxed{{}}."
+        assert question == sum_of(n)
         assert response.startswith(f"<think>\ntwice {n}, ")
         assert response.endswith(f"\n</think>\n\nIt is \\boxed{{{2 * n}}}.")
     report = json.loads((tmp_path / "data" / "train.report.json").read_text())
