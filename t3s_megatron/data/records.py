@@ -222,30 +222,33 @@ def _messages(raw: dict, where: str) -> list[dict]:
         raise DataError(f"{where}: needs `messages`, or `prompt` and `response`; found {found}")
     if not isinstance(messages, list) or len(messages) < 2:
         raise DataError(f"{where}: needs at least a prompt and a response")
-    clean = []
-    for message in messages:
-        if not isinstance(message, dict):
-            raise DataError(
-                f"{where}: a message has to be an object, found {reprlib.repr(message)}"
-            )
-        role, content = message.get("role"), message.get("content")
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise DataError(f"{where}: a message needs `role` and `content` as text")
-        for part in (role, content):
-            encodable(part, f"a message of role {role!a}", where)
-        if not content.strip():
-            what = "the response" if message is messages[-1] else f"a message of role {role}"
-            raise DataError(f"{where}: {what} is empty")
-        lost = [f"`{key}`" for key in _SAID_ELSEWHERE if message.get(key)]
-        if lost:
-            raise DataError(
-                f"{where}: a message of role {role} has {', '.join(lost)}, which would be lost: "
-                "put it into `content` as the tokenizer's chat template writes it"
-            )
-        clean.append({"role": role, "content": content})
+    clean = [read_message(message, where) for message in messages[:-1]]
+    clean.append(read_message(messages[-1], where, is_response=True))
     if clean[-1]["role"] != "assistant":
         raise DataError(
             f"{where}: the last message has to be the assistant's response, found role "
             f"{clean[-1]['role']!r}"
         )
     return clean
+
+
+def read_message(message: object, where: str, *, is_response: bool = False) -> dict:
+    """`role` and `content` of one turn. DataError when it is not made of these, is empty, or when
+    something else in it would be lost."""
+    if not isinstance(message, dict):
+        raise DataError(f"{where}: a message has to be an object, found {reprlib.repr(message)}")
+    role, content = message.get("role"), message.get("content")
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise DataError(f"{where}: a message needs `role` and `content` as text")
+    for part in (role, content):
+        encodable(part, f"a message of role {role!a}", where)
+    if not content.strip():
+        what = "the response" if is_response else f"a message of role {role}"
+        raise DataError(f"{where}: {what} is empty")
+    lost = [f"`{key}`" for key in _SAID_ELSEWHERE if message.get(key)]
+    if lost:
+        raise DataError(
+            f"{where}: a message of role {role} has {', '.join(lost)}, which would be lost: "
+            "put it into `content` as the tokenizer's chat template writes it"
+        )
+    return {"role": role, "content": content}

@@ -24,7 +24,7 @@ from t3s_megatron.teacher_data.prompts import load_prompts, write_rows
 from t3s_megatron.teacher_data.recipes import RECIPES, choose, trace_rows
 from t3s_megatron.teacher_data.report import make_report, text, to_json
 from t3s_megatron.teacher_data.sample_file import SampleFile
-from t3s_megatron.teacher_data.traces import Trace, load_traces
+from t3s_megatron.teacher_data.traces import Asked, Trace, load_traces
 
 #: `generate`: some samples were not answered.
 INCOMPLETE = 3
@@ -219,13 +219,13 @@ def _filter(options: argparse.Namespace) -> int:
     for path in (options.output, report_path):
         _check_output(path, options.sources)
     limits = _limits(options)
-    length, unit = _length(options.tokenizer_model)
     asked = load_traces(options.sources, split=options.split, teacher=options.teacher)
     if options.teacher is not None:
         names = sorted({one.teacher or "" for one in asked})
         asked = [one for one in asked if one.teacher == options.teacher]
         if not asked:
             raise DataError(f"--teacher {options.teacher}: only {', '.join(names)} answered")
+    length, unit = _length(options.tokenizer_model, asked)
     results = verify_and_choose(
         asked,
         options.verifier,
@@ -262,13 +262,18 @@ def _check_output(path: str, sources: list[str]) -> None:
     check_folder(os.path.dirname(os.path.abspath(path)))
 
 
-def _length(tokenizer_model: str | None) -> tuple[Callable[[Trace], int | None], str]:
-    if tokenizer_model is None:
-        return lambda trace: len(trace.response), "characters"
-    from t3s_megatron.prepare import load_tokenizer
+def _length(
+    tokenizer_model: str | None, asked: list[Asked]
+) -> tuple[Callable[[Trace], int | None], str]:
+    """How a trace is measured, and in what."""
+    if tokenizer_model is not None:
+        from t3s_megatron.prepare import load_tokenizer
 
-    tokenizer = load_tokenizer(tokenizer_model)
-    return lambda trace: len(tokenizer.encode(trace.response, add_special_tokens=False)), "tokens"
+        encode = load_tokenizer(tokenizer_model).encode
+        return lambda trace: len(encode(trace.response, add_special_tokens=False)), "tokens"
+    if all(trace.tokens is not None for one in asked for trace in one.traces):
+        return lambda trace: trace.tokens, "tokens, as the server counted"
+    return lambda trace: len(trace.response), "characters"
 
 
 def _fingerprint(path: str) -> str | None:

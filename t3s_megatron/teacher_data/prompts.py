@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import reprlib
 from dataclasses import dataclass
 
 from t3s_megatron.data.durable import write_bytes
-from t3s_megatron.data.records import encodable, optional_metadata, optional_text, raw_rows
+from t3s_megatron.data.records import (
+    optional_metadata,
+    optional_text,
+    raw_rows,
+    read_message,
+)
 from t3s_megatron.errors import DataError
 
 
@@ -62,21 +66,10 @@ def read_messages(value: object, where: str) -> tuple[dict, ...]:
         value = [{"role": "user", "content": value}]
     if not isinstance(value, list) or not value:
         raise DataError(f"{where}: `prompt` has to be text or a list of messages")
-    messages = []
-    for message in value:
-        role, content = (
-            (message.get("role"), message.get("content")) if isinstance(message, dict) else (0, 0)
-        )
-        if not isinstance(role, str) or not isinstance(content, str) or not content.strip():
-            raise DataError(
-                f"{where}: a message needs `role` and `content` as text, found "
-                f"{reprlib.repr(message)}"
-            )
-        encodable(role + content, "the prompt", where)
-        messages.append({"role": role, "content": content})
+    messages = tuple(read_message(message, where) for message in value)
     if messages[-1]["role"] == "assistant":
         raise DataError(f"{where}: the prompt ends with an answer; it has to end with a question")
-    return tuple(messages)
+    return messages
 
 
 def load_prompts(source: str, *, split: str = "train") -> list[Prompt]:
