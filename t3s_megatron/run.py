@@ -217,7 +217,7 @@ class T3SRun:
 
     def _measure(self, context, action: Action) -> None:
         measured = self.measurer.training_accuracy(context, **self._now())
-        self.machine.measured(measured.accuracy)
+        self.machine.measured(measured.outcome)
         self.summary.append("measurements", measured)
         self.curves.scalars(measurement_figures(measured), context.iteration)
         self.say(
