@@ -94,10 +94,12 @@ def generate(
             file.append(_row(*missing[number], sampling, completion))
         count.add(completion)
 
-    client.complete([_request(*one, sampling) for one in missing], finished=finished)
-    return Generated(
-        before, len(missing), count.failed, count.tokens, count.truncated, count.first_failure
-    )
+    requests = [_request(*one, sampling) for one in missing]
+    completions = client.complete(requests, finished=finished)
+    # All of them: what was left when the last URL was given up was never called finished.
+    failures = [one.why for one in completions if one.finish is Finish.UNFINISHED]
+    why = failures[0] if failures else None
+    return Generated(before, len(missing), len(failures), count.tokens, count.truncated, why)
 
 
 def _request(prompt: Prompt, number: int, sampling: Sampling) -> Request:
@@ -163,7 +165,6 @@ class _Count:
     def __init__(self, total: int, say: Callable[[str], None]):
         self.total = total
         self.done = self.failed = self.tokens = self.truncated = 0
-        self.first_failure: str | None = None
         self._say = say
         self._start = self._last = time.monotonic()
 
@@ -171,9 +172,7 @@ class _Count:
         self.done += 1
         self.tokens += completion.tokens
         self.truncated += completion.finish is Finish.LENGTH
-        if completion.finish is Finish.UNFINISHED:
-            self.failed += 1
-            self.first_failure = self.first_failure or completion.why
+        self.failed += completion.finish is Finish.UNFINISHED
         now = time.monotonic()
         if now - self._last >= _SECONDS_BETWEEN_LINES or self.done == self.total:
             self._last = now

@@ -86,7 +86,7 @@ def load_prompts(source: str, *, split: str = "train") -> list[Prompt]:
         uid = optional_text(raw, "id", where) or prompt_key(messages)
         answer = optional_text(raw, "answer", where)
         prompt = Prompt(uid, messages, answer, optional_metadata(raw, where), where)
-        for what, name in (("id", uid), ("prompt", prompt.key)):
+        for what, name in (("prompt", prompt.key), ("id", uid)):
             before = places.setdefault(f"{what} {name}", where)
             if before != where:
                 raise DataError(f"{where}: the same {what} as {before}; take one of them out")
