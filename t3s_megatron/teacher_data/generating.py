@@ -153,9 +153,9 @@ def _samples_of(
                     f"{where}: begun with another `{name}`, {row.get(name)!r} there and "
                     f"{expected.get(name)!r} now. Ask as before, or give another --output"
                 )
-        if (uid, number) in found:
+        if (prompt.uid, number) in found:
             raise MismatchError(f"{where}: sample {number} of prompt {uid!r} for the second time")
-        found.add((uid, number))
+        found.add((prompt.uid, number))
     return found
 
 
