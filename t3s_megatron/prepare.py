@@ -51,8 +51,13 @@ class Prepared:
 
     @property
     def pad_token(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return self.tokenizer.eos_token_id if pad is None else pad
+        return pad_token(self.tokenizer)
+
+
+def pad_token(tokenizer) -> int:
+    """What rows end in: the tokenizer's pad token, or its end token where it has none."""
+    pad = tokenizer.pad_token_id
+    return tokenizer.eos_token_id if pad is None else pad
 
 
 def load_tokenizer(path: str):
