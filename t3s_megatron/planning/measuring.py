@@ -162,6 +162,10 @@ def _changes(plan: Plan, answers: Answers | None) -> Iterator[tuple[str, Plan, A
         fewer = replace(plan, accuracy_interval=2 * plan.accuracy_interval)
         change = f"{first} --t3s-accuracy-interval {fewer.accuracy_interval}"
         yield change.strip(), fewer, answers
+        if not plan.coarse_interval and plan.detects:
+            coarse = replace(plan, coarse_interval=3 * plan.accuracy_interval)
+            change = f"{first} --t3s-accuracy-interval-coarse {coarse.coarse_interval}"
+            yield change.strip(), coarse, answers
     if answers.prompts > 1:
         half = answers.prompts // 2
         fewer_answers = replace(

@@ -67,6 +67,7 @@ def test_alternatives_are_other_runs_whole():
     assert list(by_change) == [
         "--t3s-targeted-accuracy-interval 0",
         "--t3s-targeted-accuracy-interval 0 --t3s-accuracy-interval 2",
+        "--t3s-targeted-accuracy-interval 0 --t3s-accuracy-interval-coarse 3",
         "--t3s-targeted-accuracy-interval 0 --t3s-accuracy-prompts 5",
         "--t3s-simple",
     ]
@@ -77,6 +78,9 @@ def test_alternatives_are_other_runs_whole():
     rare = by_change["--t3s-targeted-accuracy-interval 0 --t3s-accuracy-interval 2"]
     assert rare.measurements == 1 + 10 + 1
     assert rare.seconds == pytest.approx(few.seconds - 5 * 5.0 + 5 * step_seconds())
+    # The fall is seen at step 3, and every step from there to 15 is measured.
+    coarse = by_change["--t3s-targeted-accuracy-interval 0 --t3s-accuracy-interval-coarse 3"]
+    assert coarse.measurements == 2 + 12 + 1
     assert by_change["--t3s-simple"].measurements == 0
 
 
