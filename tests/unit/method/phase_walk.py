@@ -8,6 +8,7 @@ each action finds what it needs: a rewind its theta_0, a score of theta_b the we
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 
 from t3s_megatron.errors import VoidMeasurementError
@@ -29,6 +30,7 @@ def curve(*accuracies: float, targeted: float = 0.9) -> Curve:
 
 class Walk:
     """`refused`: why the run ended before its end, where it had nothing to go by.
+    `fall`: the confidence fall by profile step; by default what accuracy has lost since step 0.
     `trace`: each action as "phase step: kind", with " (live)" where the weights are theta_b."""
 
     def __init__(
@@ -36,8 +38,10 @@ class Walk:
         plan: Plan,
         accuracy: Curve | None = None,
         resume_at: Callable[[int], bool] = lambda event: False,
+        fall: Callable[[int], float] | None = None,
     ):
         self.plan, self.accuracy, self.resume_at = plan, accuracy or curve(0.5), resume_at
+        self.fall = fall or self._lost_accuracy
         self.machine = PhaseMachine(plan)
         self.weights = THETA_0
         self.kept_theta_0: tuple | None = None
@@ -47,6 +51,10 @@ class Walk:
         self.log: list[str] = []
         self.steps = {"profile": 0, "targeted": 0}
         self.refused: str | None = None
+
+    def _lost_accuracy(self, step: int) -> float:
+        lost = self.accuracy("profile", step) - self.accuracy("profile", 0)
+        return min(lost, 0.0) if math.isfinite(lost) else 0.0
 
     def run(self) -> Walk:
         try:
@@ -94,6 +102,9 @@ class Walk:
         if kind is ActionKind.MEASURE:
             accuracy = self.accuracy(machine.phase.value, machine.phase_step)
             machine.measured(Outcome(accuracy))
+            return
+        if kind is ActionKind.SCORE:
+            machine.scored(self.fall(machine.phase_step))
             return
         if kind is ActionKind.KEEP_THETA_0:
             assert self.weights == THETA_0

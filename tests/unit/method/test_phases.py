@@ -210,7 +210,7 @@ def test_no_shock_stops():
 
 @pytest.mark.parametrize("method", SELECTING)
 def test_simple_measures_nothing_and_scores_the_live_weights(method):
-    walk = Walk(plan(method, simple=True, accuracy_interval=0)).run()
+    walk = Walk(plan(method, signal="fixed", accuracy_interval=0)).run()
     assert walk.trace == [
         "profile 0: keep theta_0",
         "profile 2: score theta_b (live)",
@@ -221,7 +221,7 @@ def test_simple_measures_nothing_and_scores_the_live_weights(method):
 
 
 def test_simple_measures_in_the_targeted_phase_when_asked_from_theta_0_on():
-    asked = plan(simple=True, accuracy_interval=0, targeted_accuracy_interval=2)
+    asked = plan(signal="fixed", accuracy_interval=0, targeted_accuracy_interval=2)
     walk = Walk(asked).run()
     measured = [a for a in walk.trace if "measure" in a]
     assert measured == measures("targeted", (0, 2))
@@ -277,7 +277,7 @@ def test_rrt_without_shock_leaves_theta_f(no_shock):
 
 
 def test_rrt_simple():
-    walk = Walk(plan("rrt", budget=6, simple=True, accuracy_interval=0)).run()
+    walk = Walk(plan("rrt", budget=6, signal="fixed", accuracy_interval=0)).run()
     assert walk.trace == [
         "profile 0: keep theta_0",
         "profile 2: keep candidate",
@@ -338,7 +338,7 @@ def test_theta_0_is_not_measured_twice():
 
 
 def test_train_iters_is_an_upper_bound_until_the_profile_ends():
-    machine = PhaseMachine(plan(simple=True, accuracy_interval=0, budget=7))
+    machine = PhaseMachine(plan(signal="fixed", accuracy_interval=0, budget=7))
     assert machine.train_iters_now == 2 + 7
     assert PhaseMachine(plan(budget=7)).train_iters_now == 6 + 7
     assert PhaseMachine(plan("sft", budget=7)).train_iters_now == 7
@@ -357,7 +357,7 @@ def test_train_iters_is_an_upper_bound_until_the_profile_ends():
         (dict(method="rrt", accuracy_interval=0), "detector needs accuracy"),
         (dict(simple_step=7), "step 7"),
         (dict(simple_step=0), "step 0"),
-        (dict(simple=True, simple_step=7), "step 7"),
+        (dict(signal="fixed", simple_step=7), "step 7"),
         (dict(no_shock="sft", profile_iters=4), "cannot go on as SFT of 3"),
         (dict(method="rrt", simple_step=4), "step 4"),  # the budget of 3 is its profile
     ],

@@ -30,7 +30,7 @@ def test_every_step_of_the_way_down_is_a_new_minimum(interval, min_delta):
 
 
 def test_the_simple_method_keeps_no_candidate_and_measures_nothing():
-    plan = Plan(method="t3s", budget=50, simple=True, accuracy_interval=0,
+    plan = Plan(method="t3s", budget=50, signal="fixed", accuracy_interval=0,
                 targeted_accuracy_interval=0, measure_final=False)  # fmt: skip
     run, longest = expected_and_longest(plan)
     assert run == longest
