@@ -37,6 +37,7 @@ POINTS = [
     ("one", "while our state is written"),
     ("one", "between our commit and Megatron's tracker"),
     ("packed", "in targeted training"),
+    ("confidence", "between the minimum and its confirmation"),
     ("rrt", "in the profile"),
     ("rrt", "while the residual transfer is saved"),
 ]
