@@ -218,7 +218,8 @@ class T3SRun:
         self.machine.done(action)
 
     def _measure(self, context, action: Action) -> None:
-        measured = self.measurer.training_accuracy(context, **self._now())
+        settles = self.machine.settles if self.machine.seeks_minimum else None
+        measured = self.measurer.training_accuracy(context, settles=settles, **self._now())
         self.machine.measured(measured.outcome)
         self.summary.append("measurements", measured)
         self.curves.scalars(measurement_figures(measured), context.iteration)

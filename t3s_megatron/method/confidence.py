@@ -8,6 +8,8 @@ about the bottleneck, and then recover. How much has been lost in all is read fr
 
 A token that has gained counts as nothing, so the gains of the anchors, which are many times larger,
 do not hide the turn. Its lowest point is the turn, confirmed by patience as an accuracy minimum is.
+
+Before it turns the fall slows down, which says that the bottleneck is near.
 """
 
 from __future__ import annotations
@@ -28,6 +30,11 @@ def confidence_fall(c: np.ndarray, c_0: np.ndarray) -> float:
     return float(np.minimum(delta_c(c, c_0), 0).mean(dtype=np.float64))
 
 
+#: The fall has slowed when a step loses less than this share of what the steps before it lost on
+#: average.
+SLOWED = 0.5
+
+
 @dataclass(frozen=True)
 class TurnObservation:
     """What the fall after a step meant; `reason` is a plain sentence for the log."""
@@ -41,20 +48,27 @@ class TurnObservation:
 class TurnDetector:
     """Argmin of the fall over the steps, confirmed by patience. ValueError on misuse.
 
-    There is no turn before something has fallen. `measured` counts the falls observed; none is void.
+    There is no turn before something has fallen. `near`: the fall has slowed, or turned.
+    `measured` counts the falls observed; none is void.
     """
 
     def __init__(self, patience: int):
         if patience < 1:
             raise ValueError("patience must be at least 1")
         self.patience = patience
+        self.last_fall = 0.0
         self.lowest = 0.0
+        self.near = False
         self.theta_b_step: int | None = None
-        self.confirmed = False
+        self.confirmed_by: str | None = None
         self.waited = 0
         self.measured = 0
         self.void = 0
         self.last_step = 0
+
+    @property
+    def confirmed(self) -> bool:
+        return self.confirmed_by is not None
 
     @property
     def shock_seen(self) -> bool:
@@ -67,7 +81,9 @@ class TurnDetector:
             raise ValueError(f"step {step} was observed after step {self.last_step}")
         if not math.isfinite(fall) or fall > 0:
             raise ValueError(f"the fall of step {step} is {fall}: not a finite number up to 0")
-        self.last_step = step
+        if self.measured and self.last_fall - fall < SLOWED * -self.last_fall / self.last_step:
+            self.near = True
+        self.last_step, self.last_fall = step, fall
         self.measured += 1
         new_minimum, reason = self._compare(step, fall)
         return TurnObservation(step, fall, new_minimum, reason)
@@ -87,7 +103,7 @@ class TurnDetector:
                 f"{said} is above the minimum {self.lowest:.4f} of step {self.theta_b_step} "
                 f"({self.waited} of {self.patience})"
             )
-        self.confirmed = True
+        self.confirmed_by = f"patience {self.patience}"
         return False, (
             f"{said}: {self.patience} steps without a new minimum confirm the turn at step "
             f"{self.theta_b_step} ({self.lowest:.4f})"

@@ -27,6 +27,7 @@ from t3s_megatron.errors import VoidMeasurementError
 from t3s_megatron.method.confidence import TurnDetector
 from t3s_megatron.method.detector import BottleneckDetector
 from t3s_megatron.method.outcome import Outcome
+from t3s_megatron.method.schedule import MeasurementSchedule
 from t3s_megatron.method.selection import MASKING_BASELINES
 
 
@@ -75,6 +76,10 @@ class Plan:
     targeted_accuracy_interval: int = 1
     patience: int = 5
     min_delta: float = 0.0
+    confirm_level: float = 0.0
+    shock_level: float = 0.0
+    coarse_interval: int = 0  # until the shock; 0: accuracy_interval from the start
+    stop_level: float = 0.0
     no_shock: str = "simple"
     loaded_selection: bool = False
     share: float | None = None
@@ -139,8 +144,11 @@ class PhaseMachine:
         self.theta_b_step: int | None = None
         self.theta_b_reason: str | None = None
         self.goes_on_as_sft = False
-        self.detector = BottleneckDetector(plan.patience, plan.min_delta)
+        self.detector = BottleneckDetector(
+            plan.patience, plan.min_delta, plan.confirm_level, plan.shock_level
+        )
         self.turn = TurnDetector(plan.patience)
+        self.schedule = MeasurementSchedule(plan.accuracy_interval, plan.coarse_interval)
         self.records: list[dict] = []
         self._log: list[str] = []
         self._pending: list[Action] = []
@@ -171,6 +179,19 @@ class PhaseMachine:
         """What to do now; None when the next training step is due (or the run is done)."""
         return self._pending[0] if self._pending else None
 
+    @property
+    def seeks_minimum(self) -> bool:
+        """Whether a measurement now is made to find theta_b, and for nothing else. The first one is
+        what all others are compared with; those after theta_b show how training goes on."""
+        looking = self.phase is Phase.PROFILE and self.plan.detects and not self.goes_on_as_sft
+        return looking and self.phase_step > 0 and not self.detector.confirmed
+
+    def settles(self, so_far: Outcome, looks: int) -> str | None:
+        """Why the measurement under way, made while `seeks_minimum`, need not go on; None while it
+        has to. `looks`: how often this is asked in one measurement; the plan's `stop_level` is
+        divided between them."""
+        return self.detector.rules_out(so_far, self.plan.stop_level / looks)
+
     def drain_log(self) -> list[str]:
         """Plain sentences about what was decided since the last call."""
         lines, self._log = self._log, []
@@ -195,6 +216,8 @@ class PhaseMachine:
             return
         seen = self.turn.observe(self.phase_step, fall)
         self._say(seen.reason)
+        if self.turn.near:
+            self._measure_densely()
         self._measure_or_decide(seen.is_new_minimum and self.finder is self.turn)
 
     def measured(self, outcome: Outcome) -> None:
@@ -217,6 +240,8 @@ class PhaseMachine:
             new_minimum = seen.is_new_minimum
             if not settled:
                 self._say(seen.reason)
+            if self.detector.shock_seen:
+                self._measure_densely()
         if self.phase_step > 0 and self.phase is not Phase.TRANSFERRED:
             self._decide(new_minimum)
 
@@ -269,6 +294,10 @@ class PhaseMachine:
         open_profile = self.phase is Phase.PROFILE and not self.goes_on_as_sft
         return open_profile and self.plan.watches_confidence and not self.turn.confirmed
 
+    def _measure_densely(self) -> None:
+        if self.schedule.measure_densely(self.phase_step):
+            self._say("from here on accuracy is measured every --t3s-accuracy-interval steps")
+
     def _measure_or_decide(self, new_minimum: bool) -> None:
         if self._measurement_is_due():
             self._pending = [Action(ActionKind.MEASURE)]
@@ -278,12 +307,11 @@ class PhaseMachine:
     def _measurement_is_due(self) -> bool:
         plan, step = self.plan, self.phase_step
         if self.phase is Phase.PROFILE:
-            interval = plan.accuracy_interval
             final = (plan.trains_to_theta_f or self.goes_on_as_sft) and step == plan.budget
             # The last profile step is measured too, or the minimum could hide behind the interval.
             ends = plan.detects and not plan.trains_to_theta_f and step == plan.profile_iters
-            final = final or ends
-            return bool(interval) and (step % interval == 0 or final)
+            due = self.schedule.is_due(step)
+            return bool(plan.accuracy_interval) and (due or final or ends)
         interval = plan.targeted_accuracy_interval
         final = plan.measure_final and step == plan.budget
         return final or (bool(interval) and step % interval == 0)
@@ -313,7 +341,8 @@ class PhaseMachine:
                 self._score_and_rewind()
             return
         if self.finder.confirmed:
-            self._fix_theta_b(self.finder.theta_b_step, f"patience {plan.patience}")
+            assert self.finder.confirmed_by is not None
+            self._fix_theta_b(self.finder.theta_b_step, self.finder.confirmed_by)
             self._score_and_rewind()
         elif step >= plan.profile_iters:
             self._end_of_profile()
@@ -440,12 +469,13 @@ class PhaseMachine:
         state = {
             key: value
             for key, value in vars(self).items()
-            if key not in ("plan", "detector", "turn", "_pending", "phase")
+            if key not in ("plan", "detector", "turn", "schedule", "_pending", "phase")
         }
         state["plan"] = asdict(self.plan)
         state["phase"] = self.phase.value
         state["detector"] = self.detector.state_dict()
         state["turn"] = self.turn.state_dict()
+        state["schedule"] = self.schedule.state_dict()
         state["_pending"] = [[a.kind.value, a.live] for a in self._pending]
         return {k: list(v) if isinstance(v, list) else v for k, v in state.items()}
 
@@ -457,5 +487,6 @@ class PhaseMachine:
         self.phase = Phase(state.pop("phase"))
         self.detector.load_state_dict(state.pop("detector"))
         self.turn.load_state_dict(state.pop("turn"))
+        self.schedule.load_state_dict(state.pop("schedule"))
         self._pending = [Action(ActionKind(k), live) for k, live in state.pop("_pending")]
         vars(self).update({k: list(v) if isinstance(v, list) else v for k, v in state.items()})
