@@ -100,15 +100,16 @@ def turns(runs: list[Trajectory]) -> None:
     for name in names:
         away = [run.estimates()[name] - run.bottleneck for run in runs]
         inside = sum(run.estimates()[name] in run.as_low() for run in runs)
-        rows.append([name, f"{statistics.mean(map(abs, away)):.1f}", f"{statistics.mean(away):+.1f}",
-                     f"{sum(abs(a) <= 1 for a in away)} of {len(runs)}",
-                     f"{inside} of {len(runs)}"])  # fmt: skip
+        rows.append([name, *_distance(away), f"{inside} of {len(runs)}"])
     one = [_argmin(run.marks[:, :, j].mean(1)) - run.bottleneck
            for run in runs for j in range(run.marks.shape[2])]  # fmt: skip
-    rows.append(["accuracy, one answer a prompt", f"{statistics.mean(map(abs, one)):.1f}",
-                 f"{statistics.mean(one):+.1f}", f"{sum(abs(a) <= 1 for a in one)} of {len(one)}",
-                 ""])  # fmt: skip
+    rows.append(["accuracy, one answer a prompt", *_distance(one), ""])
     _table(["estimator", "mean distance", "mean", "within 1 step", "as low"], rows)
+
+
+def _distance(away: list[int]) -> list[str]:
+    return [f"{statistics.mean(map(abs, away)):.1f}", f"{statistics.mean(away):+.1f}",
+            f"{sum(abs(a) <= 1 for a in away)} of {len(away)}"]  # fmt: skip
 
 
 def overlaps(runs: list[Trajectory]) -> None:
@@ -201,8 +202,10 @@ def seconds(runs: list[Trajectory]) -> None:
     steps = sum(run.steps for run in runs)
     answers = sum((run.steps + 1) * run.marks.shape[2] for run in runs)
     spent = sum(run.seconds for run in runs)
-    print(f"\nseconds: a training step {spent[0] / steps:.2f}, a measurement (one answer a prompt) "
-          f"{spent[1] / answers:.2f}, a scoring pass {spent[2] / (steps + len(runs)):.2f}")  # fmt: skip
+    print(
+        f"\nseconds: a training step {spent[0] / steps:.2f}, a measurement with one answer a "
+        f"prompt {spent[1] / answers:.2f}, a scoring pass {spent[2] / (steps + len(runs)):.2f}"
+    )
 
 
 def _table(head: list, rows: list[list]) -> None:

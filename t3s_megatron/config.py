@@ -88,14 +88,14 @@ class T3SConfig:
     )
     signal: str = _option(
         None,
-        "what says which step is theta_b; accuracy: the lowest training accuracy; confidence: the "
-        "turn of the falling tokens, nothing is generated or verified for it; both: the lowest "
-        "accuracy, measured at every step near that turn and otherwise at "
-        "--t3s-accuracy-interval; fixed: --t3s-simple-step (default: accuracy)",
+        "what says which step is theta_b. accuracy: the lowest training accuracy; confidence: the "
+        "turn of the falling tokens, for which nothing is generated or verified; both: the lowest "
+        "accuracy, and the falling tokens say when --t3s-accuracy-interval-coarse ends; fixed: "
+        "step --t3s-simple-step (default: accuracy)",
         choices=SIGNALS,
     )
     simple: bool = _option(
-        False, "T3S-simple, the paper's name of --t3s-signal fixed: nothing is generated or verified"
+        False, "T3S-simple, the paper's name of --t3s-signal fixed: nothing has to be generated"
     )
     simple_step: int = _option(10, "the step that T3S-simple takes as theta_b")
     mask_share: float | None = _option(
@@ -118,7 +118,9 @@ class T3SConfig:
     )
     accuracy_interval: int = _option(1, "measure training accuracy every this many steps")
     accuracy_interval_coarse: int = _option(
-        0, "the same until it has fallen below step 0 (0: --t3s-accuracy-interval from the start)"
+        0,
+        "the same until it has fallen below step 0, or --t3s-signal both says that the bottleneck "
+        "is near (0: --t3s-accuracy-interval from the start)",
     )
     targeted_accuracy_interval: int = _option(
         None, "the same in the targeted phase (default: --t3s-accuracy-interval; 0: only its end)"
@@ -376,9 +378,7 @@ class T3SConfig:
         signal = "--t3s-simple" if self.simple else f"--t3s-signal {self.signal}"
         chosen = self.signal != "accuracy"
         if chosen and method == "sft":
-            refuse(
-                f"{signal} has no meaning with --t3s-method sft: nothing is selected. Drop it"
-            )
+            refuse(f"{signal} has no meaning with --t3s-method sft: nothing is selected. Drop it")
         if chosen and self._needs_no_profile:
             refuse(
                 f"{signal} chooses theta_b, and with --t3s-mask-share there is none: drop one "
@@ -408,6 +408,11 @@ class T3SConfig:
             refuse(
                 f"--t3s-accuracy-interval-coarse {coarse} is meant for the time before accuracy "
                 f"falls, and is smaller than --t3s-accuracy-interval {self.accuracy_interval}"
+            )
+        if detects and self.signal == "both" and not coarse:
+            refuse(
+                "--t3s-signal both says when to stop measuring coarsely: give "
+                "--t3s-accuracy-interval-coarse, or choose --t3s-signal accuracy"
             )
         if self.accuracy_stop_level and self.accuracy_blocks == 1:
             refuse(

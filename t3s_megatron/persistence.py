@@ -229,9 +229,7 @@ class Persistence:
             for ranks in zip(*parts, strict=True)
         ]
 
-    def _read_c_0(
-        self, name: str, checksums: list[str], same_layout: bool
-    ) -> np.ndarray | None:
+    def _read_c_0(self, name: str, checksums: list[str], same_layout: bool) -> np.ndarray | None:
         for rank in [self.rank] if same_layout else range(len(checksums)):
             c_0 = self.folder.read_rank(name, rank, checksums[rank])[0]["c_0"].numpy()
             if c_0.size:

@@ -13,9 +13,9 @@
 With a loaded selection, or a baseline with a share of its own, the run starts in TARGETED.
 
 The driver asks `next_action()` until it is None, carries each action out and reports it with
-`measured(outcome)`, `scored(fall)` or `done(action)`; then it makes one training step and calls `step_done()`.
-After a void measurement (too much of it failed) the step is unmeasured. Nothing here knows what a
-weight or a rank is.
+`measured(outcome)`, `scored(fall)` or `done(action)`; then it makes one training step and calls
+`step_done()`. After a void measurement (too much of it failed) the step is unmeasured. Nothing here
+knows what a weight or a rank is.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from t3s_megatron.method.detector import BottleneckDetector
 from t3s_megatron.method.outcome import Outcome
 from t3s_megatron.method.schedule import MeasurementSchedule
 from t3s_megatron.method.selection import MASKING_BASELINES
-
 
 #: What says which step of the profile is theta_b.
 SIGNALS = ("accuracy", "confidence", "both", "fixed")
@@ -210,7 +209,7 @@ class PhaseMachine:
             self._measure_or_decide(new_minimum=False)
 
     def scored(self, fall: float) -> None:
-        """The SCORE action gave this `confidence_fall`; 0 at step 0, where it is its own measure."""
+        """The SCORE action gave this `confidence_fall`; that of step 0 is the reference."""
         self._pop(ActionKind.SCORE)
         if self.phase_step == 0:
             return

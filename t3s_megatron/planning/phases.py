@@ -33,7 +33,7 @@ class Walk:
 
 
 def walk(plan: Plan, bottleneck: int) -> Walk:
-    """The run `plan` whose accuracy and confidence fall up to step `bottleneck` of the profile, then rises."""
+    """The run `plan` whose accuracy and confidence fall up to step `bottleneck`, then rise."""
     machine = PhaseMachine(plan)
     did = dict.fromkeys(ActionKind, 0)
     steps = dict.fromkeys(Phase, 0)

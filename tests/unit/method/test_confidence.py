@@ -75,6 +75,16 @@ def test_there_is_no_turn_without_a_fall():
     assert "no token has fallen" in seen[-1].reason
 
 
+def test_a_fall_that_slows_says_that_the_turn_is_near():
+    """A step that loses less than half of what the steps before it lost on average."""
+    detector = TurnDetector(patience=5)
+    near = []
+    for step, value in enumerate([-0.01, -0.03, -0.06, -0.07, -0.078, -0.09], start=1):
+        detector.observe(step, value)
+        near.append(detector.near)
+    assert near == [False, False, False, False, True, True]
+
+
 @given(falls, st.integers(0, 12))
 def test_a_detector_that_was_saved_goes_on_as_the_one_that_was_not(values, at):
     whole, first, second = (TurnDetector(patience=2) for _ in range(3))

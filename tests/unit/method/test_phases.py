@@ -227,6 +227,57 @@ def test_simple_measures_in_the_targeted_phase_when_asked_from_theta_0_on():
     assert measured == measures("targeted", (0, 2))
 
 
+# ------------------------------------------------------------------- the signal without generation
+
+FALLS = (0.0, -0.1, -0.2, -0.24, -0.25, -0.2, -0.1)  # slower from step 3 on
+
+
+def fall(step: int) -> float:
+    return FALLS[min(step, len(FALLS) - 1)]
+
+
+def test_by_confidence_the_turn_is_theta_b_and_nothing_is_measured():
+    asked = plan(signal="confidence", accuracy_interval=0, profile_iters=9)
+    walk = Walk(asked, fall=fall).run()
+    assert walk.trace == [
+        "profile 0: keep theta_0",
+        "profile 0: score",
+        *[f"profile {k}: {what}" for k in (1, 2, 3, 4) for what in ("score", "keep candidate")],
+        "profile 5: score",
+        "profile 6: score",
+        "profile 6: score theta_b",
+        "profile 6: rewind",
+        *SELECTED_AFTER_REWIND,
+    ]
+    assert walk.machine.theta_b_step == 4 and walk.machine.theta_b_reason == "patience 2"
+
+
+def test_by_confidence_without_a_fall_the_run_says_so():
+    asked = plan(signal="confidence", accuracy_interval=0)
+    walk = Walk(asked, fall=lambda step: 0.0).run()
+    assert walk.machine.theta_b_step == 2
+    assert "confidence never fell below step 0" in walk.machine.theta_b_reason
+
+
+def test_by_both_accuracy_decides_and_is_measured_once_the_fall_has_slowed():
+    asked = plan(signal="both", coarse_interval=6, profile_iters=9)
+    walk = Walk(asked, curve(0.7, 0.6, 0.5, 0.45, 0.5, 0.4, 0.45, 0.5, 0.5), fall=fall).run()
+    assert [a for a in walk.trace if "measure" in a] == measures("profile", (0, 3, 4, 5, 6, 7))
+    # The turn is confirmed at step 6, and then there is nothing left to score for.
+    assert [a for a in walk.trace if a.endswith(": score")] == [
+        f"profile {step}: score" for step in range(7)
+    ]
+    assert walk.machine.theta_b_step == 5
+    assert "from here on accuracy is measured every" in "\n".join(walk.log)
+
+
+def test_rrt_by_confidence_keeps_the_turn():
+    asked = plan("rrt", budget=8, signal="confidence", accuracy_interval=0)
+    walk = Walk(asked, fall=fall).run()
+    assert walk.machine.theta_b_step == 4 and walk.machine.phase is Phase.DONE
+    assert walk.trace[-2:] == ["profile 8: residual transfer", "transferred 8: finish"]
+
+
 # ---------------------------------------------------------------------------------- RRT and SFT
 
 

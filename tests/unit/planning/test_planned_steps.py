@@ -38,6 +38,14 @@ def test_the_simple_method_keeps_no_candidate_and_measures_nothing():
     assert run.theta_b_step == 10
 
 
+def test_by_confidence_a_scoring_pass_takes_the_place_of_each_measurement():
+    plan = Plan(method="t3s", budget=50, signal="confidence", accuracy_interval=0, patience=5,
+                targeted_accuracy_interval=0, measure_final=False)  # fmt: skip
+    run = walk(plan, bottleneck=10)
+    assert (run.theta_b_step, run.profile_steps, run.measurements) == (10, 15, 0)
+    assert run.scoring_passes == 1 + 15 + 2  # at step 0, after each step, and of both at the end
+
+
 def test_plain_training_keeps_and_scores_nothing():
     run = walk(Plan(method="sft", budget=50), bottleneck=10)
     assert (run.profile_steps, run.targeted_steps) == (50, 0)
