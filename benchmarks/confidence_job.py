@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """One trajectory of plain fine-tuning with everything that a signal could be made of, and targeted
-training from many theta_b of it: a launch of `benchmarks/signal.sh`.
+training from many theta_b of it: a launch of `benchmarks/confidence.sh`.
 
 An ordinary T3S job, whose phases are replaced: PROFILE steps of SFT from theta_0, at each of which
 the accuracy is measured with several answers a prompt and the whole corpus is scored, and then for

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Where the falling tokens turn, over three students, sets of traces and learning rates:
-#     bash benchmarks/signal.sh      (about an hour on 2 cores)
-# Writes runs/signal/ and prints the tables of benchmarks/results/signal.md.
+#     bash benchmarks/confidence.sh      (about an hour on 2 cores)
+# Writes runs/confidence/ and prints the tables of benchmarks/results/confidence.md.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-OUT=${OUT:-$ROOT/runs/signal}
+OUT=${OUT:-$ROOT/runs/confidence}
 STUDENTS=${STUDENTS:-"0:700 1:450 2:450"}   # number (also of its seed) and steps of pre-training
 # student, traces (also the run's seed), learning rate, steps of SFT
 RUNS=${RUNS:-"0:0:5e-4:25 0:1:5e-4:16 0:2:5e-4:12 1:0:5e-4:12 1:1:5e-4:12 2:0:5e-4:12 2:1:5e-4:12
@@ -37,7 +37,7 @@ launch() {
 trajectory() {
     local out=$OUT/runs/st$1-seed$2-lr$3 data=$OUT/data-$2
     echo "st$1-seed$2-lr$3: $4 steps, theta_b ${5:-none}"
-    OUT=$out.npz PROFILE=$4 GRID=$5 launch "$out-$4.log" "$2" "$ROOT/benchmarks/signal_job.py" \
+    OUT=$out.npz PROFILE=$4 GRID=$5 launch "$out-$4.log" "$2" "$ROOT/benchmarks/confidence_job.py" \
         --pretrained-checkpoint "$OUT/student-$1" --train-iters 50 --lr "$3" \
         --lr-decay-style constant --weight-decay 0 --adam-beta2 0.999 --seed "$(( 1234 + $2 ))" \
         --t3s --t3s-method sft --t3s-dir "$out" --t3s-data "$data/train.jsonl" \
@@ -66,4 +66,4 @@ for trained in $TRAINED; do
     [[ $name =~ ^st(.+)-seed(.+)-lr(.+)$ ]]
     trajectory "${BASH_REMATCH[1]}" "${BASH_REMATCH[2]}" "${BASH_REMATCH[3]}" 0 "${grid//,/ }"
 done
-"$PYTHON" "$ROOT/benchmarks/signal.py" "$OUT/runs"
+"$PYTHON" "$ROOT/benchmarks/confidence.py" "$OUT/runs"

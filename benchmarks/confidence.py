@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of `benchmarks/signal.sh`: where the falling tokens turn, and what that is good for.
+"""The tables of `benchmarks/confidence.sh`: where the falling tokens turn, and what that is good for.
 
-python benchmarks/signal.py runs/signal
+python benchmarks/confidence.py runs/confidence
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SIMPLE = 10
 
 
 class Trajectory:
-    """One file of `signal_job.py`: `accuracy[k]` and `c[k]` after k steps, k = 0 .. steps."""
+    """One file of `confidence_job.py`: `accuracy[k]` and `c[k]` after k steps, k = 0 .. steps."""
 
     def __init__(self, path: pathlib.Path):
         self.name = path.stem
