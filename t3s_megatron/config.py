@@ -117,13 +117,13 @@ class T3SConfig:
         "the fall below step 0 has to be significant by a paired test at this level (0: any fall)",
     )
     accuracy_interval: int = _option(1, "measure training accuracy every this many steps")
-    accuracy_interval_coarse: int = _option(
-        0,
-        "the same until it has fallen below step 0, or --t3s-signal both says that the bottleneck "
-        "is near (0: --t3s-accuracy-interval from the start)",
-    )
     targeted_accuracy_interval: int = _option(
         None, "the same in the targeted phase (default: --t3s-accuracy-interval; 0: only its end)"
+    )
+    accuracy_interval_coarse: int = _option(
+        0,
+        "measure every this many steps until accuracy has fallen below step 0, or --t3s-signal "
+        "both says that the bottleneck is near (0: no such time)",
     )
     profile_iters: int = _option(
         None, "upper bound of the profile phase in steps (default: --train-iters)"

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from t3s_megatron.method.outcome import Outcome
 from t3s_megatron.method.phases import ActionKind, Phase, PhaseMachine, Plan
@@ -34,7 +34,8 @@ class Walk:
 
 def walk(plan: Plan, bottleneck: int) -> Walk:
     """The run `plan` whose accuracy and confidence fall up to step `bottleneck`, then rise."""
-    machine = PhaseMachine(plan)
+    # The valley has no noise: its fall is a shock at any level.
+    machine = PhaseMachine(replace(plan, shock_level=0.0))
     did = dict.fromkeys(ActionKind, 0)
     steps = dict.fromkeys(Phase, 0)
     while machine.phase is not Phase.DONE:

@@ -36,6 +36,7 @@ POINTS = [
     ("one", "in targeted training"),
     ("one", "while our state is written"),
     ("one", "between our commit and Megatron's tracker"),
+    ("blocks", "between the minimum and its confirmation"),
     ("packed", "in targeted training"),
     ("confidence", "between the minimum and its confirmation"),
     ("rrt", "in the profile"),

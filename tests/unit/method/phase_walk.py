@@ -28,6 +28,13 @@ def curve(*accuracies: float, targeted: float = 0.9) -> Curve:
     return accuracy
 
 
+def paired(accuracy: float) -> Outcome:
+    """Of eight prompts, where that has such an accuracy."""
+    if math.isfinite(accuracy) and (accuracy * 8).is_integer():
+        return Outcome(accuracy, f"{'1' * int(accuracy * 8):0<8}")
+    return Outcome(accuracy)
+
+
 class Walk:
     """`refused`: why the run ended before its end, where it had nothing to go by.
     `fall`: the confidence fall by profile step; by default what accuracy has lost since step 0.
@@ -101,7 +108,7 @@ class Walk:
         theta_b = ("profile", machine.theta_b_step)
         if kind is ActionKind.MEASURE:
             accuracy = self.accuracy(machine.phase.value, machine.phase_step)
-            machine.measured(Outcome(accuracy))
+            machine.measured(paired(accuracy))
             return
         if kind is ActionKind.SCORE:
             machine.scored(self.fall(machine.phase_step))
