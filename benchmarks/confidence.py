@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of `benchmarks/confidence.sh`: where the falling tokens turn, and what that is good for.
+"""The tables of `benchmarks/confidence.sh`: where the falling tokens turn, and what it is good for.
 
 python benchmarks/confidence.py runs/confidence
 """

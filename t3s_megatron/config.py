@@ -401,7 +401,7 @@ class T3SConfig:
         if detects and self.signal != "confidence" and self.accuracy_interval == 0:
             refuse(
                 "the bottleneck detector needs accuracy: set --t3s-accuracy-interval to at least "
-                "1, or choose --t3s-signal confidence or --t3s-simple"
+                "1, or choose --t3s-simple or --t3s-signal confidence"
             )
         coarse = self.accuracy_interval_coarse
         if 0 < coarse < self.accuracy_interval:
