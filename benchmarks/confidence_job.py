@@ -22,9 +22,8 @@ import time
 
 import numpy as np
 
-from t3s_megatron.accuracy.measurement import Grader
-from t3s_megatron.accuracy.verifiers import Verdict
 from t3s_megatron.megatron.start import start_process
+from t3s_megatron.method.outcome import RIGHT
 
 OUT = os.environ["OUT"]
 PROFILE = int(os.environ["PROFILE"])
@@ -35,26 +34,13 @@ def main() -> None:
     import sys
 
     start_process(sys.argv)
-    import t3s_megatron.measuring as measuring
     import t3s_megatron.run as run_module
     from t3s_megatron import pretrain
     from t3s_megatron.megatron.plain import PlainTraining
     from t3s_megatron.megatron.releases import call_pretrain, parse_arguments
 
-    measuring.Grader = RememberedGrader
     run_module.T3SRun = _trajectory(run_module.T3SRun)
     pretrain._run(time.time(), PlainTraining, parse_arguments, call_pretrain)
-
-
-class RememberedGrader(Grader):
-    """Its last measurement can be read answer by answer."""
-
-    marks: np.ndarray
-
-    def grade(self, answers):
-        measured = super().grade(answers)
-        RememberedGrader.marks = np.array([j.verdict is Verdict.CORRECT for j in self.judged])
-        return measured
 
 
 def _trajectory(base):
@@ -110,7 +96,8 @@ def _trajectory(base):
         def _look(self, context):
             began = time.perf_counter()
             measured = self.measurer.training_accuracy(context, step=self.step, phase="profile")
-            self.marks.append(RememberedGrader.marks.reshape(-1, self.config.accuracy_samples))
+            marks = np.array([mark == RIGHT for mark in measured.marks])
+            self.marks.append(marks.reshape(-1, self.config.accuracy_samples))
             self.seconds[1] += time.perf_counter() - began
             began = time.perf_counter()
             self.c.append(score_corpus(context, self.rows))
