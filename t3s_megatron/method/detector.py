@@ -154,7 +154,7 @@ class BottleneckDetector:
         right = so_far.marks.count(RIGHT)
         at_least = right / (len(so_far.marks) - so_far.marks.count(UNKNOWN))
         if at_least >= reference.accuracy - self.min_delta:
-            return f"{right} answers are right, too many for a new minimum"
+            return f"with {right} right answers it can be no new minimum"
         if level and (p := p_above(so_far, reference)) <= level:
             return f"it is above the minimum so far by a paired test, p = {p:.2g}"
         return None

@@ -115,7 +115,7 @@ def test_before_the_shock_step_0_is_what_has_to_be_undercut():
     detector.observe(0, right(4))
     assert detector.rules_out(outcome("1110" + "-" * 8)) is None
     reason = detector.rules_out(outcome("1111" + "-" * 8))
-    assert reason == "4 answers are right, too many for a new minimum"
+    assert reason == "with 4 right answers it can be no new minimum"
 
 
 def test_a_test_may_rule_a_measurement_out_before_that_is_certain():

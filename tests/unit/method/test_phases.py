@@ -194,13 +194,13 @@ def test_only_a_measurement_that_looks_for_the_minimum_may_end_early():
 
 
 def test_the_stop_level_is_divided_between_the_looks_of_a_measurement():
-    machine = PhaseMachine(plan(stop_level=0.1))
-    for marks in ("11111111", "00001111"):
+    machine = PhaseMachine(plan(stop_level=0.2))
+    for marks in ("11111111", "00011111"):
         while machine.next_action() != Action(ActionKind.MEASURE):
             action = machine.next_action()
             machine.done(action) if action else machine.step_done()
         machine.measured(Outcome(marks.count("1") / 8, marks))
-    rising = Outcome(1.0, "1111----")  # p = 1/16
+    rising = Outcome(1.0, "111-----")  # p = 1/8
     assert "paired test" in machine.settles(rising, looks=1)
     assert machine.settles(rising, looks=2) is None
 
