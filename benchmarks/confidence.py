@@ -63,7 +63,7 @@ class Trajectory:
 
     def in_batch(self) -> list[float]:
         """The fall over the batch of step k + 1, whose forward saw the weights of step k."""
-        lost = np.minimum(self.seen_c - self.c[0][self.seen], 0)
+        lost = np.minimum(np.exp(self.seen_c) - np.exp(self.c[0][self.seen]), 0)
         return [lost[self.seen_step == k + 1].mean() for k in range(self.steps)]
 
     def in_batch_smoothed(self) -> list[float]:
@@ -71,9 +71,13 @@ class Trajectory:
         values = self.in_batch()
         return [np.mean(values[max(0, k - EPOCH) : k]) if k else 0.0 for k in range(self.steps + 1)]
 
+    def fall_of_log_probs(self) -> list[float]:
+        return [np.minimum(self.delta(k), 0).mean() for k in range(self.steps + 1)]
+
     def estimates(self) -> dict[str, int]:
         return {
             "exact fall": _argmin(self.falls),
+            "of log-probs": _argmin(self.fall_of_log_probs()),
             "first 20 % at step 2": _argmin(self.first_fallers(2)),
             "first 20 % at step 3": _argmin(self.first_fallers(3)),
             "in batch": _argmin(self.in_batch()),

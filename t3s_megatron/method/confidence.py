@@ -4,10 +4,12 @@
 Under the full objective some tokens gain confidence from the start, and the others lose it until
 about the bottleneck, and then recover. How much has been lost in all is read from log-probs alone:
 
-    fall(theta) = mean over the target tokens of min(c_t(theta) - c_t(theta_0), 0)      <= 0
+    fall(theta) = mean over the target tokens of min(p_t(theta) - p_t(theta_0), 0),  p_t = exp(c_t)
 
 A token that has gained counts as nothing, so the gains of the anchors, which are many times larger,
-do not hide the turn. Its lowest point is the turn, confirmed by patience as an accuracy minimum is.
+do not hide the turn. Probabilities, as in the figure: of log-probs a few tokens that fall by many
+nats in the first step would make up the whole (benchmarks/results/confidence.md). Its lowest point
+is the turn, confirmed by patience as an accuracy minimum is.
 
 Before it turns the fall slows down, which says that the bottleneck is near.
 """
@@ -23,11 +25,13 @@ from t3s_megatron.method.selection import delta_c
 
 
 def confidence_fall(c: np.ndarray, c_0: np.ndarray) -> float:
-    """fall(theta), in nats a token: of float32[n] at theta and at theta_0, finite.
+    """fall(theta), from -1 to 0, of log-probs at theta and at theta_0, float32[n] each and finite.
 
     ValueError when they are not, or for different numbers of tokens.
     """
-    return float(np.minimum(delta_c(c, c_0), 0).mean(dtype=np.float64))
+    fallen = delta_c(c, c_0) < 0
+    lost = np.exp(c_0[fallen], dtype=np.float64) - np.exp(c[fallen], dtype=np.float64)
+    return -float(lost.sum()) / c.size
 
 
 #: The fall has slowed when a step loses less than this share of what the steps before it lost on
