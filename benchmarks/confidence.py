@@ -56,33 +56,38 @@ class Trajectory:
         group = self.delta(at) <= np.quantile(self.delta(at), share)
         return [self.delta(k)[group].mean() for k in range(self.steps + 1)]
 
-    def falling_now(self) -> list[float]:
-        """Mean delta_c of the tokens that are below theta_0 at that very step."""
+    def falling_log_probs(self) -> list[float]:
+        """Mean delta_c of the tokens that are below theta_0."""
         deltas = (self.delta(k) for k in range(self.steps + 1))
         return [d[d < 0].mean() if (d < 0).any() else 0.0 for d in deltas]
 
     def in_batch(self) -> list[float]:
         """The fall over the batch of step k + 1, whose forward saw the weights of step k."""
-        lost = np.minimum(np.exp(self.seen_c) - np.exp(self.c[0][self.seen]), 0)
-        return [lost[self.seen_step == k + 1].mean() for k in range(self.steps)]
+        steps = (self.seen_step == k + 1 for k in range(self.steps))
+        return [confidence_fall(self.seen_c[s], self.c[0][self.seen[s]]) for s in steps]
 
     def in_batch_smoothed(self) -> list[float]:
         """The mean of that over the last epoch, as a run would know it after step k."""
         values = self.in_batch()
         return [np.mean(values[max(0, k - EPOCH) : k]) if k else 0.0 for k in range(self.steps + 1)]
 
-    def fall_of_log_probs(self) -> list[float]:
+    def total_log_probs(self) -> list[float]:
+        """Sum of the same, a token of the corpus."""
         return [np.minimum(self.delta(k), 0).mean() for k in range(self.steps + 1)]
+
+    def total_probabilities(self) -> list[float]:
+        return [np.minimum(np.exp(c) - np.exp(self.c[0]), 0).mean() for c in self.c]
 
     def estimates(self) -> dict[str, int]:
         return {
-            "exact fall": _argmin(self.falls),
-            "of log-probs": _argmin(self.fall_of_log_probs()),
+            "**fall**": _argmin(self.falls),
+            "in log-probs": _argmin(self.falling_log_probs()),
+            "total": _argmin(self.total_probabilities()),
+            "total, log-probs": _argmin(self.total_log_probs()),
             "first 20 % at step 2": _argmin(self.first_fallers(2)),
             "first 20 % at step 3": _argmin(self.first_fallers(3)),
             "in batch": _argmin(self.in_batch()),
             "in batch, epoch's mean": _argmin(self.in_batch_smoothed()),
-            "falling at that step": _argmin(self.falling_now()),
         }
 
 

@@ -2,14 +2,15 @@
 """Find theta_b without an answer: where the falling tokens turn around (section 2.3, Figure 4).
 
 Under the full objective some tokens gain confidence from the start, and the others lose it until
-about the bottleneck, and then recover. How much has been lost in all is read from log-probs alone:
+about the bottleneck, and then recover. How deep they are is read from log-probs alone:
 
-    fall(theta) = mean over the target tokens of min(p_t(theta) - p_t(theta_0), 0),  p_t = exp(c_t)
+    fall(theta) = mean of p_t(theta) - p_t(theta_0), p_t = exp(c_t), over the target tokens t with
+                  c_t(theta) < c_t(theta_0)
 
-A token that has gained counts as nothing, so the gains of the anchors, which are many times larger,
-do not hide the turn. Probabilities, as in the figure: of log-probs a few tokens that fall by many
-nats in the first step would make up the whole (benchmarks/results/confidence.md). Its lowest point
-is the turn, confirmed by patience as an accuracy minimum is.
+The gains of the anchors, which are many times larger, would hide the turn. Probabilities, as in the
+figure: in log-probs a few tokens that lose many nats in the first step weigh as much as all others
+(measured in benchmarks/results/confidence.md). The lowest fall is the turn, confirmed by patience
+as an accuracy minimum is.
 
 Before it turns the fall slows down, which says that the bottleneck is near.
 """
@@ -27,11 +28,14 @@ from t3s_megatron.method.selection import delta_c
 def confidence_fall(c: np.ndarray, c_0: np.ndarray) -> float:
     """fall(theta), from -1 to 0, of log-probs at theta and at theta_0, float32[n] each and finite.
 
-    ValueError when they are not, or for different numbers of tokens.
+    0 when no token is below theta_0. ValueError for log-probs that are not finite, or for different
+    numbers of tokens.
     """
     fallen = delta_c(c, c_0) < 0
+    if not fallen.any():
+        return 0.0
     lost = np.exp(c_0[fallen], dtype=np.float64) - np.exp(c[fallen], dtype=np.float64)
-    return -float(lost.sum()) / c.size
+    return -float(lost.mean())
 
 
 #: The fall has slowed when a step loses less than this share of what the steps before it lost on
