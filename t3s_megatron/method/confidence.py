@@ -8,8 +8,8 @@ about the bottleneck, and then recover. How deep they are is read from log-probs
                   c_t(theta) < c_t(theta_0)
 
 The gains of the anchors, which are many times larger, would hide the turn. The lowest fall is the
-turn, confirmed by patience as an accuracy minimum is: late in training the few tokens that are
-still below theta_0 may be deeper than all were at the bottleneck.
+turn, confirmed by patience as an accuracy minimum is: late in training the few tokens that are still
+below theta_0 may be deeper than all were at the bottleneck.
 
 Before it turns the fall slows down, which says that the bottleneck is near.
 """
