@@ -56,12 +56,10 @@ class Trajectory:
         group = self.delta(at) <= np.quantile(self.delta(at), share)
         return [self.delta(k)[group].mean() for k in range(self.steps + 1)]
 
-    def lost_probabilities(self) -> list[np.ndarray]:
-        return [np.minimum(np.exp(c) - np.exp(self.c[0]), 0) for c in self.c]
-
-    def falling_probabilities(self) -> list[float]:
-        """Of the tokens that are below theta_0, as in the paper's figure."""
-        return [p[p < 0].mean() if (p < 0).any() else 0.0 for p in self.lost_probabilities()]
+    def falling_log_probs(self) -> list[float]:
+        """Mean delta_c of the tokens that are below theta_0."""
+        deltas = (self.delta(k) for k in range(self.steps + 1))
+        return [d[d < 0].mean() if (d < 0).any() else 0.0 for d in deltas]
 
     def in_batch(self) -> list[float]:
         """The fall over the batch of step k + 1, whose forward saw the weights of step k."""
@@ -78,14 +76,14 @@ class Trajectory:
         return [np.minimum(self.delta(k), 0).mean() for k in range(self.steps + 1)]
 
     def total_probabilities(self) -> list[float]:
-        return [p.mean() for p in self.lost_probabilities()]
+        return [np.minimum(np.exp(c) - np.exp(self.c[0]), 0).mean() for c in self.c]
 
     def estimates(self) -> dict[str, int]:
         return {
             "**fall**": _argmin(self.falls),
-            "in probabilities": _argmin(self.falling_probabilities()),
-            "total": _argmin(self.total_log_probs()),
-            "total, probabilities": _argmin(self.total_probabilities()),
+            "in log-probs": _argmin(self.falling_log_probs()),
+            "total": _argmin(self.total_probabilities()),
+            "total, log-probs": _argmin(self.total_log_probs()),
             "first 20 % at step 2": _argmin(self.first_fallers(2)),
             "first 20 % at step 3": _argmin(self.first_fallers(3)),
             "in batch": _argmin(self.in_batch()),

@@ -4,12 +4,13 @@
 Under the full objective some tokens gain confidence from the start, and the others lose it until
 about the bottleneck, and then recover. How deep they are is read from log-probs alone:
 
-    fall(theta) = mean of c_t(theta) - c_t(theta_0) over the target tokens with
+    fall(theta) = mean of p_t(theta) - p_t(theta_0), p_t = exp(c_t), over the target tokens t with
                   c_t(theta) < c_t(theta_0)
 
-The gains of the anchors, which are many times larger, would hide the turn. The lowest fall is the
-turn, confirmed by patience as an accuracy minimum is: late in training the few tokens that are still
-below theta_0 may be deeper than all were at the bottleneck.
+The gains of the anchors, which are many times larger, would hide the turn. Probabilities, as in the
+figure: in log-probs a few tokens that lose many nats in the first step weigh as much as all others
+(measured in benchmarks/results/confidence.md). The lowest fall is the turn, confirmed by patience
+as an accuracy minimum is.
 
 Before it turns the fall slows down, which says that the bottleneck is near.
 """
@@ -25,14 +26,16 @@ from t3s_megatron.method.selection import delta_c
 
 
 def confidence_fall(c: np.ndarray, c_0: np.ndarray) -> float:
-    """fall(theta), in nats and at most 0, of log-probs at theta and at theta_0, float32[n] each.
+    """fall(theta), from -1 to 0, of log-probs at theta and at theta_0, float32[n] each and finite.
 
     0 when no token is below theta_0. ValueError for log-probs that are not finite, or for different
     numbers of tokens.
     """
-    delta = delta_c(c, c_0)
-    fallen = delta[delta < 0]
-    return float(fallen.mean(dtype=np.float64)) if fallen.size else 0.0
+    fallen = delta_c(c, c_0) < 0
+    if not fallen.any():
+        return 0.0
+    lost = np.exp(c_0[fallen], dtype=np.float64) - np.exp(c[fallen], dtype=np.float64)
+    return -float(lost.mean())
 
 
 #: The fall has slowed when a step loses less than this share of what the steps before it lost on

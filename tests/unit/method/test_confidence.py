@@ -24,9 +24,14 @@ def observe_all(detector: TurnDetector, values, first_step: int = 1) -> list:
 
 
 def test_the_fall_by_hand():
-    c_0 = np.array([-1.0, -2.0, -0.5, -3.0], np.float32)
-    c = np.array([-0.5, -2.5, -0.5, -4.0], np.float32)
-    assert confidence_fall(c, c_0) == pytest.approx(-(0.5 + 1.0) / 2)
+    p_0 = np.array([0.5, 0.25, 0.75, 0.125], np.float32)
+    p = np.array([0.75, 0.125, 0.75, 0.0625], np.float32)
+    assert confidence_fall(np.log(p), np.log(p_0)) == pytest.approx(-(0.125 + 0.0625) / 2)
+
+
+def test_a_token_can_lose_no_more_than_its_probability():
+    c_0 = np.log(np.array([0.5, 0.5], np.float32))
+    assert confidence_fall(np.array([-200.0, 0.0], np.float32), c_0) == pytest.approx(-0.5)
 
 
 @given(log_probs, log_probs, st.randoms())
