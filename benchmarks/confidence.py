@@ -109,16 +109,30 @@ def turns(runs: list[Trajectory]) -> None:
     for name in names:
         away = [run.estimates()[name] - run.bottleneck for run in runs]
         inside = sum(run.estimates()[name] in run.as_low() for run in runs)
-        rows.append([name, *_distance(away), f"{inside} of {len(runs)}"])
+        rows.append([name, *_distance(away), f"{inside} of {len(runs)}", *_cost(runs, away)])
     one = [_argmin(run.marks[:, :, j].mean(1)) - run.bottleneck
            for run in runs for j in range(run.marks.shape[2])]  # fmt: skip
-    rows.append(["accuracy, one answer a prompt", *_distance(one), ""])
-    _table(["estimator", "mean distance", "mean", "within 1 step", "as low"], rows)
+    rows.append(["accuracy, one answer a prompt", *_distance(one), "", "", ""])
+    ten = [min(SIMPLE, run.steps) - run.bottleneck for run in runs]
+    rows.append(["step 10", *_distance(ten), "", *_cost(runs, ten)])
+    _table(["estimator", "mean distance", "mean", "within 1 step", "as low",
+            "accuracy above the lowest: mean, worst", "same mask: mean, worst"], rows)  # fmt: skip
 
 
 def _distance(away: list[int]) -> list[str]:
     return [f"{statistics.mean(map(abs, away)):.1f}", f"{statistics.mean(away):+.1f}",
             f"{sum(abs(a) <= 1 for a in away)} of {len(away)}"]  # fmt: skip
+
+
+def _cost(runs: list[Trajectory], away: list[int]) -> list[str]:
+    """What it costs to take the step `away` from the accuracy minimum."""
+    above, same = [], []
+    for run, steps in zip(runs, away, strict=True):
+        step = run.bottleneck + steps
+        above.append(run.accuracy[step] - run.accuracy[run.bottleneck])
+        found = disagreement(run.delta(run.bottleneck), run.delta(step))
+        same.append(1 - found["label_disagreement_share"])
+    return [f"{np.mean(above):.3f}, {max(above):.3f}", f"{np.mean(same):.3f}, {min(same):.3f}"]
 
 
 def overlaps(runs: list[Trajectory]) -> None:
