@@ -136,7 +136,7 @@ class T3SConfig:
     # --- generation and verification
     verifier: str = _option(
         "numeric",
-        "exact, numeric, choice, math, reasoning-gym, or package.module:function of your own",
+        "exact, numeric, choice, math, reasoning-gym, code, or package.module:function of your own",
     )
     verify_timeout: float = _option(
         30.0, "seconds a verifier has for one answer; then its process is killed and replaced"

@@ -17,6 +17,7 @@ class Walk:
     profile_steps: int
     targeted_steps: int
     measurements: int
+    targeted_measurements: int  # of them
     scoring_passes: int
     evaluations: int
     keeps_theta_0: bool
@@ -38,6 +39,7 @@ def walk(plan: Plan, bottleneck: int) -> Walk:
     machine = PhaseMachine(replace(plan, shock_level=0.0))
     did = dict.fromkeys(ActionKind, 0)
     steps = dict.fromkeys(Phase, 0)
+    targeted = 0
     while machine.phase is not Phase.DONE:
         action = machine.next_action()
         if action is None:
@@ -46,6 +48,7 @@ def walk(plan: Plan, bottleneck: int) -> Walk:
             continue
         did[action.kind] += 1
         if action.kind is ActionKind.MEASURE:
+            targeted += machine.phase is Phase.TARGETED
             machine.measured(Outcome(_accuracy(machine.phase_step, bottleneck, plan)))
         elif action.kind is ActionKind.SCORE:
             machine.scored(_fall(machine.phase_step, bottleneck))
@@ -56,6 +59,7 @@ def walk(plan: Plan, bottleneck: int) -> Walk:
         profile_steps=steps[Phase.PROFILE],
         targeted_steps=steps[Phase.TARGETED],
         measurements=did[ActionKind.MEASURE],
+        targeted_measurements=targeted,
         scoring_passes=sum(did[kind] for kind in _SCORING),
         # At theta_0, at theta_f before a residual transfer, and at the end.
         evaluations=1 + did[ActionKind.RESIDUAL_TRANSFER] + did[ActionKind.FINISH],
