@@ -37,7 +37,7 @@ launch() {
 trajectory() {
     local out=$OUT/runs/st$1-seed$2-lr$3 data=$OUT/data-$2
     echo "st$1-seed$2-lr$3: $4 steps, theta_b ${5:-none}"
-    OUT=$out.npz PROFILE=$4 GRID=$5 launch "$out-$4.log" "$2" "$ROOT/benchmarks/confidence_job.py" \
+    TRAJECTORY=$out.npz PROFILE=$4 GRID=$5 launch "$out-$4.log" "$2" "$ROOT/benchmarks/confidence_job.py" \
         --pretrained-checkpoint "$OUT/student-$1" --train-iters 50 --lr "$3" \
         --lr-decay-style constant --weight-decay 0 --adam-beta2 0.999 --seed "$(( 1234 + $2 ))" \
         --t3s --t3s-method sft --t3s-dir "$out" --t3s-data "$data/train.jsonl" \

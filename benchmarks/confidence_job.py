@@ -3,9 +3,9 @@
 training from many theta_b of it: a launch of `benchmarks/confidence.sh`.
 
 An ordinary T3S job, whose phases are replaced: PROFILE steps of SFT from theta_0, at each of which
-the accuracy is measured with several answers a prompt and the whole corpus is scored, and then for
-each step of GRID: rewind, the selection of that theta_b, --train-iters - PROFILE steps over the
-length of the grid, and an evaluation. Writes OUT (.npz):
+the accuracy is measured and the whole corpus is scored, and then for each step of GRID: rewind, the
+selection of that theta_b, --train-iters steps, and an evaluation. With PROFILE 0 the trajectory is
+the one that is there already. Writes TRAJECTORY (.npz), and evaluations to a .json beside it:
 
     marks   bool[PROFILE + 1, prompts, answers]  which answers were correct, after each step
     c       float32[PROFILE + 1, n]              exact log-probs of the n target tokens
@@ -25,7 +25,7 @@ import numpy as np
 from t3s_megatron.megatron.start import start_process
 from t3s_megatron.method.outcome import RIGHT
 
-OUT = os.environ["OUT"]
+OUT = os.environ["TRAJECTORY"]
 PROFILE = int(os.environ["PROFILE"])
 GRID = [int(step) for step in os.environ["GRID"].split()]
 
