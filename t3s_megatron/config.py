@@ -13,7 +13,7 @@ from t3s_megatron.accuracy.pool import Limits
 from t3s_megatron.data.arrangement import ARRANGEMENTS
 from t3s_megatron.errors import T3SError
 from t3s_megatron.lengths import choose_arrangement
-from t3s_megatron.method.phases import Plan
+from t3s_megatron.method.phases import SIGNALS, Plan
 from t3s_megatron.method.selection import MASKING_BASELINES
 
 #: Of all integers. Samplers are seeded with a multiple of the seed, which has to fit 64 bits.
@@ -86,8 +86,16 @@ class T3SConfig:
         "mask-bottom-confidence: mask the same share of tokens as t3s, or --t3s-mask-share",
         choices=METHODS,
     )
+    signal: str = _option(
+        None,
+        "what says which step is theta_b. accuracy: the lowest training accuracy; confidence: the "
+        "turn of the falling tokens, for which nothing is generated or verified; both: the lowest "
+        "accuracy, and the falling tokens say when --t3s-accuracy-interval-coarse ends; fixed: "
+        "step --t3s-simple-step (default: accuracy)",
+        choices=SIGNALS,
+    )
     simple: bool = _option(
-        False, "T3S-simple: theta_b is step --t3s-simple-step, nothing is generated or verified"
+        False, "T3S-simple, the paper's name of --t3s-signal fixed: nothing has to be generated"
     )
     simple_step: int = _option(10, "the step that T3S-simple takes as theta_b")
     mask_share: float | None = _option(
@@ -113,7 +121,9 @@ class T3SConfig:
         None, "the same in the targeted phase (default: --t3s-accuracy-interval; 0: only its end)"
     )
     accuracy_interval_coarse: int = _option(
-        0, "measure every this many steps until accuracy has fallen below step 0 (0: no such time)"
+        0,
+        "measure every this many steps until accuracy has fallen below step 0, or --t3s-signal "
+        "both says that the bottleneck is near (0: no such time)",
     )
     profile_iters: int = _option(
         None, "upper bound of the profile phase in steps (default: --train-iters)"
@@ -220,10 +230,16 @@ class T3SConfig:
             values["dir"] = os.path.join(args.save, "t3s") if args.save else None
         if values["profile_iters"] is None:
             values["profile_iters"] = args.train_iters
-        if values["targeted_accuracy_interval"] is None:
-            values["targeted_accuracy_interval"] = (
-                0 if values["simple"] else values["accuracy_interval"]
+        if values["signal"] is None:
+            values["signal"] = "fixed" if values["simple"] else "accuracy"
+        elif values["simple"] and values["signal"] != "fixed":
+            raise T3SError(
+                f"--t3s-simple is --t3s-signal fixed, and not --t3s-signal {values['signal']}: "
+                "drop one of the two"
             )
+        if values["targeted_accuracy_interval"] is None:
+            asks = values["signal"] in ("accuracy", "both")
+            values["targeted_accuracy_interval"] = values["accuracy_interval"] if asks else 0
         config = cls(**values)
         config._validate(args)
         return replace(config, arrangement=choose_arrangement(args))
@@ -241,7 +257,9 @@ class T3SConfig:
 
     @property
     def measures_profile(self) -> bool:
-        if self.simple or self.selection_load or self.accuracy_interval <= 0:
+        if self.signal in ("confidence", "fixed"):
+            return False
+        if self.selection_load or self.accuracy_interval <= 0:
             return False
         return not self._needs_no_profile
 
@@ -254,7 +272,7 @@ class T3SConfig:
         """The phases of this run; `budget` is --train-iters. Valid for a config of `from_args`."""
         return Plan(
             method=self.method,
-            simple=self.simple,
+            signal=self.signal,
             simple_step=self.simple_step,
             budget=budget,
             profile_iters=self.profile_iters,
@@ -357,13 +375,13 @@ class T3SConfig:
                 f"--t3s-mask-share only applies to the baselines {', '.join(MASKING_BASELINES)}: "
                 f"drop it, since --t3s-method {method} masks by its own rule"
             )
-        if self.simple and method == "sft":
+        signal = "--t3s-simple" if self.simple else f"--t3s-signal {self.signal}"
+        chosen = self.signal != "accuracy"
+        if chosen and method == "sft":
+            refuse(f"{signal} has no meaning with --t3s-method sft: nothing is selected. Drop it")
+        if chosen and self._needs_no_profile:
             refuse(
-                "--t3s-simple has no meaning with --t3s-method sft: nothing is selected. Drop it"
-            )
-        if self.simple and self._needs_no_profile:
-            refuse(
-                "--t3s-simple chooses theta_b, and with --t3s-mask-share there is none: drop one "
+                f"{signal} chooses theta_b, and with --t3s-mask-share there is none: drop one "
                 "of the two"
             )
         if self.selection_load and method in ("rrt", "sft"):
@@ -371,25 +389,30 @@ class T3SConfig:
                 f"--t3s-selection-load has no meaning with --t3s-method {method}, which trains on "
                 "every token: drop one of the two"
             )
-        if self.selection_load and self.simple:
-            refuse("--t3s-selection-load skips the profile: drop --t3s-simple")
+        if self.selection_load and chosen:
+            refuse(f"--t3s-selection-load skips the profile: drop {signal}")
         if self.heldout_data and not self.report_temperatures:
             refuse(
                 "--t3s-heldout-data is only used with --t3s-report-temperatures: give those, or "
                 "drop it"
             )
         has_profile = not (self.selection_load or self._needs_no_profile)
-        detects = has_profile and method != "sft" and not self.simple
-        if detects and self.accuracy_interval == 0:
+        detects = has_profile and method != "sft" and self.signal != "fixed"
+        if detects and self.signal != "confidence" and self.accuracy_interval == 0:
             refuse(
                 "the bottleneck detector needs accuracy: set --t3s-accuracy-interval to at least "
-                "1, or choose --t3s-simple"
+                "1, or choose --t3s-simple or --t3s-signal confidence"
             )
         coarse = self.accuracy_interval_coarse
         if 0 < coarse < self.accuracy_interval:
             refuse(
                 f"--t3s-accuracy-interval-coarse {coarse} is meant for the time before accuracy "
                 f"falls, and is smaller than --t3s-accuracy-interval {self.accuracy_interval}"
+            )
+        if detects and self.signal == "both" and not coarse:
+            refuse(
+                "--t3s-signal both says when to stop measuring coarsely: give "
+                "--t3s-accuracy-interval-coarse, or choose --t3s-signal accuracy"
             )
         if self.accuracy_stop_level and self.accuracy_blocks == 1:
             refuse(
@@ -415,7 +438,7 @@ class T3SConfig:
             steps, bound = budget, "--train-iters"
         if self.simple_step > steps:
             beyond = f"--t3s-simple-step {self.simple_step} lies beyond {bound} {steps}"
-            if self.simple:
+            if self.signal == "fixed":
                 refuse(f"{beyond}: theta_b would never be reached. Lower the step")
             if detects and self.no_shock == "simple":
                 refuse(

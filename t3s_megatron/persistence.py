@@ -101,7 +101,11 @@ class Persistence:
     def _history(self) -> dict[str, torch.Tensor]:
         history = self.run.meter.history
         empty = [StepTokens(np.zeros(0, np.int64), np.zeros(0, np.float32), 0)]
+        # What the profile's confidence is compared with: on the root rank.
+        profiling = self.run.machine.phase is Phase.PROFILE
+        c_0 = self.run.c_0 if profiling and self.run.c_0 is not None else empty[0].c
         return {
+            "c_0": torch.from_numpy(c_0),
             "steps": torch.tensor([t.step for t in history], dtype=torch.int64),
             "sizes": torch.tensor([len(t.target) for t in history], dtype=torch.int64),
             "target": torch.from_numpy(np.concatenate([t.target for t in history or empty])),
@@ -165,6 +169,8 @@ class Persistence:
             checksums = [of_rank[name] for of_rank in state["checksums"]]
             if name.startswith("iter_"):
                 run.meter.history = self._read_history(name, checksums, same_layout)
+                if run.is_root:
+                    run.c_0 = self._read_c_0(name, checksums, same_layout)
                 continue
             # Whether this rank's file holds this rank's weights.
             mine = name.endswith(f"-{self.cut}")
@@ -222,6 +228,13 @@ class Persistence:
             )
             for ranks in zip(*parts, strict=True)
         ]
+
+    def _read_c_0(self, name: str, checksums: list[str], same_layout: bool) -> np.ndarray | None:
+        for rank in [self.rank] if same_layout else range(len(checksums)):
+            c_0 = self.folder.read_rank(name, rank, checksums[rank])[0]["c_0"].numpy()
+            if c_0.size:
+                return c_0
+        return None
 
     def _check_identity(self, saved: dict) -> None:
         mine = identity(self.run.prepared, get_args())

@@ -50,6 +50,7 @@ from t3s_megatron.megatron.seam import CallbackContext, Seam
 from t3s_megatron.megatron.source_seam import SourceSeam
 from t3s_megatron.megatron.uneven import let_lengths_vary
 from t3s_megatron.megatron.weights import WeightSnapshot
+from t3s_megatron.method.confidence import confidence_fall
 from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine
 from t3s_megatron.method.selection import (
     anchors,
@@ -103,7 +104,7 @@ class T3SRun:
         path = os.path.join(self.config.dir, "summary.json") if self.is_root else None
         self.summary = Summary(path)
         self.summary.update(
-            method=self.config.method + ("-simple" if self.config.simple else ""),
+            method=self.config.method + ("-simple" if self.prepared.plan.simple else ""),
             data=self.prepared.corpus.counts,
             unusable_gold=sorted(self.prepared.unusable_gold),
             arrangement=self.prepared.training_plans.summary(self.prepared.plan.budget),
@@ -187,6 +188,7 @@ class T3SRun:
         handlers = {
             ActionKind.KEEP_THETA_0: self._keep_theta_0,
             ActionKind.MEASURE: self._measure,
+            ActionKind.SCORE: self._watch_confidence,
             ActionKind.KEEP_CANDIDATE: self._keep_candidate,
             ActionKind.SCORE_THETA_B: self._score_theta_b,
             ActionKind.REWIND: self._rewind,
@@ -226,6 +228,21 @@ class T3SRun:
             f"{measured.seconds:.1f} s"
         )
         self.summary.write()
+
+    def _watch_confidence(self, context, action: Action) -> None:
+        c, _ = self._finite_scores(context, "the live weights")
+        fall = None
+        if c is not None:
+            if self.machine.phase_step == 0:
+                self.c_0 = c
+            assert self.c_0 is not None
+            fall = confidence_fall(c, self.c_0)
+        fall = layout.broadcast(fall, self.root)
+        step = self.machine.phase_step
+        self.machine.scored(fall)
+        self.summary.append("confidence", {"step": step, "fall": fall})
+        turn = self.machine.turn.theta_b_step
+        self.curves.scalars({"confidence_fall": fall, "confidence_turn": turn}, context.iteration)
 
     def _score_theta_b(self, context, action: Action) -> None:
         if self.config.scoring != "inline":  # else read from the training forwards in _select
@@ -275,6 +292,7 @@ class T3SRun:
         self.summary.update(
             theta_b_step=self.machine.theta_b_step,
             theta_b_reason=self.machine.theta_b_reason,
+            turn_step=self.machine.turn.theta_b_step,
         )
         self.summary.write()
 
@@ -313,6 +331,19 @@ class T3SRun:
 
     def _score(self, context, tag: str, step: int) -> np.ndarray | None:
         started = time.perf_counter()
+        c, bad = self._finite_scores(context, tag)
+        if c is not None:
+            self._store(c, tag, step, "exact")
+            if bad and self.c_b is not None:
+                self._store(self.c_b, "theta_b", self.machine.theta_b_step or 0, "exact")
+        seconds = time.perf_counter() - started
+        self.say(f"scored {tag}: {self.prepared.corpus.n_targets} tokens in {seconds:.1f} s")
+        return c
+
+    def _finite_scores(self, context, where: str) -> tuple[np.ndarray | None, list[int]]:
+        """The scores of the corpus, on the root rank, and the samples that are left out from now on
+        because theirs are not finite."""
+        started = time.perf_counter()
         c = score_corpus(context, self.rows)
         bad: list[int] = []
         if c is not None:
@@ -320,21 +351,16 @@ class T3SRun:
             bad = sorted(set(found.tolist()) - self.rows.excluded)
         bad = layout.broadcast(bad, self.root)
         if bad:
-            self.non_finite.found(f"log-prob at {tag}", bad, **self._now())
+            self.non_finite.found(f"log-prob at {where}", bad, **self._now())
         if c is not None:
             self._level_excluded(c)
-            self._store(c, tag, step, "exact")
-            if bad and self.c_b is not None:
-                self._store(self.c_b, "theta_b", self.machine.theta_b_step or 0, "exact")
-        seconds = time.perf_counter() - started
-        self._spent("scoring", seconds, context.iteration)
-        self.say(f"scored {tag}: {self.prepared.corpus.n_targets} tokens in {seconds:.1f} s")
-        return c
+        self._spent("scoring", time.perf_counter() - started, context.iteration)
+        return c, bad
 
     def _level_excluded(self, c: np.ndarray) -> None:
         """Samples that were left out have delta_c = 0: neither anchors nor learned."""
         for i in self.rows.excluded:
-            for values in (c, self.c_b):
+            for values in (c, self.c_0, self.c_b):
                 if values is not None:
                     values[self.prepared.corpus.target_slice(i)] = 0.0
 

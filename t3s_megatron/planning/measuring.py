@@ -173,6 +173,8 @@ def _changes(plan: Plan, answers: Answers | None) -> Iterator[tuple[str, Plan, A
         )
         yield f"{first} --t3s-accuracy-prompts {half}".strip(), plan, fewer_answers
     if plan.detects:
-        simple = replace(plan, simple=True, accuracy_interval=0, targeted_accuracy_interval=0,
+        silent = replace(plan, accuracy_interval=0, coarse_interval=0, targeted_accuracy_interval=0,
                          measure_final=answers.evaluated > 0)  # fmt: skip
+        yield "--t3s-signal confidence", replace(silent, signal="confidence"), answers
+        simple = replace(silent, signal="fixed")
         yield f"--t3s-simple (theta_b is step {plan.simple_step})", simple, answers

@@ -42,6 +42,7 @@ CHAINS = [
     ("two", ["in the profile", "while theta_0 is scored", "between scoring and rewind"]),
     ("blocks", ["between the minimum and its confirmation"]),
     ("packed", ["in targeted training"]),
+    ("confidence", ["between the minimum and its confirmation"]),
     ("rrt", ["in the profile", "while the residual transfer is saved"]),
 ]  # fmt: skip
 

@@ -37,6 +37,7 @@ def paired(accuracy: float) -> Outcome:
 
 class Walk:
     """`refused`: why the run ended before its end, where it had nothing to go by.
+    `fall`: the confidence fall by profile step; by default what accuracy has lost since step 0.
     `trace`: each action as "phase step: kind", with " (live)" where the weights are theta_b."""
 
     def __init__(
@@ -44,8 +45,10 @@ class Walk:
         plan: Plan,
         accuracy: Curve | None = None,
         resume_at: Callable[[int], bool] = lambda event: False,
+        fall: Callable[[int], float] | None = None,
     ):
         self.plan, self.accuracy, self.resume_at = plan, accuracy or curve(0.5), resume_at
+        self.fall = fall or self._lost_accuracy
         self.machine = PhaseMachine(plan)
         self.weights = THETA_0
         self.kept_theta_0: tuple | None = None
@@ -55,6 +58,10 @@ class Walk:
         self.log: list[str] = []
         self.steps = {"profile": 0, "targeted": 0}
         self.refused: str | None = None
+
+    def _lost_accuracy(self, step: int) -> float:
+        lost = self.accuracy("profile", step) - self.accuracy("profile", 0)
+        return min(lost, 0.0) if math.isfinite(lost) else 0.0
 
     def run(self) -> Walk:
         try:
@@ -102,6 +109,9 @@ class Walk:
         if kind is ActionKind.MEASURE:
             accuracy = self.accuracy(machine.phase.value, machine.phase_step)
             machine.measured(paired(accuracy))
+            return
+        if kind is ActionKind.SCORE:
+            machine.scored(self.fall(machine.phase_step))
             return
         if kind is ActionKind.KEEP_THETA_0:
             assert self.weights == THETA_0

@@ -45,7 +45,7 @@ def test_evaluations_are_counted_with_them():
 
 
 def test_nothing_is_measured_by_a_run_that_generates_nothing():
-    assert measuring(replace(PLAN, simple=True), costs(answers=None), bandwidth=1.0) is None
+    assert measuring(replace(PLAN, signal="fixed"), costs(answers=None), bandwidth=1.0) is None
 
 
 @pytest.mark.parametrize("rate", [60.0, 1e9])  # a measurement is longer than a step, and shorter
@@ -69,6 +69,7 @@ def test_alternatives_are_other_runs_whole():
         "--t3s-targeted-accuracy-interval 0 --t3s-accuracy-interval 2",
         "--t3s-targeted-accuracy-interval 0 --t3s-accuracy-interval-coarse 3",
         "--t3s-targeted-accuracy-interval 0 --t3s-accuracy-prompts 5",
+        "--t3s-signal confidence",
         "--t3s-simple",
     ]
     few = by_change["--t3s-targeted-accuracy-interval 0"]
@@ -81,6 +82,7 @@ def test_alternatives_are_other_runs_whole():
     # The fall is seen at step 3, and every step from there to 15 is measured.
     coarse = by_change["--t3s-targeted-accuracy-interval 0 --t3s-accuracy-interval-coarse 3"]
     assert coarse.measurements == 2 + 12 + 1
+    assert by_change["--t3s-signal confidence"].measurements == 0
     assert by_change["--t3s-simple"].measurements == 0
 
 
