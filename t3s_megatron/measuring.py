@@ -14,13 +14,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from t3s_megatron.accuracy.measurement import Answer, Grader, Measurement
 from t3s_megatron.accuracy.pool import VerifierPool
+from t3s_megatron.answering.backend import Backend
+from t3s_megatron.answering.live import LiveBackend
+from t3s_megatron.answering.server import ServerBackend
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.tokenizing import Sample
+from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron import layout
-from t3s_megatron.megatron.generation import Generated, Sampling, generate
+from t3s_megatron.megatron.generation import Sampling
 from t3s_megatron.megatron.seam import CallbackContext
 from t3s_megatron.prepare import Prepared
 
@@ -42,10 +47,25 @@ class Measurer:
         self.spent = spent
         self.say = say
         self.pool = VerifierPool(prepared.config.verifier, prepared.config.verify_limits)
+        self.backend: Backend
+        if prepared.config.generation == "server":
+            self.backend = ServerBackend(prepared, root, self._tell)
+        else:
+            self.backend = LiveBackend(prepared.tokenizer, root, self._tell)
+
+    def check(self, context: CallbackContext) -> None:
+        """Before the first training step: T3SError on all ranks when no answer can be had."""
+        self.backend.check(context)
 
     def close(self) -> None:
-        """End the processes that verify."""
+        """End the processes that verify, and leave nothing for a server."""
         self.pool.close()
+        self.backend.close()
+
+    @staticmethod
+    def _tell(line: str) -> None:
+        """What is of use while it happens, and belongs into no summary."""
+        print(f"[t3s] {line}", flush=True)
 
     def training_accuracy(self, context: CallbackContext, *, step: int, phase: str) -> Measurement:
         """What the bottleneck detector is shown: `--t3s-accuracy-prompts`, `--t3s-temperature`.
@@ -55,7 +75,8 @@ class Measurer:
         config, samples = self.config, self.prepared.askable(self.prepared.corpus)
         if config.accuracy_prompts:
             samples = samples[: config.accuracy_prompts]
-        measured = self._measure(context, samples, config.temperature, config.accuracy_samples)
+        weights = self.backend.take(context, step=step)
+        measured = self._measure(weights, samples, config.temperature, config.accuracy_samples)
         return measured.with_context(step=step, phase=phase, split="train")
 
     def evaluations(self, context: CallbackContext, *, step: int, phase: str):
@@ -65,27 +86,30 @@ class Measurer:
             "train": self.prepared.corpus,
             "heldout": self.prepared.heldout,
         }
+        if not self.config.report_temperatures:
+            return
+        weights = self.backend.take(context, step=step)
         for split, corpus in corpora.items():
             if corpus is None:
                 continue
             for temperature in self.config.report_temperatures:
                 repeats = self.config.report_samples if temperature > 0 else 1
                 samples = self.prepared.askable(corpus)
-                measured = self._measure(context, samples, temperature, repeats)
+                measured = self._measure(weights, samples, temperature, repeats)
                 yield measured.with_context(step=step, phase=phase, split=split)
 
     def _measure(
-        self, context: CallbackContext, samples: list[Sample], temperature: float, repeats: int
+        self, weights: Any, samples: list[Sample], temperature: float, repeats: int
     ) -> Measurement:
-        """The seed of an answer depends on its place among `samples` and its number only, so
-        measurements of different steps are paired."""
+        """`weights`: the backend's. The seed of an answer depends on its place among `samples` and
+        its number only, so measurements of different steps are paired."""
         started = time.perf_counter()
         asked = [sample for sample in samples for _ in range(repeats)]
         grader = Grader(asked, self.pool, self.config.max_failed_share)
-        generated: dict[int, Generated] = {}
+        generated: dict[int, Answer] = {}
         retry = 0
         while True:
-            self._generate(context, asked, generated, temperature)
+            self._generate(weights, asked, generated, temperature)
             measured, fault = self._verify(grader, [generated[i] for i in range(len(asked))])
             if fault is not None:
                 self.say(f"the verifier failed, first on {fault}")
@@ -103,9 +127,9 @@ class Measurer:
 
     def _generate(
         self,
-        context: CallbackContext,
+        weights: Any,
         asked: list[Sample],
-        generated: dict[int, Generated],
+        generated: dict[int, Answer],
         temperature: float,
     ) -> None:
         """Fill in what `generated` lacks."""
@@ -121,13 +145,15 @@ class Measurer:
         )
         prompts = [asked[i].tokens[: asked[i].prompt_length].tolist() for i in missing]
         try:
-            answers = generate(
-                context,
+            answers = self.backend.generate(
+                weights,
                 prompts,
                 sampling,
                 numbers=missing,
                 timeout=self.config.generation_timeout,
             )
+        except T3SError:  # on every rank
+            raise
         except Exception as error:
             # The other ranks wait for this one, until its launcher ends them with it.
             error.add_note(f"[t3s] rank {layout.rank()} failed while it generated answers")
@@ -136,7 +162,7 @@ class Measurer:
             generated[i] = answer
         self.spent("generation", time.perf_counter() - started)
 
-    def _verify(self, grader: Grader, generated: list) -> tuple[Measurement, str | None]:
+    def _verify(self, grader: Grader, answers: list[Answer]) -> tuple[Measurement, str | None]:
         """The measurement, and where the verifier first failed; the same on every rank. One rank
         verifies: all ranks decide by the same figures, and by the same failure."""
         started = time.perf_counter()
@@ -144,11 +170,6 @@ class Measurer:
         def grade() -> tuple[Measurement, str | None] | None:
             if layout.rank() != self.root:
                 return None
-            decode = self.prepared.tokenizer.decode
-            answers = [
-                Answer(str(decode(one.tokens)), len(one.tokens), one.truncated, one.unfinished)
-                for one in generated
-            ]
             return grader.grade(answers), grader.first_fault()
 
         result = layout.together(grade)[self.root]

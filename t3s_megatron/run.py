@@ -140,6 +140,8 @@ class T3SRun:
         if get_args().iteration > 0:
             self.persistence.restore(context, get_args().iteration)
         self._phases_noted = len(self.machine.records)
+        if self.config.needs_answers:
+            self.measurer.check(context)
         # Megatron's loop ends at args.train_iters: an upper bound while the profile is open.
         get_args().train_iters = self.machine.train_iters_now
 
