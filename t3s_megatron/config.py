@@ -102,6 +102,11 @@ class T3SConfig:
     )
     min_delta: float = _option(0.0, "a new minimum has to be lower by more than this")
     accuracy_interval: int = _option(1, "measure training accuracy every this many steps")
+    accuracy_overlap: int = _option(
+        0,
+        "with --t3s-generation server: train on while up to this many measurements are in flight; "
+        "the weights of each are kept on the host until its outcome is known",
+    )
     targeted_accuracy_interval: int = _option(
         None, "the same in the targeted phase (default: --t3s-accuracy-interval; 0: only its end)"
     )
@@ -343,6 +348,7 @@ class T3SConfig:
         )
         at_least_zero = (
             "accuracy_interval",
+            "accuracy_overlap",
             "targeted_accuracy_interval",
             "accuracy_prompts",
             "min_delta",
@@ -428,6 +434,11 @@ class T3SConfig:
         if self.generation != "server":
             if self.server_url:
                 refuse("--t3s-server-url without --t3s-generation server: add it, or drop the URL")
+            if self.accuracy_overlap:
+                refuse(
+                    "--t3s-accuracy-overlap needs --t3s-generation server: the live weights cannot "
+                    "answer while they are trained"
+                )
             return
         if not self.server_url:
             refuse("--t3s-generation server needs --t3s-server-url: http://HOST:PORT")

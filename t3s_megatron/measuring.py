@@ -52,6 +52,9 @@ class Measurer:
             self.backend = ServerBackend(prepared, root, self._tell)
         else:
             self.backend = LiveBackend(prepared.tokenizer, root, self._tell)
+        # How all ranks measure together; `flights` has the root measure alone.
+        self.answers = self.backend.generate
+        self.on_root = lambda work: layout.together(work)[root]
 
     def check(self, context: CallbackContext) -> None:
         """Before the first training step: T3SError on all ranks when no answer can be had."""
@@ -72,10 +75,16 @@ class Measurer:
 
         Collective over the world, the same result on every rank.
         """
+        weights = self.backend.take(context, step=step)
+        measured = self.measure(weights, step=step, phase=phase)
+        self.backend.release(weights)
+        return measured
+
+    def measure(self, weights: Any, *, step: int, phase: str) -> Measurement:
+        """The training accuracy of `weights`, which the backend has taken."""
         config, samples = self.config, self.prepared.askable(self.prepared.corpus)
         if config.accuracy_prompts:
             samples = samples[: config.accuracy_prompts]
-        weights = self.backend.take(context, step=step)
         measured = self._measure(weights, samples, config.temperature, config.accuracy_samples)
         return measured.with_context(step=step, phase=phase, split="train")
 
@@ -97,6 +106,7 @@ class Measurer:
                 samples = self.prepared.askable(corpus)
                 measured = self._measure(weights, samples, temperature, repeats)
                 yield measured.with_context(step=step, phase=phase, split=split)
+        self.backend.release(weights)
 
     def _measure(
         self, weights: Any, samples: list[Sample], temperature: float, repeats: int
@@ -145,7 +155,7 @@ class Measurer:
         )
         prompts = [asked[i].tokens[: asked[i].prompt_length].tolist() for i in missing]
         try:
-            answers = self.backend.generate(
+            answers = self.answers(
                 weights,
                 prompts,
                 sampling,
@@ -172,6 +182,6 @@ class Measurer:
                 return None
             return grader.grade(answers), grader.first_fault()
 
-        result = layout.together(grade)[self.root]
+        result = self.on_root(grade)
         self.spent("verification", time.perf_counter() - started)
         return result

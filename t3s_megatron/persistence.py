@@ -74,6 +74,9 @@ class Persistence:
         if run.candidate is not None:
             name = f"candidate-{run.machine.candidate_step:05d}-{self.cut}"
             files[name] = self._once(name, run.candidate.tensors(), {})
+        for step, weights in run.weights_in_flight.items():
+            name = f"in_flight-{run.machine.offset + step:05d}-{self.cut}"
+            files[name] = self._once(name, weights.tensors(), {})
         name = f"iter_{iteration:07d}"
         speaks = {"speaks": layout.speaks_for_its_samples()}
         files[name] = self.folder.write_rank(name, self.rank, self._history(), speaks)
@@ -117,6 +120,7 @@ class Persistence:
             "identity": identity(run.prepared, get_args()),
             "layout": parallel_layout(get_args()),
             "machine": run.machine.state_dict(),
+            "in_flight": run.flights.results(),
             "excluded": sorted(run.rows.excluded),
             "summary": run.summary.plain(),
             "checksums": checksums,
@@ -156,6 +160,7 @@ class Persistence:
             run.machine.load_state_dict(state["machine"])
         except ValueError as error:
             raise MismatchError(f"{self.folder.folder}: {error}") from None
+        run.flights.restore(state["in_flight"])
         run.rows.exclude(state["excluded"])
         run.summary.content = state["summary"]
         run.summary.update(arguments=asdict(run.config))
@@ -181,9 +186,14 @@ class Persistence:
                 # Which random numbers a rank draws depends on its place in the layout.
                 random = written if same_layout else None
                 run.theta_0 = StartingPoint.from_file(context, weights, info, random)
+                continue
+            snapshot = WeightSnapshot(context)
+            snapshot.load(weights)
+            if name.startswith("in_flight-"):
+                iteration_of = int(name.split("-")[1])
+                run.weights_in_flight[iteration_of - run.machine.offset] = snapshot
             else:
-                run.candidate = WeightSnapshot(context)
-                run.candidate.load(weights)
+                run.candidate = snapshot
         if self._selected():
             self._restore_selection(state["made"])
         print_rank_0(

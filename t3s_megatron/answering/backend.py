@@ -34,5 +34,8 @@ class Backend(Protocol):
         `unfinished`. On the rank that verifies, answers have their texts; elsewhere "" stands for
         them."""
 
+    def release(self, weights: Any) -> None:
+        """`weights` are not asked again."""
+
     def close(self) -> None:
         """Leave nothing behind."""

@@ -55,5 +55,8 @@ class LiveBackend:
             for one in found
         ]
 
+    def release(self, weights: CallbackContext) -> None:
+        pass
+
     def close(self) -> None:
         pass

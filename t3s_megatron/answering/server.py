@@ -58,6 +58,8 @@ class ServerBackend:
         self.probe_tokens = min(PROBE_TOKENS, prepared.max_new_tokens)
         self.exports = Exports(get_args(), self.config.server_weights)
         self._earlier: dict[str, list[str]] = {}
+        self._in_use: set[str] = set()  # folders
+        self.cancelled = False
         self._checked: ServedWeights | None = None
 
     # -------------------------------------------------------------------------- on every rank
@@ -85,7 +87,8 @@ class ServerBackend:
             return self._checked
         self._checked = None  # its folder goes
         expected = self._live_answers(context)
-        folder = self.exports.write(context.model, context.iteration, keep=set())
+        folder = self.exports.write(context.model, context.iteration, keep=self._in_use)
+        self._in_use.add(folder)
         weights = ServedWeights(folder, expected, dict(self._earlier))
         now = f"iteration {context.iteration}"
         self._earlier.setdefault("the start", expected)
@@ -107,11 +110,16 @@ class ServerBackend:
         def ask() -> list[tuple[int, bool, bool]] | None:
             if not self.is_root:
                 return None
-            answers.extend(self.answers(weights, prompts, sampling, numbers, timeout))
+            answers.extend(
+                self.answers(weights, prompts, sampling, numbers=numbers, timeout=timeout)
+            )
             return [(one.tokens, one.truncated, one.unfinished) for one in answers]
 
         told = layout.together(ask)[self.root]  # without the texts, which may be long
         return answers if self.is_root else [Answer("", *one) for one in told]
+
+    def release(self, weights: ServedWeights) -> None:
+        self._in_use.discard(weights.folder)
 
     def close(self) -> None:
         self.exports.remove_all()
@@ -136,6 +144,7 @@ class ServerBackend:
         weights: ServedWeights,
         prompts: list[list[int]],
         sampling: Sampling,
+        *,
         numbers: list[int],
         timeout: float | None,
     ) -> list[Answer]:
@@ -184,6 +193,7 @@ class ServerBackend:
             retries=self.config.server_retries,
             extra=reload.sampling_fields(self.config.server_reload),
             say=self.tell,
+            cancelled=lambda: self.cancelled,
         )
         return client.complete(requests, timeout=timeout, finished=finished)
 
