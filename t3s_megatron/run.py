@@ -261,7 +261,7 @@ class T3SRun:
                 del self.weights_in_flight[step]
 
     def _take_outcome(self, context, measured: Measurement) -> None:
-        self.machine.measured(measured.accuracy)
+        self.machine.measured(measured.outcome)
         self.summary.append("measurements", measured)
         self.curves.scalars(measurement_figures(measured), context.iteration)
         self.say(

@@ -11,6 +11,7 @@ import json
 from collections.abc import Callable
 
 from t3s_megatron.errors import VoidMeasurementError
+from t3s_megatron.method.outcome import Outcome
 from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine, Plan
 
 Curve = Callable[[str, int], float]
@@ -91,7 +92,8 @@ class Walk:
         self.trace.append(f"{machine.phase.value} {machine.phase_step}: {kind.value}{live}")
         theta_b = ("profile", machine.theta_b_step)
         if kind is ActionKind.MEASURE:
-            machine.measured(self.accuracy(machine.phase.value, machine.phase_step))
+            accuracy = self.accuracy(machine.phase.value, machine.phase_step)
+            machine.measured(Outcome(accuracy))
             return
         if kind is ActionKind.KEEP_THETA_0:
             assert self.weights == THETA_0
