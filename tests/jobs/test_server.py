@@ -18,7 +18,7 @@ import torch
 
 from tests.support.launch import run
 from tests.support.reference import read_tensors
-from tests.support.resumable import SCHEDULE, assert_same, errors_of
+from tests.support.resumable import SCHEDULE, errors_of
 from tests.support.servers import free_port, scripted_server, transformers_serve
 
 GREEDY = ["--t3s", "--t3s-max-new-tokens", 16, "--t3s-temperature", 0, "--t3s-patience", 2,
@@ -49,8 +49,8 @@ def live(tmp_path_factory, start):
     return folder
 
 
-def served(url: str, *extra) -> list:
-    return ["--t3s-generation", "server", "--t3s-server-url", url, *extra]
+def served(*urls_and_more) -> list:
+    return ["--t3s-generation", "server", "--t3s-server-url", *urls_and_more]
 
 
 def measurements(folder) -> list[dict]:
@@ -114,7 +114,7 @@ def test_a_server_and_the_live_weights_find_the_same_through_every_fault(
     with scripted_server(proxy.answer) as url:
         dead = f"http://localhost:{free_port()}"
         job = run(
-            start(tmp_path, *served(url), dead, "--t3s-server-timeout", 10,
+            start(tmp_path, *served(url, dead), "--t3s-server-timeout", 10,
                   "--t3s-measurement-retries", 1),
             processes=2,
         )  # fmt: skip
@@ -131,35 +131,29 @@ def test_a_server_and_the_live_weights_find_the_same_through_every_fault(
 
 
 def test_training_goes_on_while_the_server_measures(tmp_path, start, server, live):
-    """Two measurements in flight: the same theta_b and the same end as a run that waits; and killed
-    with both of them in flight, and started again, the same run bit for bit."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    how = served(server, "--t3s-accuracy-overlap", 2, "--t3s-server-weights", tmp_path / "weights")
-    job = run(start(whole, *how), processes=2)
-    assert_same_end(live, whole)
-    assert measurements(whole) == measurements(live)
-    assert "steps beyond the decision are thrown away" in job.output
-
+    """Two measurements in flight, and killed with both of them: started again, it has the
+    measurements, theta_b and end of a run that waits, bit for bit."""
+    how = served(server, "--t3s-accuracy-overlap", 2)
     death = {"KILL_AT": "with measurements in flight", "KILL_MARK": str(tmp_path / "mark")}
     again = dict(processes=2, module="tests.jobs.killed_job", environment=death)
-    run(start(killed, *how), **again, expect=1)
-    job = run(start(killed, *how), **again)
+    run(start(tmp_path, *how), **again, expect=1)
+    job = run(start(tmp_path, *how), **again)
     assert "resumed at iteration 4" in job.output
-    assert_same(str(whole), str(killed))
+    assert "steps beyond the decision are thrown away" in job.output
+    assert_same_end(live, tmp_path)
+    assert measurements(tmp_path) == measurements(live)
 
 
-def test_a_server_that_is_not_there_ends_the_job_before_it_trains(tmp_path, start):
-    url = f"http://localhost:{free_port()}"
-    job = run(start(tmp_path, *served(url)), processes=2, expect=1)
-    assert f"no server is of use: {url}/health" in errors_of(job)
-    assert "iteration        1/" not in job.output
+def test_servers_of_no_use_end_the_job_before_it_trains(tmp_path, start):
+    """One is not there, and one has another model. Every rank ends with the reason."""
 
-
-def test_a_server_of_another_model_ends_the_job_before_it_trains(tmp_path, start):
     def answer(call):
         call.complete("0+0=0") if call.method == "POST" and call.body else call.send({})
 
+    dead = f"http://localhost:{free_port()}"
     with scripted_server(answer) as url:
-        job = run(start(tmp_path, *served(url)), expect=1)
-    assert "agree with the live weights' to 0." in errors_of(job)
+        job = run(start(tmp_path, *served(dead, url)), processes=2, expect=1)
+    (error,) = set(errors_of(job).splitlines())
+    assert f"no server is of use: {dead}/reset: " in error
+    assert f"{url}: its greedy answers agree with the live weights' to 0." in error
     assert "iteration        1/" not in job.output
