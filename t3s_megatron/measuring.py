@@ -48,7 +48,7 @@ class Measurer:
         self.say = say
         self.pool = VerifierPool(prepared.config.verifier, prepared.config.verify_limits)
         self.backend: Backend
-        if prepared.config.generation == "server":
+        if prepared.config.generation == "server" and prepared.config.needs_answers:
             self.backend = ServerBackend(prepared, root, self._tell)
         else:
             self.backend = LiveBackend(prepared.tokenizer, root, self._tell)

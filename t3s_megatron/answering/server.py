@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from t3s_megatron.accuracy.measurement import Answer
@@ -72,7 +73,7 @@ class ServerBackend:
                 self._require_any(self._reachable())
 
         layout.together(reach)
-        weights = self.take(context, step=-1)
+        weights = self._export(context)
 
         def answer() -> None:
             if self.is_root:
@@ -81,11 +82,18 @@ class ServerBackend:
         layout.together(answer)
         if context.iteration == 0:
             self._checked = weights
+        else:
+            self.release(weights)
 
     def take(self, context: CallbackContext, *, step: int) -> ServedWeights:
-        if step == 0 and self._checked is not None:
-            return self._checked
-        self._checked = None  # its folder goes
+        if self._checked is not None:
+            if step == 0:
+                return self._checked
+            self.release(self._checked)
+            self._checked = None
+        return self._export(context)
+
+    def _export(self, context: CallbackContext) -> ServedWeights:
         expected = self._live_answers(context)
         folder = self.exports.write(context.model, context.iteration, keep=self._in_use)
         self._in_use.add(folder)
@@ -149,7 +157,7 @@ class ServerBackend:
         timeout: float | None,
     ) -> list[Answer]:
         """`generate` without a word to other ranks."""
-        if not weights.ready:
+        if not weights.ready and not self.cancelled:
             for fault in self._make_ready(weights):
                 self.tell(fault)
         if not weights.ready:
@@ -220,7 +228,7 @@ class ServerBackend:
 
     def _make_ready(self, weights: ServedWeights) -> list[str]:
         """Load the weights everywhere and set `ready`; what is wrong with each other URL."""
-        config, faults = self.config, []
+        config = self.config
         weights.ready = {}
         started = time.perf_counter()
         if config.server_reload_command is not None:
@@ -233,10 +241,13 @@ class ServerBackend:
                 )
             except ServerError as error:
                 return [str(error)] * len(self.urls)
-        for url in self.urls:
+        faults = []
+        # At once: each may take minutes.
+        with ThreadPoolExecutor(len(self.urls)) as threads:
+            loading = {url: threads.submit(self._load, url, weights) for url in self.urls}
+        for url, loaded in loading.items():
             try:
-                model = self._load(url, weights)
-                weights.ready[url] = model
+                weights.ready[url] = loaded.result()
             except ServerError as error:
                 faults.append(str(error))
         if len(set(weights.ready.values())) > 1:

@@ -15,6 +15,7 @@ import time
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from tests.support.launch import run
 from tests.support.reference import read_tensors
@@ -130,18 +131,50 @@ def test_a_server_and_the_live_weights_find_the_same_through_every_fault(
     assert not os.listdir(tmp_path / "t3s" / "weights"), "exports are left"
 
 
-def test_training_goes_on_while_the_server_measures(tmp_path, start, server, live):
+class LikeVLLM:
+    """vLLM's routes in front of `transformers serve`, whose answers it gives: one model's name,
+    weights by a call to the workers, prompts as token ids."""
+
+    def __init__(self, url: str, tokenizer: str):
+        self.url = url
+        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+        self.folder = None
+        self.calls: list[str] = []
+
+    def answer(self, call) -> None:
+        self.calls.append(call.path)
+        if call.path == "/v1/models":
+            return call.send({"object": "list", "data": [{"id": "student"}]})
+        if call.path == "/collective_rpc":
+            assert call.body["method"] == "reload_weights"
+            self.folder = call.body["kwargs"]["weights_path"]
+            return call.send({"results": [None]})
+        if call.path != "/v1/completions":
+            return call.send({})
+        assert call.body["model"] == "student" and call.body["top_k"] == -1
+        call.body["model"] = self.folder
+        call.body["prompt"] = self.tokenizer.decode(call.body["prompt"])
+        for name in ("top_k", "min_p", "repetition_penalty"):
+            del call.body[name]
+        folder = json.dumps(self.folder).encode()
+        return call.forward(self.url, lambda reply: reply.replace(folder, b'"student"'))
+
+
+def test_training_goes_on_while_the_server_measures(tmp_path, start, server, live, task):
     """Two measurements in flight, and killed with both of them: started again, it has the
     measurements, theta_b and end of a run that waits, bit for bit."""
-    how = served(server, "--t3s-accuracy-overlap", 2)
+    proxy = LikeVLLM(server, task[1])
     death = {"KILL_AT": "with measurements in flight", "KILL_MARK": str(tmp_path / "mark")}
     again = dict(processes=2, module="tests.jobs.killed_job", environment=death)
-    run(start(tmp_path, *how), **again, expect=1)
-    job = run(start(tmp_path, *how), **again)
+    with scripted_server(proxy.answer) as url:
+        how = served(url, "--t3s-accuracy-overlap", 2, "--t3s-server-reload", "vllm")
+        run(start(tmp_path, *how), **again, expect=1)
+        job = run(start(tmp_path, *how), **again)
     assert "resumed at iteration 4" in job.output
     assert "steps beyond the decision are thrown away" in job.output
     assert_same_end(live, tmp_path)
     assert measurements(tmp_path) == measurements(live)
+    assert proxy.calls.count("/collective_rpc") == proxy.calls.count("/reset_prefix_cache") > 5
 
 
 def test_servers_of_no_use_end_the_job_before_it_trains(tmp_path, start):
