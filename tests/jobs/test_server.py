@@ -17,6 +17,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from t3s_megatron.answering.client import Client, Request
+from tests.support.hf_models import save_model
 from tests.support.launch import run
 from tests.support.reference import read_tensors
 from tests.support.resumable import SCHEDULE, errors_of
@@ -190,3 +192,18 @@ def test_servers_of_no_use_end_the_job_before_it_trains(tmp_path, start):
     assert f"no server is of use: {dead}/reset: " in error
     assert f"{url}: its greedy answers agree with the live weights' to 0." in error
     assert "iteration        1/" not in job.output
+
+
+def test_transformers_serve_keeps_to_its_seeds_one_request_at_a_time(tmp_path, server, task):
+    """And takes nothing but the temperature from the request: the settings are the folder's."""
+    folder = save_model(str(tmp_path / "model"), vocab_size=20)
+    shutil.copytree(task[1], folder, dirs_exist_ok=True)
+    settings = {"do_sample": True, "temperature": 1.0, "top_k": 0, "eos_token_id": 1}
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps(settings))
+    asked = [Request("<user>1+2<assistant>", 12, 1.0, seed=seed) for seed in range(6)]
+    client = Client([server], folder, concurrency=1)
+    first = client.complete(asked)
+    assert len({one.text for one in first}) > 3
+    assert client.complete(asked[::-1]) == first[::-1]
+    greedy = client.complete([Request("<user>1+2<assistant>", 12, 0.0, seed=i) for i in (1, 2)])
+    assert greedy[0] == greedy[1]
