@@ -5,7 +5,8 @@
 names it; `restore` runs before the first step of a resumed job. In between, Megatron itself brings
 back weights, optimizer, schedule, sample counter and random state.
 
-What never changes is written once: theta_0, and each candidate. States older than the checkpoint
+What never changes is written once: theta_0, each candidate, and the weights of steps whose
+measurement is in flight; a save waits for the outcomes of those. States older than the checkpoint
 that Megatron has last named are removed.
 
 A job may come back in another layout. Weights are then put together from the files of all the
