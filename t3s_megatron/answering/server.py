@@ -256,7 +256,9 @@ class ServerBackend:
                 "them one (--served-model-name), or start them alike"
             )
         seconds = time.perf_counter() - started
-        self.tell(f"{len(weights.ready)} of {len(self.urls)} servers ready in {seconds:.1f} s")
+        if faults:
+            ready = f"{len(weights.ready)} of {len(self.urls)} servers"
+            self.tell(f"{ready} ready in {seconds:.1f} s")
         return faults
 
     def _load(self, url: str, weights: ServedWeights) -> str:
