@@ -9,7 +9,6 @@ to the servers; all ranks export, answer the probes, and learn what came of it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from t3s_megatron.answering.prompts import prompt_texts
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.generation import Sampling, generate
+from t3s_megatron.megatron.pause import training_paused
 from t3s_megatron.megatron.process import get_args
 from t3s_megatron.megatron.seam import CallbackContext
 from t3s_megatron.prepare import Prepared
@@ -95,7 +95,8 @@ class ServerBackend:
 
     def _export(self, context: CallbackContext) -> ServedWeights:
         expected = self._live_answers(context)
-        folder = self.exports.write(context.model, context.iteration, keep=self._in_use)
+        with training_paused(context):  # an overlapped gather of the last update is waited for
+            folder = self.exports.write(context.model, context.iteration, keep=self._in_use)
         self._in_use.add(folder)
         weights = ServedWeights(folder, expected, dict(self._earlier))
         now = f"iteration {context.iteration}"
@@ -230,7 +231,6 @@ class ServerBackend:
         """Load the weights everywhere and set `ready`; what is wrong with each other URL."""
         config = self.config
         weights.ready = {}
-        started = time.perf_counter()
         if config.server_reload_command is not None:
             try:
                 reload.run_command(
@@ -255,10 +255,8 @@ class ServerBackend:
                 f"the servers have different names for the model ({weights.ready}): give all of "
                 "them one (--served-model-name), or start them alike"
             )
-        seconds = time.perf_counter() - started
         if faults:
-            ready = f"{len(weights.ready)} of {len(self.urls)} servers"
-            self.tell(f"{ready} ready in {seconds:.1f} s")
+            self.tell(f"{len(weights.ready)} of {len(self.urls)} servers ready")
         return faults
 
     def _load(self, url: str, weights: ServedWeights) -> str:

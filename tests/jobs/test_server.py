@@ -26,6 +26,8 @@ from tests.support.servers import free_port, scripted_server, transformers_serve
 
 GREEDY = ["--t3s", "--t3s-max-new-tokens", 16, "--t3s-temperature", 0, "--t3s-patience", 2,
           "--t3s-profile-iters", 8, "--t3s-simple-step", 2]  # fmt: skip
+#: Two data-parallel ranks whose parameters are gathered late: an export has to wait for that.
+DISTRIBUTED = "--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather".split()
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,7 @@ def server():
 @pytest.fixture(scope="module")
 def start(student, data_arguments):
     def arguments(folder, *extra) -> list:
-        return [*data_arguments, *SCHEDULE, *GREEDY, "--save", folder, "--load", folder,
+        return [*data_arguments, *SCHEDULE, *GREEDY, *DISTRIBUTED, "--save", folder, "--load", folder,
                 "--pretrained-checkpoint", student, "--save-interval", 2,
                 "--dist-ckpt-optim-fully-reshardable", *extra]  # fmt: skip
 
