@@ -39,9 +39,9 @@ def server():
 @pytest.fixture(scope="module")
 def start(student, data_arguments):
     def arguments(folder, *extra) -> list:
-        return [*data_arguments, *SCHEDULE, *GREEDY, *DISTRIBUTED, "--save", folder, "--load", folder,
-                "--pretrained-checkpoint", student, "--save-interval", 2,
-                "--dist-ckpt-optim-fully-reshardable", *extra]  # fmt: skip
+        return [*data_arguments, *SCHEDULE, *GREEDY, *DISTRIBUTED,
+                "--save", folder, "--load", folder, "--pretrained-checkpoint", student,
+                "--save-interval", 2, "--dist-ckpt-optim-fully-reshardable", *extra]  # fmt: skip
 
     return arguments
 
