@@ -8,6 +8,9 @@ gives the very figures of a measurement without faults, and measurements of diff
 paired. A fresh seed would let the faults choose which answers are counted. A measurement that stays
 void is handed on as such. All of it lies between two training steps, so no checkpoint ever holds
 half a measurement.
+
+A measurement that looks for the minimum is asked in `--t3s-accuracy-blocks`, and ends after the
+block that settles it (`accuracy.blocks`).
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from t3s_megatron.accuracy.blocks import Settles, in_blocks
 from t3s_megatron.accuracy.measurement import Answer, Grader, Measurement
 from t3s_megatron.accuracy.pool import VerifierPool
 from t3s_megatron.answering.backend import Backend
@@ -70,22 +74,29 @@ class Measurer:
         """What is of use while it happens, and belongs into no summary."""
         print(f"[t3s] {line}", flush=True)
 
-    def training_accuracy(self, context: CallbackContext, *, step: int, phase: str) -> Measurement:
+    def training_accuracy(
+        self, context: CallbackContext, *, step: int, phase: str, settles: Settles | None = None
+    ) -> Measurement:
         """What the bottleneck detector is shown: `--t3s-accuracy-prompts`, `--t3s-temperature`.
 
-        Collective over the world, the same result on every rank.
+        `settles`: asked between the blocks of the measurement whether it may end; without it there
+        is one block. Collective over the world, the same result on every rank.
         """
         weights = self.backend.take(context, step=step)
-        measured = self.measure(weights, step=step, phase=phase)
+        measured = self.measure(weights, step=step, phase=phase, settles=settles)
         self.backend.release(weights)
         return measured
 
-    def measure(self, weights: Any, *, step: int, phase: str) -> Measurement:
+    def measure(
+        self, weights: Any, *, step: int, phase: str, settles: Settles | None = None
+    ) -> Measurement:
         """The training accuracy of `weights`, which the backend has taken."""
         config, samples = self.config, self.prepared.askable(self.prepared.corpus)
         if config.accuracy_prompts:
             samples = samples[: config.accuracy_prompts]
-        measured = self._measure(weights, samples, config.temperature, config.accuracy_samples)
+        measured = self._measure(
+            weights, samples, config.temperature, config.accuracy_samples, settles
+        )
         return measured.with_context(step=step, phase=phase, split="train")
 
     def evaluations(self, context: CallbackContext, *, step: int, phase: str):
@@ -109,18 +120,26 @@ class Measurer:
         self.backend.release(weights)
 
     def _measure(
-        self, weights: Any, samples: list[Sample], temperature: float, repeats: int
+        self,
+        weights: Any,
+        samples: list[Sample],
+        temperature: float,
+        repeats: int,
+        settles: Settles | None = None,
     ) -> Measurement:
         """`weights`: the backend's. The seed of an answer depends on its place among `samples` and
         its number only, so measurements of different steps are paired."""
         started = time.perf_counter()
         asked = [sample for sample in samples for _ in range(repeats)]
         grader = Grader(asked, self.pool, self.config.max_failed_share)
+        count = 1 if settles is None else self.config.accuracy_blocks
+        blocks = in_blocks(len(samples), repeats, count, self.config.seed)
+        wanted, again = blocks.pop(0), False
         generated: dict[int, Answer] = {}
-        retry = 0
+        retry, generating = 0, 0.0
         while True:
-            self._generate(weights, asked, generated, temperature)
-            measured, fault = self._verify(grader, [generated[i] for i in range(len(asked))])
+            generating += self._generate(weights, asked, generated, temperature, wanted, generating)
+            measured, fault = self._verify(grader, generated, again)
             if fault is not None:
                 self.say(f"the verifier failed, first on {fault}")
             measured = measured.with_context(
@@ -131,9 +150,29 @@ class Measurer:
             )
             if measured.void:
                 self.say(f"the measurement is {measured.describe()}")
-            if not measured.void or retry == self.config.measurement_retries:
+                if retry == self.config.measurement_retries:
+                    return measured
+                retry, generating = retry + 1, 0.0
+                wanted, again = [i for i in sorted(generated) if generated[i].unfinished], True
+            elif not blocks or self._settled(settles, measured, count - 1):
                 return measured
-            retry += 1
+            else:
+                wanted, again = blocks.pop(0), False
+
+    def _settled(self, settles: Settles | None, measured: Measurement, looks: int) -> bool:
+        """Whether the measurement may end before its next block. By what the root says: no rank may
+        go on generating alone."""
+
+        def ask() -> str | None:
+            if settles is None or layout.rank() != self.root:
+                return None
+            return settles(measured.outcome, looks)
+
+        why = self.on_root(ask)
+        if why is not None:
+            asked, planned = measured.total, len(measured.marks)
+            self.say(f"the measurement ends after {asked} of {planned} answers: {why}")
+        return why is not None
 
     def _generate(
         self,
@@ -141,10 +180,13 @@ class Measurer:
         asked: list[Sample],
         generated: dict[int, Answer],
         temperature: float,
-    ) -> None:
-        """Fill in what `generated` lacks."""
+        wanted: list[int],
+        spent: float,
+    ) -> float:
+        """Fill in the answers of these numbers; returns the seconds it took. `spent`: seconds that
+        other blocks have used up of the time for the whole measurement."""
         started = time.perf_counter()
-        missing = [i for i in range(len(asked)) if i not in generated or generated[i].unfinished]
+        limit = self.config.generation_timeout
         sampling = Sampling(
             temperature=temperature,
             max_new_tokens=self.prepared.max_new_tokens,
@@ -153,14 +195,14 @@ class Measurer:
             vocab_size=len(self.prepared.tokenizer),
             batch_size=self.config.generation_batch_size,
         )
-        prompts = [asked[i].tokens[: asked[i].prompt_length].tolist() for i in missing]
+        prompts = [asked[i].tokens[: asked[i].prompt_length].tolist() for i in wanted]
         try:
             answers = self.answers(
                 weights,
                 prompts,
                 sampling,
-                numbers=missing,
-                timeout=self.config.generation_timeout,
+                numbers=wanted,
+                timeout=None if limit is None else max(0.0, limit - spent),
             )
         except T3SError:  # on every rank
             raise
@@ -168,19 +210,24 @@ class Measurer:
             # The other ranks wait for this one, until its launcher ends them with it.
             error.add_note(f"[t3s] rank {layout.rank()} failed while it generated answers")
             raise
-        for i, answer in zip(missing, answers, strict=True):
+        for i, answer in zip(wanted, answers, strict=True):
             generated[i] = answer
-        self.spent("generation", time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self.spent("generation", seconds)
+        return seconds
 
-    def _verify(self, grader: Grader, answers: list[Answer]) -> tuple[Measurement, str | None]:
-        """The measurement, and where the verifier first failed; the same on every rank. One rank
-        verifies: all ranks decide by the same figures, and by the same failure."""
+    def _verify(
+        self, grader: Grader, generated: dict[int, Answer], again: bool
+    ) -> tuple[Measurement, str | None]:
+        """The measurement so far, and where the verifier first failed; the same on every rank. One
+        rank verifies: all ranks decide by the same figures, and by the same failure."""
         started = time.perf_counter()
 
         def grade() -> tuple[Measurement, str | None] | None:
             if layout.rank() != self.root:
                 return None
-            return grader.grade(answers), grader.first_fault()
+            answers = [generated.get(i) for i in range(len(grader.samples))]
+            return grader.grade(answers, again), grader.first_fault()
 
         result = self.on_root(grade)
         self.spent("verification", time.perf_counter() - started)

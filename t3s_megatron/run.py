@@ -235,7 +235,9 @@ class T3SRun:
         self.machine.done(action)
 
     def _measure(self, context, action: Action) -> None:
-        self._take_outcome(context, self.measurer.training_accuracy(context, **self._now()))
+        settles = self.machine.settles if self.machine.seeks_minimum else None
+        measured = self.measurer.training_accuracy(context, settles=settles, **self._now())
+        self._take_outcome(context, measured)
 
     def _keep_weights(self, context, action: Action) -> None:
         self.weights_in_flight[self.machine.live_step] = WeightSnapshot(context)

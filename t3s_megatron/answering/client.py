@@ -4,8 +4,9 @@
     client = Client(["http://a:8000", "http://b:8000"], "Qwen/Qwen3-32B", concurrency=32)
     completions = client.complete([Request(prompt, max_tokens=512, temperature=0.6, seed=1)])
 
-Only `POST /v1/completions` is used: the prompt is text or token ids that the caller has rendered,
-so no server's chat template takes part. Every request has a deadline and a number of attempts;
+A prompt of text or token ids goes to `POST /v1/completions`: the caller has rendered it, and no
+server's chat template takes part. Chat turns go to `POST /v1/chat/completions`, for models whose
+template only their server has. Every request has a deadline and a number of attempts;
 each URL has its own workers, who take requests from one queue, so that a slow server gets fewer
 and the failed attempt of one is made up for by another. What is not answered in the end is
 `UNFINISHED`, with the reason.
@@ -47,24 +48,30 @@ class Finish(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Request:
-    """`prompt`: text, or token ids for servers that take them. temperature 0 is greedy. The same
-    seed goes along with every attempt."""
+    """`prompt`: text, token ids for servers that take them, or chat turns (`role` and `content`).
+    temperature 0 is greedy. The same seed goes along with every attempt."""
 
-    prompt: str | list[int]
+    prompt: str | list[int] | tuple[dict[str, str], ...]
     max_tokens: int
     temperature: float
     seed: int | None = None
     top_p: float = 1.0
 
+    @property
+    def is_chat(self) -> bool:
+        return isinstance(self.prompt, tuple)
+
 
 @dataclass(frozen=True)
 class Completion:
-    """`tokens`: as the server counts, with the end token. `why`: of an UNFINISHED one."""
+    """`tokens`: as the server counts, with the end token. `why`: of an UNFINISHED one. `thinking`:
+    what a chat server has taken out of the text (vLLM's and SGLang's --reasoning-parser)."""
 
     text: str
     tokens: int
     finish: Finish
     why: str | None = None
+    thinking: str | None = None
 
 
 class ServerError(T3SError):
@@ -192,26 +199,31 @@ class Client:
     async def _attempt(self, http, url: str, request: Request) -> Completion:
         body = {
             "model": self.model,
-            "prompt": request.prompt,
+            "messages" if request.is_chat else "prompt": request.prompt,
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
             "top_p": request.top_p,
             **({} if request.seed is None else {"seed": request.seed}),
             **self.extra,
         }
-        where = f"{url}/v1/completions"
+        where = f"{url}/v1/chat/completions" if request.is_chat else f"{url}/v1/completions"
         limit = _BYTES_A_REPLY + _BYTES_A_TOKEN * request.max_tokens
         reply = await _exchange(http, "POST", where, body, self.timeout, limit)
         reply.require_success()
         try:
-            return read_completion(reply.content, request.max_tokens, self.model)
+            return read_completion(
+                reply.content, request.max_tokens, self.model, is_chat=request.is_chat
+            )
         except ValueError as error:
             raise ServerError(f"{where}: {error}") from None
 
 
-def read_completion(content: bytes, max_tokens: int, model: str) -> Completion:
-    """The reply of `/v1/completions`. ValueError, saying what is wrong, for one that cannot be the
-    answer to a request for one completion of `max_tokens` by `model`."""
+def read_completion(
+    content: bytes, max_tokens: int, model: str, *, is_chat: bool = False
+) -> Completion:
+    """The reply of `/v1/completions`, or of `/v1/chat/completions`. ValueError, saying what is
+    wrong, for one that cannot be the answer to a request for one completion of `max_tokens` by
+    `model`."""
     try:
         reply = json.loads(content)
     except (ValueError, RecursionError):
@@ -219,8 +231,11 @@ def read_completion(content: bytes, max_tokens: int, model: str) -> Completion:
     try:
         found, choices = reply["model"], reply["choices"]
         tokens = reply["usage"]["completion_tokens"]
-        texts = [(choice["text"], choice["finish_reason"]) for choice in choices]
-    except (KeyError, TypeError, IndexError) as error:
+        texts = [
+            (*(_said(one["message"]) if is_chat else (one["text"], None)), one["finish_reason"])
+            for one in choices
+        ]
+    except (AttributeError, KeyError, TypeError, IndexError) as error:
         raise ValueError(
             f"the reply is no completion ({type(error).__name__}: {error}): {_excerpt(content)}"
         ) from None
@@ -228,9 +243,10 @@ def read_completion(content: bytes, max_tokens: int, model: str) -> Completion:
         raise ValueError(f"the reply is of model {found!r}, asked for was {model!r}")
     if len(texts) != 1:
         raise ValueError(f"the reply has {len(texts)} choices, asked for was 1")
-    text, reason = texts[0]
-    if not isinstance(text, str) or not _is_unicode(text):
-        raise ValueError(f"the text is none: {_excerpt(content)}")
+    text, thinking, reason = texts[0]
+    for part in (text, thinking or ""):
+        if not isinstance(part, str) or not _is_unicode(part):
+            raise ValueError(f"the text is none: {_excerpt(content)}")
     if reason not in (Finish.STOP, Finish.LENGTH):
         raise ValueError(f"the finish reason is {reason!r}, and has to be stop or length")
     if type(tokens) is not int or not 0 <= tokens <= max_tokens:
@@ -240,7 +256,15 @@ def read_completion(content: bytes, max_tokens: int, model: str) -> Completion:
             f"the reply ends for its length after {tokens} of {max_tokens} tokens: the server's "
             "own limit is lower (vLLM: --max-model-len, SGLang: --context-length)"
         )
-    return Completion(text, tokens, Finish(reason))
+    return Completion(text, tokens, Finish(reason), thinking=thinking)
+
+
+def _said(message: dict) -> tuple[Any, Any]:
+    """(text, thinking or None). vLLM has renamed `reasoning_content` to `reasoning`; the text is
+    null where all that came is thinking."""
+    thinking = message.get("reasoning_content") or message.get("reasoning") or None
+    text = message["content"]
+    return ("" if text is None and thinking is not None else text), thinking
 
 
 # ------------------------------------------------------------------------------ one HTTP exchange

@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass
 from t3s_megatron.errors import VoidMeasurementError
 from t3s_megatron.method.detector import BottleneckDetector
 from t3s_megatron.method.outcome import Outcome
+from t3s_megatron.method.schedule import MeasurementSchedule
 from t3s_megatron.method.selection import MASKING_BASELINES
 
 
@@ -74,6 +75,10 @@ class Plan:
     targeted_accuracy_interval: int = 1
     patience: int = 5
     min_delta: float = 0.0
+    confirm_level: float = 0.0
+    shock_level: float = 0.0
+    coarse_interval: int = 0  # until the shock; 0: accuracy_interval from the start
+    stop_level: float = 0.0
     no_shock: str = "simple"
     loaded_selection: bool = False
     share: float | None = None
@@ -127,7 +132,10 @@ class PhaseMachine:
         self.theta_b_step: int | None = None
         self.theta_b_reason: str | None = None
         self.goes_on_as_sft = False
-        self.detector = BottleneckDetector(plan.patience, plan.min_delta)
+        self.detector = BottleneckDetector(
+            plan.patience, plan.min_delta, plan.confirm_level, plan.shock_level
+        )
+        self.schedule = MeasurementSchedule(plan.accuracy_interval, plan.coarse_interval)
         self.records: list[dict] = []
         self._log: list[str] = []
         self._pending: list[Action] = []
@@ -157,6 +165,19 @@ class PhaseMachine:
     def next_action(self) -> Action | None:
         """What to do now; None when the next training step is due (or the run is done)."""
         return self._pending[0] if self._pending else None
+
+    @property
+    def seeks_minimum(self) -> bool:
+        """Whether a measurement now is made to find theta_b, and for nothing else. The first one is
+        what all others are compared with; those after theta_b show how training goes on."""
+        looking = self.phase is Phase.PROFILE and self.plan.detects and not self.goes_on_as_sft
+        return looking and self.phase_step > 0 and not self.detector.confirmed
+
+    def settles(self, so_far: Outcome, looks: int) -> str | None:
+        """Why the measurement under way, made while `seeks_minimum`, need not go on; None while it
+        has to. `looks`: how often this is asked in one measurement; the plan's `stop_level` is
+        divided between them."""
+        return self.detector.rules_out(so_far, self.plan.stop_level / looks)
 
     def drain_log(self) -> list[str]:
         """Plain sentences about what was decided since the last call."""
@@ -195,6 +216,8 @@ class PhaseMachine:
             new_minimum = seen.is_new_minimum
             if not settled:
                 self._say(seen.reason)
+            if self.detector.shock_seen and self.schedule.measure_densely(self.phase_step):
+                self._say("from here on accuracy is measured every --t3s-accuracy-interval steps")
         if self.phase_step > 0 and self.phase is not Phase.TRANSFERRED:
             self._decide(new_minimum)
 
@@ -242,12 +265,11 @@ class PhaseMachine:
     def _measurement_is_due(self) -> bool:
         plan, step = self.plan, self.phase_step
         if self.phase is Phase.PROFILE:
-            interval = plan.accuracy_interval
             final = (plan.trains_to_theta_f or self.goes_on_as_sft) and step == plan.budget
             # The last profile step is measured too, or the minimum could hide behind the interval.
             ends = plan.detects and not plan.trains_to_theta_f and step == plan.profile_iters
-            final = final or ends
-            return bool(interval) and (step % interval == 0 or final)
+            due = self.schedule.is_due(step)
+            return bool(plan.accuracy_interval) and (due or final or ends)
         interval = plan.targeted_accuracy_interval
         final = plan.measure_final and step == plan.budget
         return final or (bool(interval) and step % interval == 0)
@@ -277,7 +299,8 @@ class PhaseMachine:
                 self._score_and_rewind()
             return
         if self.detector.confirmed:
-            self._fix_theta_b(self.detector.theta_b_step, f"patience {plan.patience}")
+            assert self.detector.confirmed_by is not None
+            self._fix_theta_b(self.detector.theta_b_step, self.detector.confirmed_by)
             self._score_and_rewind()
         elif step >= plan.profile_iters:
             self._end_of_profile()
@@ -400,11 +423,12 @@ class PhaseMachine:
         state = {
             key: value
             for key, value in vars(self).items()
-            if key not in ("plan", "detector", "_pending", "phase")
+            if key not in ("plan", "detector", "schedule", "_pending", "phase")
         }
         state["plan"] = asdict(self.plan)
         state["phase"] = self.phase.value
         state["detector"] = self.detector.state_dict()
+        state["schedule"] = self.schedule.state_dict()
         state["_pending"] = [[a.kind.value, a.live] for a in self._pending]
         return {k: list(v) if isinstance(v, list) else v for k, v in state.items()}
 
@@ -415,5 +439,6 @@ class PhaseMachine:
             raise ValueError("the saved phases belong to a run with other --t3s arguments")
         self.phase = Phase(state.pop("phase"))
         self.detector.load_state_dict(state.pop("detector"))
+        self.schedule.load_state_dict(state.pop("schedule"))
         self._pending = [Action(ActionKind(k), live) for k, live in state.pop("_pending")]
         vars(self).update({k: list(v) if isinstance(v, list) else v for k, v in state.items()})

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 
 from t3s_megatron.errors import T3SError
+from t3s_megatron.method.outcome import NOT_ASKED
 from t3s_megatron.monitor.summary import FORMAT
 
 #: Names of weights in the tables; theta_0 is the same student in every run.
@@ -54,14 +55,19 @@ def _by_step(summary: dict) -> str:
         measured = [m for m in summary["measurements"] if m["phase"] == phase]
         if not measured:
             continue
-        cells = [
-            f"{m['step']}:{'void' if m['accuracy'] is None else format(m['accuracy'], '.2f')}"
-            for m in measured
-        ]
+        cells = [f"{m['step']}:{_accuracy(m)}" for m in measured]
         for first in range(0, len(cells), 12):
             title = phase if first == 0 else ""
             lines.append(f"  {title:<12}{'  '.join(cells[first : first + 12])}")
     return "\n".join(lines)
+
+
+def _accuracy(measurement: dict) -> str:
+    """ "~0.83" where the measurement ended early, and is an estimate over what was asked."""
+    if measurement["accuracy"] is None:
+        return "void"
+    ended_early = NOT_ASKED in measurement.get("marks", "")
+    return f"{'~' if ended_early else ''}{measurement['accuracy']:.2f}"
 
 
 def _headline(summary: dict) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from t3s_megatron.method.outcome import Outcome
 from t3s_megatron.method.phases import ActionKind, Phase, PhaseMachine, Plan
@@ -17,6 +17,7 @@ class Walk:
     profile_steps: int
     targeted_steps: int
     measurements: int
+    targeted_measurements: int  # of them
     scoring_passes: int
     evaluations: int
     keeps_theta_0: bool
@@ -34,9 +35,11 @@ class Walk:
 
 def walk(plan: Plan, bottleneck: int) -> Walk:
     """The run `plan` whose accuracy falls up to step `bottleneck` of the profile, then rises."""
-    machine = PhaseMachine(plan)
+    # The valley has no noise: its fall is a shock at any level.
+    machine = PhaseMachine(replace(plan, shock_level=0.0))
     did = dict.fromkeys(ActionKind, 0)
     steps = dict.fromkeys(Phase, 0)
+    targeted = 0
     while machine.phase is not Phase.DONE:
         action = machine.next_action()
         if action is None:
@@ -45,6 +48,7 @@ def walk(plan: Plan, bottleneck: int) -> Walk:
             continue
         did[action.kind] += 1
         if action.kind is ActionKind.MEASURE:
+            targeted += machine.phase is Phase.TARGETED
             machine.measured(Outcome(_accuracy(machine.phase_step, bottleneck, plan)))
         else:
             machine.done(action)
@@ -53,6 +57,7 @@ def walk(plan: Plan, bottleneck: int) -> Walk:
         profile_steps=steps[Phase.PROFILE],
         targeted_steps=steps[Phase.TARGETED],
         measurements=did[ActionKind.MEASURE],
+        targeted_measurements=targeted,
         scoring_passes=did[ActionKind.SCORE_THETA_0] + did[ActionKind.SCORE_THETA_B],
         # At theta_0, at theta_f before a residual transfer, and at the end.
         evaluations=1 + did[ActionKind.RESIDUAL_TRANSFER] + did[ActionKind.FINISH],

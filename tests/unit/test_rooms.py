@@ -44,7 +44,8 @@ PLAIN = [PACKAGE / "answering" / f"{n}.py" for n in ("client", "probes", "progre
 
 @pytest.mark.parametrize(
     "path",
-    PLAIN + files("method", "data", "accuracy", "monitor", "huggingface", "planning"),
+    PLAIN
+    + files("method", "data", "accuracy", "monitor", "huggingface", "planning", "teacher_data"),
     ids=lambda p: str(p.relative_to(PACKAGE)),
 )
 def test_the_inner_rooms_know_nothing_of_processes_or_of_that_room(path):

@@ -5,6 +5,7 @@ tests/unit/megatron/test_planning.py."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from made_plans import answers, gpu, layout, model, stage
@@ -49,20 +50,25 @@ def test_a_scoring_pass_is_a_third_of_training_on_the_corpus():
 
 
 def test_answers_are_counted_at_their_length_and_batches_at_the_longest():
-    run = walk(Plan(method="t3s", budget=50), bottleneck=10)
-    likely, most = generating(layout(), model(), answers(), run, SPEED)
-    assert likely.tokens == run.measurements * 20 * 30
-    assert most.tokens == run.measurements * 20 * 60
+    likely, most = generating(layout(), model(), answers(), [20] * 7, SPEED)
+    assert likely.tokens == 7 * 20 * 30
+    assert most.tokens == 7 * 20 * 60
     # 20 answers, 5 at a time on 2 ranks: two batches. More of them take longer.
-    one_at_a_time, _ = generating(layout(), model(), answers(batch_size=1), run, SPEED)
+    one_at_a_time, _ = generating(layout(), model(), answers(batch_size=1), [20] * 7, SPEED)
     assert one_at_a_time.seconds == pytest.approx(5 * likely.seconds)
 
 
 def test_without_a_cache_every_token_computes_its_sequence():
-    run = walk(Plan(method="t3s", budget=50), bottleneck=10)
-    cached, _ = generating(layout(), model(), answers(), run, SPEED)
-    again, _ = generating(layout(), model(), answers(cached=False), run, SPEED)
+    cached, _ = generating(layout(), model(), answers(), [20], SPEED)
+    again, _ = generating(layout(), model(), answers(cached=False), [20], SPEED)
     assert again.tokens == cached.tokens and again.flops > 30 * cached.flops
+
+
+def test_a_measured_rate_is_taken_as_it_is():
+    measured = replace(SPEED, generation=60.0)
+    likely, most = generating(layout(), model(), answers(), [20, 10], measured)
+    assert likely.seconds == 30 * 30 / (60 * 2)  # two data-parallel ranks
+    assert most.seconds == 2 * likely.seconds
 
 
 def outcome(**changes) -> Outcome:
@@ -75,7 +81,7 @@ def outcome(**changes) -> Outcome:
         gpus=[gpu(), gpu(stages=(1, 2, 3), optimizer=400)], gpu_limit=2000, host=10 * 2**30,
         disk=Disk(1, 2, 3, 4, 0), expected=run, longest=run,
         work={"profile": (Work(3e6, 1e9, 60.0), Work(9e6, 3e9, 7300.0))}, speed=SPEED,
-        notes=["one"], advice=[],
+        measuring=None, notes=["one"], advice=[],
     )  # fmt: skip
     return Outcome(**made | changes)
 
