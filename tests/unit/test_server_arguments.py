@@ -20,6 +20,11 @@ SERVER = "--t3s-generation server --t3s-server-url http://a:8000"
         (f"{SERVER} --t3s-server-reload command", "go together"),
         (f"{SERVER} --t3s-server-reload-command true", "go together"),
         ("--t3s-accuracy-overlap 1", "--t3s-accuracy-overlap needs --t3s-generation server"),
+        (f"{SERVER} --t3s-accuracy-overlap 1 --t3s-accuracy-blocks 4", "does not go with"),
+        (
+            f"{SERVER} --t3s-accuracy-overlap 1 --t3s-accuracy-interval-coarse 4",
+            "does not go with",
+        ),
         (f"{SERVER} --t3s-accuracy-overlap -1", "must not be negative"),
         (f"{SERVER} --t3s-server-concurrency 0", "must be at least 1"),
         (f"{SERVER} --t3s-server-timeout 0", "must be more than 0"),
