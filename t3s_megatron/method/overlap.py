@@ -28,6 +28,8 @@ class OverlappingPhases(PhaseMachine):
     def __init__(self, plan: Plan, depth: int):
         if depth < 1:
             raise ValueError("an overlap is of at least one measurement")
+        if plan.coarse_interval:
+            raise ValueError("a coarse interval depends on outcomes that are not there yet")
         self.depth = depth
         self.ahead: list[int] = []
         self.in_flight: list[int] = []
