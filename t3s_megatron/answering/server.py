@@ -175,9 +175,8 @@ class ServerBackend:
             )
             for prompt, number in zip(self._rendered(prompts), numbers, strict=True)
         ]
-        completions = self._complete(weights.ready, requests, timeout, Progress(
-            len(requests), self.tell
-        ))  # fmt: skip
+        progress = Progress(len(requests), self.tell)
+        completions = self._complete(weights.ready, requests, timeout, progress)
         faults = {one.why for one in completions if one.why is not None}
         for fault in sorted(faults)[:3]:
             self.tell(f"unfinished: {fault}")
@@ -186,12 +185,12 @@ class ServerBackend:
         return [_answer(one, limit) for one in completions]
 
     def _complete(
-        self, ready: dict[str, str], requests: list[Request], timeout: float | None, progress=None
+        self,
+        ready: dict[str, str],
+        requests: list[Request],
+        timeout: float | None,
+        progress: Progress,
     ) -> list[Completion]:
-        def finished(number: int, completion: Completion) -> None:
-            if progress is not None:
-                progress.add(1, completion.tokens)
-
         # All servers of a run hold the same weights, and so have one name for them.
         (model,) = set(ready.values())
         client = Client(
@@ -204,7 +203,9 @@ class ServerBackend:
             say=self.tell,
             cancelled=lambda: self.cancelled,
         )
-        return client.complete(requests, timeout=timeout, finished=finished)
+        return client.complete(
+            requests, timeout=timeout, finished=lambda _, one: progress.add(1, one.tokens)
+        )
 
     def _rendered(self, prompts: list[list[int]]) -> list:
         if reload.takes_token_ids(self.config.server_reload):
@@ -273,7 +274,8 @@ class ServerBackend:
         ]
         # `transformers serve` loads the weights with the first of them.
         timeout = config.server_reload_timeout + config.server_timeout
-        found = self._complete({url: model}, requests, timeout)
+        progress = Progress(len(requests), self.tell)
+        found = self._complete({url: model}, requests, timeout, progress)
         lost = [one.why for one in found if one.why is not None]
         if lost:
             raise ServerError(f"{url}: {len(lost)} of {len(found)} probes unfinished: {lost[0]}")
