@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from t3s_megatron.accuracy.pool import Limits
+from t3s_megatron.answering.client import base_url
+from t3s_megatron.answering.reload import RELOADS
 from t3s_megatron.data.arrangement import ARRANGEMENTS
 from t3s_megatron.errors import T3SError
 from t3s_megatron.lengths import choose_arrangement
@@ -117,6 +119,11 @@ class T3SConfig:
         "the fall below step 0 has to be significant by a paired test at this level (0: any fall)",
     )
     accuracy_interval: int = _option(1, "measure training accuracy every this many steps")
+    accuracy_overlap: int = _option(
+        0,
+        "with --t3s-generation server: train on while up to this many measurements are in flight; "
+        "the weights of each are kept on the host until its outcome is known",
+    )
     targeted_accuracy_interval: int = _option(
         None, "the same in the targeted phase (default: --t3s-accuracy-interval; 0: only its end)"
     )
@@ -163,6 +170,45 @@ class T3SConfig:
     generation_batch_size: int = _option(256, "prompts generated together on a data-parallel rank")
     generation_timeout: float | None = _option(
         None, "seconds that generating the answers of one measurement may take (default: no limit)"
+    )
+    generation: str = _option(
+        "live",
+        "who answers: live, the training weights in the job; server, OpenAI-compatible servers "
+        "that are given the weights before each measurement",
+        choices=("live", "server"),
+    )
+    server_url: tuple[str, ...] = _option(
+        (), "servers of --t3s-generation server: http://HOST:PORT ...", nargs="*", type=str
+    )
+    server_reload: str = _option(
+        "model",
+        "how a server gets the weights: model, the folder is the model's name in a request "
+        "(transformers serve); sglang, vllm: their own call; command: --t3s-server-reload-command",
+        choices=RELOADS,
+    )
+    server_reload_command: str | None = _option(
+        None, "run in a shell with the weights' folder in T3S_WEIGHTS; then /health is waited for"
+    )
+    server_reload_timeout: float = _option(600.0, "seconds that loading the weights may take")
+    server_weights: str = _option(
+        None,
+        "folder for the weights, shared by the job and the servers (default: weights/ inside "
+        "--t3s-dir)",
+    )
+    server_model: str | None = _option(
+        None, "the model's name at sglang, vllm and command (default: the only one it has)"
+    )
+    server_concurrency: int = _option(
+        None,
+        "requests in flight at each URL (default: 1 with --t3s-server-reload model, so that "
+        "transformers serve keeps to the seeds; else 64)",
+    )
+    server_timeout: float = _option(600.0, "seconds that a server has for one answer")
+    server_retries: int = _option(4, "how often a request that failed is sent again")
+    server_agreement: float = _option(
+        0.8,
+        "a server whose greedy answers to a few prompts agree less than this with the live "
+        "weights' is not believed: 0 to 1",
     )
     max_failed_share: float = _option(
         0.1,
@@ -228,6 +274,13 @@ class T3SConfig:
             values["seed"] = args.seed
         if values["dir"] is None:
             values["dir"] = os.path.join(args.save, "t3s") if args.save else None
+        values["server_url"] = tuple(values["server_url"] or ())
+        if values["server_weights"] is None:
+            values["server_weights"] = (
+                os.path.join(values["dir"], "weights") if values["dir"] else None
+            )
+        if values["server_concurrency"] is None:
+            values["server_concurrency"] = 1 if values["server_reload"] == "model" else 64
         if values["profile_iters"] is None:
             values["profile_iters"] = args.train_iters
         if values["signal"] is None:
@@ -314,6 +367,7 @@ class T3SConfig:
             )
         self._validate_numbers(refuse)
         self._validate_combinations(args, refuse)
+        self._validate_server(refuse)
         self._validate_megatron_features(args, refuse)
 
     def _validate_numbers(self, refuse) -> None:
@@ -327,10 +381,18 @@ class T3SConfig:
             "generation_batch_size",
             "max_new_tokens",
             "verify_workers",
+            "server_concurrency",
         )
-        positive = ("verify_timeout", "verify_memory", "generation_timeout")
+        positive = (
+            "verify_timeout",
+            "verify_memory",
+            "generation_timeout",
+            "server_timeout",
+            "server_reload_timeout",
+        )
         at_least_zero = (
             "accuracy_interval",
+            "accuracy_overlap",
             "accuracy_interval_coarse",
             "confirm_level",
             "shock_level",
@@ -342,6 +404,8 @@ class T3SConfig:
             "report_temperatures",
             "max_failed_share",
             "measurement_retries",
+            "server_retries",
+            "server_agreement",
             "seed",
         )
         for name in (*at_least_one, *positive, *at_least_zero, "anchor_threshold"):
@@ -362,6 +426,8 @@ class T3SConfig:
                     refuse(f"{given}: must not be negative")
         if self.max_failed_share >= 1:
             refuse(f"--t3s-max-failed-share {self.max_failed_share}: must be less than 1")
+        if self.server_agreement > 1:
+            refuse(f"--t3s-server-agreement {self.server_agreement}: must be at most 1")
         for name in ("confirm_level", "shock_level", "accuracy_stop_level"):
             if (level := getattr(self, name)) >= 1:
                 refuse(f"{_argument(name)} {level}: the level of a test is less than 1")
@@ -430,6 +496,32 @@ class T3SConfig:
                 f"shorter than --train-iters {budget}; leave it out"
             )
         self._validate_ends(detects, budget, refuse)
+
+    def _validate_server(self, refuse) -> None:
+        if self.generation != "server":
+            if self.server_url:
+                refuse("--t3s-server-url without --t3s-generation server: add it, or drop the URL")
+            if self.accuracy_overlap:
+                refuse(
+                    "--t3s-accuracy-overlap needs --t3s-generation server: the live weights cannot "
+                    "answer while they are trained"
+                )
+            return
+        if not self.server_url:
+            refuse("--t3s-generation server needs --t3s-server-url: http://HOST:PORT")
+        for url in self.server_url:
+            base_url(url)
+        if self.accuracy_overlap and (self.accuracy_interval_coarse or self.accuracy_blocks > 1):
+            refuse(
+                "--t3s-accuracy-overlap does not go with --t3s-accuracy-interval-coarse and "
+                "--t3s-accuracy-blocks: which steps are measured, and how far, would depend on "
+                "outcomes that are not there yet. Drop one of them"
+            )
+        if (self.server_reload == "command") != bool(self.server_reload_command):
+            refuse(
+                "--t3s-server-reload command and --t3s-server-reload-command go together: give "
+                "both or neither"
+            )
 
     def _validate_ends(self, detects: bool, budget: int, refuse) -> None:
         """How the profile may end has to lie within the steps there are."""

@@ -5,7 +5,8 @@
 names it; `restore` runs before the first step of a resumed job. In between, Megatron itself brings
 back weights, optimizer, schedule, sample counter and random state.
 
-What never changes is written once: theta_0, and each candidate. States older than the checkpoint
+What never changes is written once: theta_0, each candidate, and the weights of steps whose
+measurement is in flight; a save waits for the outcomes of those. States older than the checkpoint
 that Megatron has last named are removed.
 
 A job may come back in another layout. Weights are then put together from the files of all the
@@ -74,6 +75,9 @@ class Persistence:
         if run.candidate is not None:
             name = f"candidate-{run.machine.candidate_step:05d}-{self.cut}"
             files[name] = self._once(name, run.candidate.tensors(), {})
+        for step, weights in run.weights_in_flight.items():
+            name = f"in_flight-{run.machine.offset + step:05d}-{self.cut}"
+            files[name] = self._once(name, weights.tensors(), {})
         name = f"iter_{iteration:07d}"
         speaks = {"speaks": layout.speaks_for_its_samples()}
         files[name] = self.folder.write_rank(name, self.rank, self._history(), speaks)
@@ -121,6 +125,7 @@ class Persistence:
             "identity": identity(run.prepared, get_args()),
             "layout": parallel_layout(get_args()),
             "machine": run.machine.state_dict(),
+            "in_flight": run.flights.results(),
             "excluded": sorted(run.rows.excluded),
             "summary": run.summary.plain(),
             "checksums": checksums,
@@ -160,6 +165,7 @@ class Persistence:
             run.machine.load_state_dict(state["machine"])
         except ValueError as error:
             raise MismatchError(f"{self.folder.folder}: {error}") from None
+        run.flights.restore(state["in_flight"])
         run.rows.exclude(state["excluded"])
         run.summary.content = state["summary"]
         run.summary.update(arguments=asdict(run.config))
@@ -187,9 +193,14 @@ class Persistence:
                 # Which random numbers a rank draws depends on its place in the layout.
                 random = written if same_layout else None
                 run.theta_0 = StartingPoint.from_file(context, weights, info, random)
+                continue
+            snapshot = WeightSnapshot(context)
+            snapshot.load(weights)
+            if name.startswith("in_flight-"):
+                iteration_of = int(name.split("-")[1])
+                run.weights_in_flight[iteration_of - run.machine.offset] = snapshot
             else:
-                run.candidate = WeightSnapshot(context)
-                run.candidate.load(weights)
+                run.candidate = snapshot
         if self._selected():
             self._restore_selection(state["made"])
         print_rank_0(

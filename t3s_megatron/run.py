@@ -21,10 +21,12 @@ import time
 
 import numpy as np
 
+from t3s_megatron.accuracy.measurement import Measurement
 from t3s_megatron.data.arrangement import StepPlan
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.stores import LogProbStore
 from t3s_megatron.errors import T3SError
+from t3s_megatron.flights import Flights
 from t3s_megatron.measuring import Measurer
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.batches import RowMaker
@@ -51,6 +53,7 @@ from t3s_megatron.megatron.source_seam import SourceSeam
 from t3s_megatron.megatron.uneven import let_lengths_vary
 from t3s_megatron.megatron.weights import WeightSnapshot
 from t3s_megatron.method.confidence import confidence_fall
+from t3s_megatron.method.overlap import OverlappingPhases
 from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine
 from t3s_megatron.method.selection import (
     anchors,
@@ -77,7 +80,10 @@ class T3SRun:
         self.prepared = prepared
         self.config = prepared.config
         self.rows = rows
-        self.machine = PhaseMachine(prepared.plan)
+        depth = self.config.accuracy_overlap
+        self.machine = (
+            OverlappingPhases(prepared.plan, depth) if depth else PhaseMachine(prepared.plan)
+        )
         self.meter = TokenMeter()
         self.forward = forward
         forward.observer = self.meter
@@ -85,6 +91,8 @@ class T3SRun:
         self.groups: TokenGroups | None = None
         self.theta_0: StartingPoint | None = None
         self.candidate: WeightSnapshot | None = None
+        # Of steps whose measurement is in flight, by step of the phase.
+        self.weights_in_flight: dict[int, WeightSnapshot] = {}
         self.c_0: np.ndarray | None = None  # root rank only
         self.c_b: np.ndarray | None = None  # root rank only
         self._phase_started = time.perf_counter()
@@ -101,6 +109,7 @@ class T3SRun:
             lambda what, seconds: self._spent(what, seconds, context.iteration),
             self.say,
         )
+        self.flights = Flights(self.measurer)
         path = os.path.join(self.config.dir, "summary.json") if self.is_root else None
         self.summary = Summary(path)
         self.summary.update(
@@ -141,6 +150,8 @@ class T3SRun:
         if get_args().iteration > 0:
             self.persistence.restore(context, get_args().iteration)
         self._phases_noted = len(self.machine.records)
+        if self.config.needs_answers:
+            self.measurer.check(context)
         # Megatron's loop ends at args.train_iters: an upper bound while the profile is open.
         get_args().train_iters = self.machine.train_iters_now
 
@@ -158,7 +169,7 @@ class T3SRun:
     def on_train_step_end(self, context: CallbackContext) -> None:
         self.seam.assert_called("train", "train_step")
         profiling = self.machine.phase is Phase.PROFILE
-        tokens = self.meter.finish_step(self.machine.phase_step + 1)
+        tokens = self.meter.finish_step(self.machine.live_step + 1)
         self.machine.step_done()
         if profiling:
             self.meter.history.append(tokens)
@@ -177,6 +188,7 @@ class T3SRun:
     def on_train_end(self, context: CallbackContext) -> None:
         if self.seam.calls["train_step"]:
             self.seam.assert_called("train", "train_step", "training_log")
+        self.flights.close()
         self.measurer.close()
         self.summary.update(finished=self.machine.phase is Phase.DONE)
         self.summary.write()
@@ -196,11 +208,16 @@ class T3SRun:
             ActionKind.SELECT: self._select,
             ActionKind.RESIDUAL_TRANSFER: self._transfer_residual,
             ActionKind.FINISH: self._finish,
+            ActionKind.KEEP_WEIGHTS: self._keep_weights,
+            ActionKind.BEGIN_MEASUREMENT: self._begin_measurement,
+            ActionKind.COLLECT: self._collect,
+            ActionKind.DISCARD: self._discard,
         }
         while (action := self.machine.next_action()) is not None:
             if between_steps and action.kind in _BEFORE_A_STEP:
                 break
             handlers[action.kind](context, action)
+            self._forget_weights()
             self._note_finished_phases()
             self._say_reasons()
         # Ends Megatron's loop with this step once the machine is done.
@@ -211,7 +228,9 @@ class T3SRun:
         self.machine.done(action)
 
     def _keep_candidate(self, context, action: Action) -> None:
-        if self.candidate is None:
+        if self.machine.phase_step in self.weights_in_flight:
+            self.candidate = self.weights_in_flight.pop(self.machine.phase_step)
+        elif self.candidate is None:
             self.candidate = WeightSnapshot(context)
         else:
             self.candidate.copy_from(context)
@@ -220,6 +239,32 @@ class T3SRun:
     def _measure(self, context, action: Action) -> None:
         settles = self.machine.settles if self.machine.seeks_minimum else None
         measured = self.measurer.training_accuracy(context, settles=settles, **self._now())
+        self._take_outcome(context, measured)
+
+    def _keep_weights(self, context, action: Action) -> None:
+        self.weights_in_flight[self.machine.live_step] = WeightSnapshot(context)
+        self.machine.done(action)
+
+    def _begin_measurement(self, context, action: Action) -> None:
+        self.flights.begin(context, **self._now())
+        self.machine.done(action)
+
+    def _collect(self, context, action: Action) -> None:
+        started = time.perf_counter()
+        measured = self.flights.collect()
+        self._spent("waiting", time.perf_counter() - started, context.iteration)
+        self._take_outcome(context, measured)
+
+    def _discard(self, context, action: Action) -> None:
+        self.flights.discard()
+        self.machine.done(action)
+
+    def _forget_weights(self) -> None:
+        if isinstance(self.machine, OverlappingPhases):
+            for step in set(self.weights_in_flight) - set(self.machine.kept):
+                del self.weights_in_flight[step]
+
+    def _take_outcome(self, context, measured: Measurement) -> None:
         self.machine.measured(measured.outcome)
         self.summary.append("measurements", measured)
         self.curves.scalars(measurement_figures(measured), context.iteration)
@@ -297,12 +342,12 @@ class T3SRun:
         self.summary.write()
 
     def _non_finite(self, what: str, samples: list[int]) -> None:
-        self.non_finite.found(what, samples, self.machine.phase.value, self.machine.phase_step + 1)
+        self.non_finite.found(what, samples, self.machine.phase.value, self.machine.live_step + 1)
 
     def _nothing_kept(self) -> None:
         self.summary.update(empty_steps=self.summary.content["empty_steps"] + 1)
         self.say(
-            f"{self.machine.phase.value} step {self.machine.phase_step + 1}: no token of the batch "
+            f"{self.machine.phase.value} step {self.machine.live_step + 1}: no token of the batch "
             "is kept, so it changes nothing"
         )
 
@@ -316,7 +361,7 @@ class T3SRun:
             )
 
     def _now(self) -> dict:
-        return {"step": self.machine.phase_step, "phase": self.machine.phase.value}
+        return {"step": self.machine.live_step, "phase": self.machine.phase.value}
 
     def _note_finished_phases(self) -> None:
         """Their iterations and seconds, for the summary."""

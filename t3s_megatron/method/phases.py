@@ -52,6 +52,11 @@ class ActionKind(enum.StrEnum):
     SELECT = "select"
     RESIDUAL_TRANSFER = "residual transfer"
     FINISH = "finish"
+    # Of `overlap` alone:
+    KEEP_WEIGHTS = "keep weights"
+    BEGIN_MEASUREMENT = "begin measurement"
+    COLLECT = "collect"
+    DISCARD = "discard"
 
 
 @dataclass(frozen=True)
@@ -163,6 +168,11 @@ class PhaseMachine:
     @property
     def total_steps(self) -> int:
         return self.offset + self.phase_step
+
+    @property
+    def live_step(self) -> int:
+        """The step of the phase that training has reached."""
+        return self.phase_step
 
     @property
     def train_iters_now(self) -> int:

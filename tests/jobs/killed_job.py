@@ -111,6 +111,9 @@ def arm(point: str) -> None:
         "in the profile": lambda: before(Run, "on_train_step_end", at(Phase.PROFILE, 3)),
         "while a candidate is copied": lambda: after(run.WeightSnapshot, "copy_from"),
         "during generation": lambda: before(generation._Decoder, "_choose", on_call(70)),
+        "with measurements in flight": lambda: before(
+            Run, "on_train_step_end", lambda self, _: self.machine.live_step == 4
+        ),
         "between the minimum and its confirmation": lambda: before(
             Run, "on_train_step_start", lambda self, _: self.machine.finder.waited == 1
         ),
