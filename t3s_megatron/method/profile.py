@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of one teacher's profile: its detector, and its theta_b once there is one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from t3s_megatron.method.detector import BottleneckDetector
+
+
+@dataclass
+class Profile:
+    """`teacher`: None where the profile is that of all samples. Steps are counted from theta_0.
+
+    `candidate_step`: whose weights are kept as what may become theta_b. `closed`: the run has
+    scored its tokens and gone on.
+    """
+
+    teacher: str | None
+    detector: BottleneckDetector
+    candidate_step: int | None = None
+    theta_b_step: int | None = None
+    theta_b_reason: str | None = None
+    closed: bool = False
+
+    def close(self) -> None:
+        """The candidate is of no more use."""
+        self.candidate_step, self.closed = None, True
+
+    def state_dict(self) -> dict:
+        """JSON-able; `load_state_dict` restores it exactly."""
+        return vars(self) | {"detector": self.detector.state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        state = dict(state)
+        self.detector.load_state_dict(state.pop("detector"))
+        vars(self).update(state)
