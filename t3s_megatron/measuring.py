@@ -17,7 +17,6 @@ from collections.abc import Callable
 
 from t3s_megatron.accuracy.measurement import Answer, Grader, Measurement
 from t3s_megatron.accuracy.pool import VerifierPool
-from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.tokenizing import Sample
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.generation import Generated, Sampling, generate
@@ -47,30 +46,28 @@ class Measurer:
         """End the processes that verify."""
         self.pool.close()
 
-    def training_accuracy(self, context: CallbackContext, *, step: int, phase: str) -> Measurement:
-        """What the bottleneck detector is shown: `--t3s-accuracy-prompts`, `--t3s-temperature`.
+    def training_accuracy(
+        self, context: CallbackContext, *, step: int, phase: str, teacher: str | None = None
+    ) -> Measurement:
+        """What the bottleneck detector is shown: `--t3s-accuracy-prompts`, `--t3s-temperature`, on
+        the prompts of `teacher` (None: of all).
 
         Collective over the world, the same result on every rank.
         """
-        config, samples = self.config, self.prepared.askable(self.prepared.corpus)
-        if config.accuracy_prompts:
-            samples = samples[: config.accuracy_prompts]
+        config = self.config
+        samples = self.prepared.asked(teacher, config.accuracy_prompts)
         measured = self._measure(context, samples, config.temperature, config.accuracy_samples)
         return measured.with_context(step=step, phase=phase, split="train")
 
     def evaluations(self, context: CallbackContext, *, step: int, phase: str):
         """Yields a Measurement of the whole training and held-out sets for each of
         `--t3s-report-temperatures`. Collective."""
-        corpora: dict[str, Corpus | None] = {
-            "train": self.prepared.corpus,
-            "heldout": self.prepared.heldout,
-        }
-        for split, corpus in corpora.items():
-            if corpus is None:
-                continue
+        splits = {"train": self.prepared.asked(None)}
+        if self.prepared.heldout is not None:
+            splits["heldout"] = self.prepared.askable(self.prepared.heldout)
+        for split, samples in splits.items():
             for temperature in self.config.report_temperatures:
                 repeats = self.config.report_samples if temperature > 0 else 1
-                samples = self.prepared.askable(corpus)
                 measured = self._measure(context, samples, temperature, repeats)
                 yield measured.with_context(step=step, phase=phase, split=split)
 

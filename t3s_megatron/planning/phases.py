@@ -10,12 +10,15 @@ from t3s_megatron.method.phases import ActionKind, Phase, PhaseMachine, Plan
 
 @dataclass(frozen=True)
 class Walk:
-    """Counts over a whole run; `theta_b_step` is where its lowest accuracy was put."""
+    """Counts over a whole run; `theta_b_step` is where its lowest accuracy was put, in each of its
+    `profiles`. `scoring_passes` are over all samples, `profile_measurements` of all profiles."""
 
     theta_b_step: int | None
+    profiles: int
     profile_steps: int
     targeted_steps: int
     measurements: int
+    profile_measurements: int
     scoring_passes: int
     evaluations: int
     keeps_theta_0: bool
@@ -35,7 +38,7 @@ def walk(plan: Plan, bottleneck: int) -> Walk:
     """The run `plan` whose accuracy falls up to step `bottleneck` of the profile, then rises."""
     machine = PhaseMachine(plan)
     did = dict.fromkeys(ActionKind, 0)
-    steps = dict.fromkeys(Phase, 0)
+    steps, measurements = dict.fromkeys(Phase, 0), dict.fromkeys(Phase, 0)
     while machine.phase is not Phase.DONE:
         action = machine.next_action()
         if action is None:
@@ -44,15 +47,20 @@ def walk(plan: Plan, bottleneck: int) -> Walk:
             continue
         did[action.kind] += 1
         if action.kind is ActionKind.MEASURE:
+            measurements[machine.phase] += 1
             machine.measured(_accuracy(machine.phase_step, bottleneck, plan))
         else:
             machine.done(action)
     return Walk(
         theta_b_step=machine.theta_b_step,
+        profiles=len(machine.profiles),
         profile_steps=steps[Phase.PROFILE],
         targeted_steps=steps[Phase.TARGETED],
         measurements=did[ActionKind.MEASURE],
-        scoring_passes=did[ActionKind.SCORE_THETA_0] + did[ActionKind.SCORE_THETA_B],
+        profile_measurements=measurements[Phase.PROFILE],
+        # Each profile scores the samples of its teacher.
+        scoring_passes=(did[ActionKind.SCORE_THETA_0] + did[ActionKind.SCORE_THETA_B])
+        // len(machine.profiles),
         # At theta_0, at theta_f before a residual transfer, and at the end.
         evaluations=1 + did[ActionKind.RESIDUAL_TRANSFER] + did[ActionKind.FINISH],
         keeps_theta_0=did[ActionKind.KEEP_THETA_0] > 0,

@@ -28,6 +28,11 @@ class Work:
     flops: float
     seconds: float
 
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.tokens + other.tokens, self.flops + other.flops, self.seconds + other.seconds
+        )
+
 
 def forward_flops(model: Model, length: float) -> float:
     """Of one sequence of `length` tokens: 2 a matrix parameter and token, and causal attention."""
@@ -72,7 +77,13 @@ def generating(
     with its longest answer, which is taken to reach the limit. Without a cache every token computes
     its whole sequence instead, one stage at a time.
     """
-    asked = [answers.asked] * run.measurements + [answers.evaluated] * run.evaluations
+    asked = [answers.evaluated] * run.evaluations
+    if run.profiles == 1:
+        asked += [answers.asked] * run.measurements
+    else:
+        of_each = run.profile_measurements // run.profiles
+        asked += [*answers.asked_in_profiles] * of_each
+        asked += [answers.asked] * (run.measurements - run.profile_measurements)
     batches = sum(-(-n // (answers.batch_size * layout.data)) for n in asked)
     rows = sum(asked)
     works = []

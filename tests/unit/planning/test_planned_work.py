@@ -10,7 +10,7 @@ import pytest
 from made_plans import answers, gpu, layout, model, stage
 
 from t3s_megatron.method.phases import Plan
-from t3s_megatron.planning.facts import Samples
+from t3s_megatron.planning.facts import Samples, Teacher
 from t3s_megatron.planning.memory import Disk
 from t3s_megatron.planning.phases import walk
 from t3s_megatron.planning.report import Outcome, text
@@ -56,6 +56,22 @@ def test_answers_are_counted_at_their_length_and_batches_at_the_longest():
     # 20 answers, 5 at a time on 2 ranks: two batches. More of them take longer.
     one_at_a_time, _ = generating(layout(), model(), answers(batch_size=1), run, SPEED)
     assert one_at_a_time.seconds == pytest.approx(5 * likely.seconds)
+
+
+def test_each_profile_asks_its_teachers_prompts():
+    plan = Plan(method="t3s", budget=50, profile_iters=50, teachers=("a", "b"))
+    run = walk(plan, bottleneck=10)  # 16 measurements in each profile, 50 afterwards
+    asked = answers(asked=25, asked_in_profiles=(20, 10))
+    likely, _ = generating(layout(), model(), asked, run, SPEED)
+    assert likely.tokens == (16 * (20 + 10) + 50 * 25) * 30
+
+
+def test_what_two_teachers_answered_is_one_prompt_of_a_measurement():
+    teachers = (Teacher("a", (0, 1, 2)), Teacher("b", (3, 4)))
+    samples = Samples(True, (9,) * 5, (4,) * 5, teachers, questions=(0, 1, 2, 1, 3))
+    assert (samples.asked(0), samples.asked(1)) == (4, 2)
+    alone = Samples(True, (9,) * 5, (4,) * 5)
+    assert (alone.asked(0), alone.asked(3), alone.asked(9)) == (5, 3, 5)
 
 
 def test_without_a_cache_every_token_computes_its_sequence():
