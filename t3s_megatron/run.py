@@ -225,7 +225,7 @@ class T3SRun:
     def _measure(self, context, action: Action) -> None:
         teacher = self.machine.teacher
         measured = self.measurer.training_accuracy(context, **self._now(), teacher=teacher)
-        self.machine.measured(measured.accuracy)
+        self.machine.measured(measured.outcome)
         self.summary.append("measurements", measured.to_dict() | _whose(teacher))
         self.curves.scalars(measurement_figures(measured), context.iteration, teacher)
         self.say(

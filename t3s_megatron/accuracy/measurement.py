@@ -11,6 +11,7 @@ from typing import Any
 from t3s_megatron.accuracy.pool import Judged, Question, VerifierPool
 from t3s_megatron.accuracy.verifiers import FAILURES, Verdict
 from t3s_megatron.data.tokenizing import Sample
+from t3s_megatron.method.outcome import RIGHT, UNKNOWN, WRONG, Outcome
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class Measurement:
     """`total` is the sum of the eight counts that have the names of `Verdict`.
 
     `void`: more answers failed than --t3s-max-failed-share allows, so that the figures say nothing
-    of the student. `retries`: how often what had failed was tried again.
+    of the student. `retries`: how often what had failed was tried again. `marks`: those of
+    `method.outcome`, one an answer.
     """
 
     total: int
@@ -42,6 +44,7 @@ class Measurement:
     unfinished: int
     skipped: int
     generated_tokens: int
+    marks: str = ""
     void: bool = False
     retries: int = 0
     step: int = 0
@@ -71,6 +74,11 @@ class Measurement:
         """Binomial; answers to one prompt are treated as independent. NaN for a void one."""
         p = self.accuracy
         return math.nan if self.void else math.sqrt(p * (1 - p) / self.judged)
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the bottleneck detector goes by."""
+        return Outcome(self.accuracy, self.marks, self.samples_per_prompt)
 
     def with_context(self, **context) -> Measurement:
         return replace(self, **context)
@@ -128,10 +136,19 @@ def measure(
     void = failed > may_fail(len(answers), max_failed_share) or counts[Verdict.SKIPPED] > 0
     void = void or failed == len(answers)
     tokens = sum(answer.tokens for answer in answers)
-    return Measurement(total=len(answers), generated_tokens=tokens, void=void, **counts)
+    marks = "".join(map(_mark, verdicts))
+    return Measurement(
+        total=len(answers), generated_tokens=tokens, marks=marks, void=void, **counts
+    )
 
 
 _UNKNOWN = (*FAILURES, Verdict.SKIPPED)
+
+
+def _mark(verdict: Verdict) -> str:
+    if verdict in _UNKNOWN:
+        return UNKNOWN
+    return RIGHT if verdict is Verdict.CORRECT else WRONG
 
 
 class Grader:

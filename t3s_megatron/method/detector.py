@@ -10,8 +10,9 @@ below step 0: that fall is the Imitation Shock.
 from __future__ import annotations
 
 import enum
-import math
 from dataclasses import dataclass
+
+from t3s_megatron.method.outcome import Outcome
 
 
 class Decision(enum.StrEnum):
@@ -54,19 +55,19 @@ class BottleneckDetector:
     def shock_seen(self) -> bool:
         return self.theta_b_step is not None
 
-    def observe(self, step: int, accuracy: float) -> Observation:
-        """The accuracy after `step` training steps; steps increase, step 0 comes first.
+    def observe(self, step: int, outcome: Outcome) -> Observation:
+        """The outcome after `step` training steps; steps increase, step 0 comes first.
 
-        A non-finite accuracy (a void measurement) is counted and otherwise ignored.
+        A void measurement is counted and otherwise ignored.
         """
         if self.last_step is not None and step <= self.last_step:
             raise ValueError(f"step {step} was observed after step {self.last_step}")
-        finite = math.isfinite(accuracy)
-        if self.accuracy_0 is None and (step != 0 or not finite):
+        accuracy = outcome.accuracy
+        if self.accuracy_0 is None and (step != 0 or outcome.void):
             raise ValueError("the first measurement has to be a finite accuracy at step 0")
         self.last_step = step
         new_minimum = False
-        if not finite:
+        if outcome.void:
             self.void += 1
             reason = f"step {step}: the measurement is void and ignored"
         elif self.accuracy_0 is None:

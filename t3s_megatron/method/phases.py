@@ -17,19 +17,19 @@ that teacher's samples only: score theta_b, REWIND, score theta_0, next profile.
 there is one TARGETED phase over the samples of all.
 
 The driver asks `next_action()` until it is None, carries each action out and reports it with
-`measured(accuracy)` or `done(action)`; then it makes one training step and calls `step_done()`.
-A void measurement (too much of it failed) is reported as NaN: the step is then unmeasured. Nothing
-here knows what a weight or a rank is.
+`measured(outcome)` or `done(action)`; then it makes one training step and calls `step_done()`.
+After a void measurement (too much of it failed) the step is unmeasured. Nothing here knows what a
+weight or a rank is.
 """
 
 from __future__ import annotations
 
 import enum
-import math
 from dataclasses import asdict, dataclass
 
 from t3s_megatron.errors import VoidMeasurementError
 from t3s_megatron.method.detector import BottleneckDetector
+from t3s_megatron.method.outcome import Outcome
 from t3s_megatron.method.profile import Profile
 from t3s_megatron.method.selection import MASKING_BASELINES
 
@@ -217,15 +217,15 @@ class PhaseMachine:
         else:
             self._decide(new_minimum=False)
 
-    def measured(self, accuracy: float) -> None:
-        """The MEASURE action gave this accuracy; NaN for a void measurement.
+    def measured(self, outcome: Outcome) -> None:
+        """The MEASURE action gave this outcome.
 
         VoidMeasurementError when it is the first of the run or of a profile: what fails before
         training will fail after it, and the detector would have no reference.
         """
         self._pop(ActionKind.MEASURE)
         first = self.total_steps == 0 or (self.phase is Phase.PROFILE and self.phase_step == 0)
-        if first and math.isnan(accuracy):
+        if first and outcome.void:
             raise VoidMeasurementError(
                 f"{self._of_teacher()}the accuracy before the first step could not be measured: "
                 "too many of its answers failed. No step of it was made; see the faults above, and "
@@ -235,7 +235,7 @@ class PhaseMachine:
         new_minimum = False
         if self.phase is Phase.PROFILE and not self.plan.simple:
             settled = self.detector.confirmed  # RRT goes on measuring up to theta_f
-            seen = self.detector.observe(self.phase_step, accuracy)
+            seen = self.detector.observe(self.phase_step, outcome)
             new_minimum = seen.is_new_minimum
             if not settled:
                 self._say(seen.reason)

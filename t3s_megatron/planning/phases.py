@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from t3s_megatron.method.outcome import Outcome
 from t3s_megatron.method.phases import ActionKind, Phase, PhaseMachine, Plan
 
 
@@ -48,7 +49,7 @@ def walk(plan: Plan, bottleneck: int) -> Walk:
         did[action.kind] += 1
         if action.kind is ActionKind.MEASURE:
             measurements[machine.phase] += 1
-            machine.measured(_accuracy(machine.phase_step, bottleneck, plan))
+            machine.measured(Outcome(_accuracy(machine.phase_step, bottleneck, plan)))
         else:
             machine.done(action)
     return Walk(

@@ -30,6 +30,14 @@ def test_every_verdict_is_counted_apart():
     assert found.generated_tokens == 190 and found.void, "2 answers were not looked at"
 
 
+def test_each_answer_has_a_mark_in_its_place():
+    found = counted(correct=2, truncated=1, wrong=1, crashed=1, unparseable=1, max_failed_share=0.2)
+    assert found.marks == found.to_dict()["marks"] == "1100?0"
+    outcome = found.with_context(samples_per_prompt=2).outcome
+    assert (outcome.accuracy, outcome.marks, outcome.samples) == (0.4, "1100?0", 2)
+    assert counted(correct=1, skipped=1).outcome.void
+
+
 def test_a_fault_is_not_a_wrong_answer():
     """Or each fault would deepen the minimum that the detector looks for."""
     found = counted(correct=9, wrong=6, truncated=3, timed_out=1, crashed=1)

@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable
 
 from t3s_megatron.errors import VoidMeasurementError
+from t3s_megatron.method.outcome import Outcome
 from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine, Plan
 
 Curve = Callable[[str, int], float]
@@ -103,7 +104,7 @@ class Walk:
         theta_b = (teacher, "profile", machine.theta_b_step)
         if kind is ActionKind.MEASURE:
             accuracy = self.accuracies.get(machine.teacher or "", self.accuracy)
-            machine.measured(accuracy(machine.phase.value, machine.phase_step))
+            machine.measured(Outcome(accuracy(machine.phase.value, machine.phase_step)))
             return
         if kind is ActionKind.KEEP_THETA_0:
             assert self.weights == THETA_0

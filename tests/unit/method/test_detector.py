@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from t3s_megatron.method.detector import BottleneckDetector, Decision
+from t3s_megatron.method.outcome import Outcome
 
 CRASH_THEN_RECOVER = [0.71, 0.70, 0.64, 0.50, 0.41, 0.46, 0.55, 0.60, 0.63]
 
 
 def observe_all(detector: BottleneckDetector, accuracies, first_step: int = 0) -> list:
-    return [detector.observe(first_step + i, a) for i, a in enumerate(accuracies)]
+    return [detector.observe(first_step + i, Outcome(a)) for i, a in enumerate(accuracies)]
 
 
 def test_crash_then_recover_confirms_the_lowest_step():
@@ -46,7 +47,7 @@ def test_patience_starts_again_at_a_new_minimum():
     detector = BottleneckDetector(patience=2)
     observe_all(detector, [0.5, 0.4, 0.45, 0.3, 0.35])
     assert not detector.confirmed
-    assert detector.observe(5, 0.35).decision is Decision.CONFIRMED
+    assert detector.observe(5, Outcome(0.35)).decision is Decision.CONFIRMED
     assert detector.theta_b_step == 3
 
 
@@ -65,8 +66,8 @@ def test_a_tie_with_step_0_is_no_shock():
 @pytest.mark.parametrize("accuracy, is_new", [(0.375, False), (0.374, True), (0.45, False)])
 def test_min_delta_is_strict_and_holds_against_step_0(accuracy, is_new):
     detector = BottleneckDetector(patience=1, min_delta=0.125)
-    detector.observe(0, 0.5)
-    assert detector.observe(1, accuracy).is_new_minimum is is_new
+    detector.observe(0, Outcome(0.5))
+    assert detector.observe(1, Outcome(accuracy)).is_new_minimum is is_new
     assert detector.shock_seen is is_new
 
 
@@ -83,13 +84,13 @@ def test_a_void_measurement_neither_is_a_minimum_nor_uses_up_patience(void):
     assert {o.decision for o in seen} == {Decision.CONTINUE}
     assert detector.void == 3 and detector.theta_b_step == 1
     assert "void" in seen[2].reason and not seen[2].is_new_minimum
-    assert detector.observe(6, 0.45).decision is Decision.CONFIRMED
+    assert detector.observe(6, Outcome(0.45)).decision is Decision.CONFIRMED
 
 
 def test_after_confirmation_theta_b_stays():
     detector = BottleneckDetector(patience=1)
     observe_all(detector, [0.5, 0.4, 0.45])
-    late = detector.observe(3, 0.1)
+    late = detector.observe(3, Outcome(0.1))
     assert late.decision is Decision.CONFIRMED and not late.is_new_minimum
     assert detector.theta_b_step == 1 and detector.minimum == 0.4
 
@@ -97,7 +98,7 @@ def test_after_confirmation_theta_b_stays():
 def test_measurements_may_skip_steps():
     detector = BottleneckDetector(patience=1)
     for step, accuracy in ((0, 0.5), (5, 0.3), (17, 0.4)):
-        last = detector.observe(step, accuracy)
+        last = detector.observe(step, Outcome(accuracy))
     assert last.decision is Decision.CONFIRMED and detector.theta_b_step == 5
 
 
@@ -118,16 +119,16 @@ def test_reasons_are_plain_sentences():
 @pytest.mark.parametrize("step, accuracy", [(1, 0.5), (0, math.nan), (0, math.inf)])
 def test_the_first_measurement_has_to_be_a_finite_step_0(step, accuracy):
     with pytest.raises(ValueError, match="finite accuracy at step 0"):
-        BottleneckDetector(patience=1).observe(step, accuracy)
+        BottleneckDetector(patience=1).observe(step, Outcome(accuracy))
 
 
 @pytest.mark.parametrize("step", [2, 3])
 def test_steps_have_to_increase(step):
     detector = BottleneckDetector(patience=1)
-    detector.observe(0, 0.5)
-    detector.observe(3, 0.5)
+    detector.observe(0, Outcome(0.5))
+    detector.observe(3, Outcome(0.5))
     with pytest.raises(ValueError, match=f"step {step} was observed after step 3"):
-        detector.observe(step, 0.5)
+        detector.observe(step, Outcome(0.5))
 
 
 @pytest.mark.parametrize("patience, min_delta", [(0, 0.0), (-1, 0.0), (1, -0.1)])
@@ -147,7 +148,7 @@ def test_theta_b_is_the_first_argmin_of_what_was_observed(accuracies, patience):
     observed = []
     for step, accuracy in enumerate(accuracies):
         observed.append(accuracy)
-        if detector.observe(step, accuracy).decision is Decision.CONFIRMED:
+        if detector.observe(step, Outcome(accuracy)).decision is Decision.CONFIRMED:
             break
     lowest = min(observed)
     expected = observed.index(lowest) if lowest < observed[0] else None

@@ -8,6 +8,7 @@ import math
 import pytest
 from phase_walk import Walk, curve
 
+from t3s_megatron.method.outcome import Outcome
 from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine, Plan
 
 BASELINES = ("random", "mask-top-confidence", "mask-bottom-confidence")
@@ -376,7 +377,7 @@ def test_events_out_of_order_are_refused():
     with pytest.raises(ValueError, match="no training step was due"):
         machine.step_done()
     with pytest.raises(ValueError, match="measure was reported"):
-        machine.measured(0.5)
+        machine.measured(Outcome(0.5))
     machine.done(machine.next_action())
     with pytest.raises(ValueError, match=r"reported with measured\(\)"):
         machine.done(machine.next_action())
