@@ -99,7 +99,7 @@ def check_tokenizer_argument(command_line: list[str]) -> None:
     """
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--tokenizer-model", nargs="?")
-    peek.add_argument("--t3s-data", nargs="?")
+    peek.add_argument("--t3s-data", nargs="*")
     given, _ = peek.parse_known_args(command_line)
     if given.t3s_data and given.tokenizer_model and is_missing_path(given.tokenizer_model):
         raise T3SError(f"--tokenizer-model {given.tokenizer_model}: no such folder")

@@ -234,6 +234,7 @@ def test_a_tokenizer_folder_that_does_not_exist(ready, tmp_path):
     ("line", "refused"),
     [
         ("--t3s-data d --tokenizer-model ./gone", True),
+        ("--t3s-data d e --tokenizer-model ./gone", True),
         ("--tokenizer-model=/gone/too --num-layers 2 --t3s-data=d", True),
         ("--t3s-data d --tokenizer-model Qwen/Qwen3-8B", False),
         ("--t3s-data d --tokenizer-model /", False),
