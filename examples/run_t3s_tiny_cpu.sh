@@ -19,6 +19,8 @@ BATCH=${BATCH:-64}                    # the paper's batch size
 LR=${LR:-5e-4}
 RESUME=${RESUME:-0}                   # 1: go on where an interrupted run has left off
 EXTRA_ARGS=${EXTRA_ARGS:-}            # appended to the T3S runs
+DRY_RUN=${DRY_RUN:-0}                 # 1: plan the runs (t3s-megatron plan), start none
+PLAN_ARGS=${PLAN_ARGS:-}              # options of the plan
 
 source "$ROOT/examples/lib/python.sh"
 source "$ROOT/examples/lib/cpu.sh"
@@ -45,6 +47,11 @@ COMMON_ARGS=(
 launch() {
     local name=$1 status=0
     shift
+    if [ "$DRY_RUN" = 1 ]; then
+        "$PYTHON" -m t3s_megatron.cli plan --world-size "$NPROC" $PLAN_ARGS -- \
+            "${MODEL_ARGS[@]}" "${COMMON_ARGS[@]}" "$@"
+        return
+    fi
     mkdir -p "$RUN"
     "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$NPROC" \
         -m t3s_megatron.pretrain "${MODEL_ARGS[@]}" "${COMMON_ARGS[@]}" "$@" 2>&1 \
@@ -84,7 +91,7 @@ number=3
 for method in $METHODS; do
     echo "$number. $method: $RUN/$method"
     number=$(( number + 1 ))
-    [ "$RESUME" = 1 ] || rm -rf "${RUN:?}/$method"
+    [ "$RESUME" = 1 ] || [ "$DRY_RUN" = 1 ] || rm -rf "${RUN:?}/$method"
     # Starts from the student, or goes on from the last checkpoint of its own when there is one.
     launch "$method" --pretrained-checkpoint "$STUDENT" \
         --load "$RUN/$method/checkpoints" --save "$RUN/$method/checkpoints" --save-interval 10 \
@@ -98,6 +105,7 @@ for method in $METHODS; do
         --t3s-report-temperatures 0 0.6 1 --t3s-report-samples 4 $EXTRA_ARGS
 done
 
+[ "$DRY_RUN" = 1 ] && exit
 echo "$number. report"
 runs=()
 for method in $METHODS; do runs+=("$RUN/$method/t3s/summary.json"); done

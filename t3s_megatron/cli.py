@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`t3s-megatron`: plan a run, and look at finished ones."""
+"""`t3s-megatron`: make the training data, plan a run, and look at finished ones."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from t3s_megatron import plan
 from t3s_megatron.errors import T3SError
 from t3s_megatron.monitor.report import draw, read_summary, tables
+from t3s_megatron.teacher_data import command as teacher_data
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,6 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     report.add_argument("--picture", help="write accuracy and phases to this .png")
     report.set_defaults(run=_report)
     plan.add_command(commands)
+    teacher_data.add_command(commands)
     args = parser.parse_args(argv)
     try:
         return args.run(args)

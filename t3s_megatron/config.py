@@ -102,9 +102,21 @@ class T3SConfig:
         5, "measurements without a new minimum after which the minimum is confirmed as theta_b"
     )
     min_delta: float = _option(0.0, "a new minimum has to be lower by more than this")
+    confirm_level: float = _option(
+        0.0,
+        "also confirm the minimum when a later accuracy is above it by a paired test at this level "
+        "(0: patience only)",
+    )
+    shock_level: float = _option(
+        0.0,
+        "the fall below step 0 has to be significant by a paired test at this level (0: any fall)",
+    )
     accuracy_interval: int = _option(1, "measure training accuracy every this many steps")
     targeted_accuracy_interval: int = _option(
         None, "the same in the targeted phase (default: --t3s-accuracy-interval; 0: only its end)"
+    )
+    accuracy_interval_coarse: int = _option(
+        0, "measure every this many steps until accuracy has fallen below step 0 (0: no such time)"
     )
     profile_iters: int = _option(
         None,
@@ -119,7 +131,7 @@ class T3SConfig:
     # --- generation and verification
     verifier: str = _option(
         "numeric",
-        "exact, numeric, choice, math, reasoning-gym, or package.module:function of your own",
+        "exact, numeric, choice, math, reasoning-gym, code, or package.module:function of your own",
     )
     verify_timeout: float = _option(
         30.0, "seconds a verifier has for one answer; then its process is killed and replaced"
@@ -128,6 +140,15 @@ class T3SConfig:
     verify_memory: float = _option(4.0, "GiB of data that each of them may hold")
     accuracy_prompts: int = _option(0, "measure on the first N training prompts (0: all)")
     accuracy_samples: int = _option(1, "answers generated for each prompt")
+    accuracy_blocks: int = _option(
+        1,
+        "ask the prompts of a measurement in this many blocks, and end it after the one that shows "
+        "that it is no new minimum",
+    )
+    accuracy_stop_level: float = _option(
+        0.0,
+        "a block may also show that by a paired test at this level (0: only where it is certain)",
+    )
     temperature: float = _option(
         0.6, "sampling temperature of the accuracy measurements; 0: greedy"
     )
@@ -280,6 +301,10 @@ class T3SConfig:
             targeted_accuracy_interval=self.targeted_accuracy_interval,
             patience=self.patience,
             min_delta=self.min_delta,
+            confirm_level=self.confirm_level,
+            shock_level=self.shock_level,
+            coarse_interval=self.accuracy_interval_coarse if self.measures_profile else 0,
+            stop_level=self.accuracy_stop_level,
             no_shock=self.no_shock,
             loaded_selection=bool(self.selection_load),
             share=self.mask_share,
@@ -318,6 +343,7 @@ class T3SConfig:
             "patience",
             "profile_iters",
             "accuracy_samples",
+            "accuracy_blocks",
             "report_samples",
             "generation_batch_size",
             "max_new_tokens",
@@ -326,6 +352,10 @@ class T3SConfig:
         positive = ("verify_timeout", "verify_memory", "generation_timeout")
         at_least_zero = (
             "accuracy_interval",
+            "accuracy_interval_coarse",
+            "confirm_level",
+            "shock_level",
+            "accuracy_stop_level",
             "targeted_accuracy_interval",
             "accuracy_prompts",
             "min_delta",
@@ -353,6 +383,9 @@ class T3SConfig:
                     refuse(f"{given}: must not be negative")
         if self.max_failed_share >= 1:
             refuse(f"--t3s-max-failed-share {self.max_failed_share}: must be less than 1")
+        for name in ("confirm_level", "shock_level", "accuracy_stop_level"):
+            if (level := getattr(self, name)) >= 1:
+                refuse(f"{_argument(name)} {level}: the level of a test is less than 1")
         if self.mask_share is not None and not 0 < self.mask_share < 1:
             refuse(f"--t3s-mask-share {self.mask_share}: must lie between 0 and 1")
 
@@ -388,6 +421,17 @@ class T3SConfig:
             refuse(
                 "the bottleneck detector needs accuracy: set --t3s-accuracy-interval to at least "
                 "1, or choose --t3s-simple"
+            )
+        coarse = self.accuracy_interval_coarse
+        if 0 < coarse < self.accuracy_interval:
+            refuse(
+                f"--t3s-accuracy-interval-coarse {coarse} is meant for the time before accuracy "
+                f"falls, and is smaller than --t3s-accuracy-interval {self.accuracy_interval}"
+            )
+        if self.accuracy_stop_level and self.accuracy_blocks == 1:
+            refuse(
+                "--t3s-accuracy-stop-level is for measurements in blocks: give "
+                "--t3s-accuracy-blocks, or drop it"
             )
         if self.scoring == "inline" and self._needs_no_profile:
             refuse(

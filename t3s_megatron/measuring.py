@@ -8,6 +8,9 @@ gives the very figures of a measurement without faults, and measurements of diff
 paired. A fresh seed would let the faults choose which answers are counted. A measurement that stays
 void is handed on as such. All of it lies between two training steps, so no checkpoint ever holds
 half a measurement.
+
+A measurement that looks for the minimum is asked in `--t3s-accuracy-blocks`, and ends after the
+block that settles it (`accuracy.blocks`).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from t3s_megatron.accuracy.blocks import Settles, in_blocks
 from t3s_megatron.accuracy.measurement import Answer, Grader, Measurement
 from t3s_megatron.accuracy.pool import VerifierPool
 from t3s_megatron.data.tokenizing import Sample
@@ -47,16 +51,25 @@ class Measurer:
         self.pool.close()
 
     def training_accuracy(
-        self, context: CallbackContext, *, step: int, phase: str, teacher: str | None = None
+        self,
+        context: CallbackContext,
+        *,
+        step: int,
+        phase: str,
+        teacher: str | None = None,
+        settles: Settles | None = None,
     ) -> Measurement:
         """What the bottleneck detector is shown: `--t3s-accuracy-prompts`, `--t3s-temperature`, on
         the prompts of `teacher` (None: of all).
 
-        Collective over the world, the same result on every rank.
+        `settles`: asked between the blocks of the measurement whether it may end; without it there
+        is one block. Collective over the world, the same result on every rank.
         """
         config = self.config
         samples = self.prepared.asked(teacher, config.accuracy_prompts)
-        measured = self._measure(context, samples, config.temperature, config.accuracy_samples)
+        measured = self._measure(
+            context, samples, config.temperature, config.accuracy_samples, settles
+        )
         return measured.with_context(step=step, phase=phase, split="train")
 
     def evaluations(self, context: CallbackContext, *, step: int, phase: str):
@@ -72,18 +85,26 @@ class Measurer:
                 yield measured.with_context(step=step, phase=phase, split=split)
 
     def _measure(
-        self, context: CallbackContext, samples: list[Sample], temperature: float, repeats: int
+        self,
+        context: CallbackContext,
+        samples: list[Sample],
+        temperature: float,
+        repeats: int,
+        settles: Settles | None = None,
     ) -> Measurement:
         """The seed of an answer depends on its place among `samples` and its number only, so
         measurements of different steps are paired."""
         started = time.perf_counter()
         asked = [sample for sample in samples for _ in range(repeats)]
         grader = Grader(asked, self.pool, self.config.max_failed_share)
+        count = 1 if settles is None else self.config.accuracy_blocks
+        blocks = in_blocks(len(samples), repeats, count, self.config.seed)
+        wanted, again = blocks.pop(0), False
         generated: dict[int, Generated] = {}
-        retry = 0
+        retry, generating = 0, 0.0
         while True:
-            self._generate(context, asked, generated, temperature)
-            measured, fault = self._verify(grader, [generated[i] for i in range(len(asked))])
+            generating += self._generate(context, asked, generated, temperature, wanted, generating)
+            measured, fault = self._verify(grader, generated, again)
             if fault is not None:
                 self.say(f"the verifier failed, first on {fault}")
             measured = measured.with_context(
@@ -94,9 +115,29 @@ class Measurer:
             )
             if measured.void:
                 self.say(f"the measurement is {measured.describe()}")
-            if not measured.void or retry == self.config.measurement_retries:
+                if retry == self.config.measurement_retries:
+                    return measured
+                retry, generating = retry + 1, 0.0
+                wanted, again = [i for i in sorted(generated) if generated[i].unfinished], True
+            elif not blocks or self._settled(settles, measured, count - 1):
                 return measured
-            retry += 1
+            else:
+                wanted, again = blocks.pop(0), False
+
+    def _settled(self, settles: Settles | None, measured: Measurement, looks: int) -> bool:
+        """Whether the measurement may end before its next block. By what the root says: no rank may
+        go on generating alone."""
+
+        def ask() -> str | None:
+            if settles is None or layout.rank() != self.root:
+                return None
+            return settles(measured.outcome, looks)
+
+        why = layout.together(ask)[self.root]
+        if why is not None:
+            asked, planned = measured.total, len(measured.marks)
+            self.say(f"the measurement ends after {asked} of {planned} answers: {why}")
+        return why is not None
 
     def _generate(
         self,
@@ -104,10 +145,13 @@ class Measurer:
         asked: list[Sample],
         generated: dict[int, Generated],
         temperature: float,
-    ) -> None:
-        """Fill in what `generated` lacks."""
+        wanted: list[int],
+        spent: float,
+    ) -> float:
+        """Fill in the answers of these numbers; returns the seconds it took. `spent`: seconds that
+        other blocks have used up of the time for the whole measurement."""
         started = time.perf_counter()
-        missing = [i for i in range(len(asked)) if i not in generated or generated[i].unfinished]
+        limit = self.config.generation_timeout
         sampling = Sampling(
             temperature=temperature,
             max_new_tokens=self.prepared.max_new_tokens,
@@ -116,37 +160,41 @@ class Measurer:
             vocab_size=len(self.prepared.tokenizer),
             batch_size=self.config.generation_batch_size,
         )
-        prompts = [asked[i].tokens[: asked[i].prompt_length].tolist() for i in missing]
+        prompts = [asked[i].tokens[: asked[i].prompt_length].tolist() for i in wanted]
         try:
             answers = generate(
                 context,
                 prompts,
                 sampling,
-                numbers=missing,
-                timeout=self.config.generation_timeout,
+                numbers=wanted,
+                timeout=None if limit is None else max(0.0, limit - spent),
             )
         except Exception as error:
             # The other ranks wait for this one, until its launcher ends them with it.
             error.add_note(f"[t3s] rank {layout.rank()} failed while it generated answers")
             raise
-        for i, answer in zip(missing, answers, strict=True):
+        for i, answer in zip(wanted, answers, strict=True):
             generated[i] = answer
-        self.spent("generation", time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self.spent("generation", seconds)
+        return seconds
 
-    def _verify(self, grader: Grader, generated: list) -> tuple[Measurement, str | None]:
-        """The measurement, and where the verifier first failed; the same on every rank. One rank
-        verifies: all ranks decide by the same figures, and by the same failure."""
+    def _verify(
+        self, grader: Grader, generated: dict[int, Generated], again: bool
+    ) -> tuple[Measurement, str | None]:
+        """The measurement so far, and where the verifier first failed; the same on every rank. One
+        rank verifies: all ranks decide by the same figures, and by the same failure."""
         started = time.perf_counter()
 
         def grade() -> tuple[Measurement, str | None] | None:
             if layout.rank() != self.root:
                 return None
             decode = self.prepared.tokenizer.decode
-            answers = [
-                Answer(str(decode(one.tokens)), len(one.tokens), one.truncated, one.unfinished)
-                for one in generated
-            ]
-            return grader.grade(answers), grader.first_fault()
+            answers: list[Answer | None] = [None] * len(grader.samples)
+            for i, one in generated.items():
+                text = str(decode(one.tokens))
+                answers[i] = Answer(text, len(one.tokens), one.truncated, one.unfinished)
+            return grader.grade(answers, again), grader.first_fault()
 
         result = layout.together(grade)[self.root]
         self.spent("verification", time.perf_counter() - started)

@@ -228,13 +228,17 @@ class Persistence:
 
     def _check_identity(self, saved: dict) -> None:
         mine = identity(self.run.prepared, get_args())
-        for what, expected in saved.items():
-            if mine.get(what) != expected:
-                raise MismatchError(
-                    f"{self.folder.folder}: the saved run has {what} {expected}, this one has "
-                    f"{mine.get(what)}. Resume with what it was started with, or start over from "
-                    "its weights with --finetune and another --save."
-                )
+        differences = [
+            f"{what} {expected}, this one has {mine.get(what)}"
+            for what, expected in saved.items()
+            if mine.get(what) != expected
+        ]
+        if differences:
+            raise MismatchError(
+                f"{self.folder.folder}: the saved run has {'; '.join(differences)}. Resume with "
+                "what it was started with, or start over from its weights with --finetune and "
+                "another --save."
+            )
 
     def _restore_made(self, made: dict[str, str]) -> None:
         run = self.run

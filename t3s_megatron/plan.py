@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import warnings
+from dataclasses import replace
 
 from t3s_megatron.config import T3SConfig
 from t3s_megatron.errors import T3SError
@@ -19,6 +20,7 @@ from t3s_megatron.lengths import make_arrangement
 from t3s_megatron.method.phases import Plan
 from t3s_megatron.planning.advice import advice
 from t3s_megatron.planning.facts import Answers, Layout, Samples, Storage, Teacher
+from t3s_megatron.planning.measuring import Costs, measuring
 from t3s_megatron.planning.memory import disk, gpu_memory, host_memory
 from t3s_megatron.planning.phases import Walk, expected_and_longest
 from t3s_megatron.planning.report import Outcome, text
@@ -26,9 +28,6 @@ from t3s_megatron.planning.work import (
     Speed,
     Work,
     computed_lengths,
-    generating,
-    scoring,
-    training,
 )
 
 GIB = 2**30
@@ -75,6 +74,25 @@ def add_command(commands) -> None:
     add("--mfu", type=float, default=0.35, help="model FLOPs utilisation the times rest on")
     add("--peak-tflops", type=float, default=989.0, help="of one GPU (default: H100 SXM, bf16)")
     add("--memory-bandwidth-tbs", type=float, default=3.35, help="of one GPU, in TB/s")
+    add(
+        "--generation-rate",
+        type=float,
+        metavar="TOKENS_S",
+        help="tokens a second that a data-parallel rank generates, where you have measured it "
+        "(default: worked out from the memory bandwidth, a lower bound of the time)",
+    )
+    add(
+        "--mean-answer-tokens",
+        type=float,
+        metavar="N",
+        help="length of an answer of the student (default: the mean of the teacher's responses)",
+    )
+    add(
+        "--export-bandwidth-gbs",
+        type=float,
+        default=2.0,
+        help="at which all ranks together write the weights for a server, in GB/s",
+    )
     add("--json", metavar="FILE", help="write every figure to this file too")
     add("arguments", nargs=argparse.REMAINDER, help="after --: what pretrain is given")
     command.set_defaults(run=run_command)  # fmt: skip
@@ -117,12 +135,23 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> Outcome:
         config = config.for_teachers(len(teachers), args)
     layout = _layout(args)
     answers = _answers(config, args, samples, _held_out(config, args, tokenizer, notes), layout)
+    if answers is not None and options.mean_answer_tokens is not None:
+        answers = replace(answers, expected=min(options.mean_answer_tokens, answers.limit))
     plan = config.plan(args.train_iters, teachers) if config else _plain(args.train_iters)
     plan.validate()
     expected, longest = expected_and_longest(plan)
     model = measure_model(args, options.expert_load)
     gpus = gpu_memory(layout, model, answers, round(options.reserve_gib * GIB))
-    speed = Speed(options.peak_tflops * 1e12, options.mfu, options.memory_bandwidth_tbs * 1e12)
+    speed = Speed(
+        options.peak_tflops * 1e12,
+        options.mfu,
+        options.memory_bandwidth_tbs * 1e12,
+        options.generation_rate,
+    )
+    lengths = computed_lengths(make_arrangement(args), samples)
+    scores = config is not None and config.scoring != "inline"
+    of_teachers = tuple(one.samples for one in samples.teachers)
+    costs = Costs(layout, model, lengths, answers, scores, speed, of_teachers)
     limit = round(options.gpu_memory_gib * GIB)
     worst = max(gpus, key=lambda gpu: gpu.total)
     per_node = min(options.gpus_per_node, world_size)
@@ -149,7 +178,8 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> Outcome:
         disk=disk(model, _storage(args), longest, samples),
         expected=expected,
         longest=longest,
-        work=_work(args, config, layout, model, samples, answers, (expected, longest), speed),
+        work=_work(costs, expected, longest),
+        measuring=measuring(plan, costs, options.export_bandwidth_gbs * 1e9),
         speed=speed,
         notes=notes,
         advice=[]
@@ -163,9 +193,10 @@ def _check(options: argparse.Namespace) -> int:
     if world_size < 1:
         raise T3SError("how many GPUs? Give --world-size (before the --), or set WORLD_SIZE")
     positive = ("gpus_per_node", "gpu_memory_gib", "expert_load", "mfu", "peak_tflops",
-                "vocabulary", "memory_bandwidth_tbs")  # fmt: skip
+                "vocabulary", "memory_bandwidth_tbs", "generation_rate", "mean_answer_tokens",
+                "export_bandwidth_gbs")  # fmt: skip
     for name in positive:
-        if not getattr(options, name) > 0:
+        if getattr(options, name) is not None and not getattr(options, name) > 0:
             raise T3SError(f"--{name.replace('_', '-')} has to be above 0")
     if not options.arguments:
         raise T3SError("the arguments of the run are missing: t3s-megatron plan -- <arguments>")
@@ -309,7 +340,8 @@ def _held_out(config, args, tokenizer, notes: list[str]) -> list[int]:
 def _answers(config, args, samples: Samples, held_out: list[int], layout: Layout) -> Answers | None:
     if config is None or not config.needs_answers:
         return None
-    asked = samples.asked(config.accuracy_prompts) * config.accuracy_samples
+    prompts = samples.asked(config.accuracy_prompts)
+    asked = prompts * config.accuracy_samples
     asked_in_profiles = tuple(
         len(one.samples[: config.accuracy_prompts or None]) * config.accuracy_samples
         for one in samples.teachers
@@ -322,6 +354,7 @@ def _answers(config, args, samples: Samples, held_out: list[int], layout: Layout
     limit = config.max_new_tokens or args.seq_length + 1 - longest_prompt
     on_a_rank = -(-max(asked, evaluated, *asked_in_profiles) // layout.data)
     return Answers(
+        prompts=prompts,
         asked=asked,
         evaluated=evaluated,
         expected=min(float(limit), samples.targets / len(samples.lengths)),
@@ -348,33 +381,7 @@ def _plain(budget: int) -> Plan:
                 measure_final=False)  # fmt: skip
 
 
-def _work(args, config, layout, model, samples, answers, walks, speed):
+def _work(costs: Costs, expected: Walk, longest: Walk) -> dict[str, tuple[Work, Work]]:
     """By part of the run: (expected, at most)."""
-    lengths = computed_lengths(make_arrangement(args), samples)
-
-    def steps(count: int) -> Work:
-        return training(layout, model, lengths, count, speed)
-
-    def profiles(walk: Walk) -> Work:
-        """Each over the samples of its teacher."""
-        if walk.profiles == 1:
-            return steps(walk.profile_steps)
-        count = walk.profile_steps // walk.profiles
-        of_each = ([lengths[i] for i in teacher.samples] for teacher in samples.teachers)
-        first, *others = (training(layout, model, part, count, speed) for part in of_each)
-        return sum(others, first)
-
-    def passes(count: int) -> Work:
-        return scoring(layout, model, lengths, count, speed)
-
-    exact = config is not None and config.scoring != "inline"
-    work = {
-        "profile": tuple(profiles(walk) for walk in walks),
-        "scoring": tuple(passes(walk.scoring_passes if exact else 0) for walk in walks),
-        "targeted": tuple(steps(walk.targeted_steps) for walk in walks),
-    }
-    if answers is not None:
-        likely, _ = generating(layout, model, answers, walks[0], speed)
-        _, most = generating(layout, model, answers, walks[1], speed)
-        work["generation"] = (likely, most)
-    return {name: pair for name, pair in work.items() if pair[1].tokens}
+    likely, most = costs.of(expected), costs.of(longest, longest=True)
+    return {name: (likely[name], work) for name, work in most.items() if work.tokens}

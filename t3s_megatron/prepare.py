@@ -68,8 +68,13 @@ class Prepared:
 
     @property
     def pad_token(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return self.tokenizer.eos_token_id if pad is None else pad
+        return pad_token(self.tokenizer)
+
+
+def pad_token(tokenizer) -> int:
+    """What rows end in: the tokenizer's pad token, or its end token where it has none."""
+    pad = tokenizer.pad_token_id
+    return tokenizer.eos_token_id if pad is None else pad
 
 
 def load_tokenizer(path: str):
@@ -161,7 +166,8 @@ def prepare(args) -> Prepared:
     max_new_tokens = config.max_new_tokens or 0
     if config.needs_answers:
         sets = [asked.samples for asked in (corpus, heldout) if asked is not None]
-        for asked in filter(None, (corpus, heldout)):
+        # What is gold to `code` may stand in `metadata`; it looks for itself.
+        for asked in filter(None, (corpus, heldout) if config.verifier != "code" else ()):
             asked.require_answers()
         unusable_gold = check_verifier(config.verifier, sets, config.verify_limits)
         max_new_tokens = _length_limit(args, config, corpus, heldout)

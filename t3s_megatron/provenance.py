@@ -77,6 +77,8 @@ def identity(prepared: Prepared, args) -> dict:
         "megatron-core release": megatron_version(),
         "--seed": args.seed,
         "--train-iters": prepared.plan.budget,
+        # Step n begins at sample n times this.
+        "--global-batch-size": args.global_batch_size,
     } | arguments
 
 

@@ -224,7 +224,10 @@ class T3SRun:
 
     def _measure(self, context, action: Action) -> None:
         teacher = self.machine.teacher
-        measured = self.measurer.training_accuracy(context, **self._now(), teacher=teacher)
+        settles = self.machine.settles if self.machine.seeks_minimum else None
+        measured = self.measurer.training_accuracy(
+            context, settles=settles, teacher=teacher, **self._now()
+        )
         self.machine.measured(measured.outcome)
         self.summary.append("measurements", measured.to_dict() | _whose(teacher))
         self.curves.scalars(measurement_figures(measured), context.iteration, teacher)

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several test modules share: the data, and students pre-trained once a session."""
+"""What several test modules share: the data, and students pre-trained once a session, whichever of
+pytest-xdist's workers needs one first."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 from transformers import AutoTokenizer
 
@@ -20,9 +25,31 @@ settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")
-def task(tmp_path_factory) -> tuple[str, str]:
+def once(tmp_path_factory) -> Callable[[str, Callable[[str], object]], str]:
+    """once(name, make): the folder that `make(folder)` has filled, once for all of a session's
+    worker processes; the others wait for it. What has failed is made anew by the next who asks."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def folder_of(name: str, make: Callable[[str], object]) -> str:
+        folder, done = shared / name, Path(f"{shared / name}.done")
+        with FileLock(f"{folder}.lock"):
+            if not done.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(str(folder))
+                done.touch()
+        return str(folder)
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def task(once) -> tuple[str, str]:
     """(train.jsonl, tokenizer folder) of 24 samples."""
-    return write_task(str(tmp_path_factory.mktemp("task")))
+    folder = once("task", write_task)
+    return f"{folder}/train.jsonl", f"{folder}/tokenizer"
 
 
 @pytest.fixture(scope="session")
@@ -38,20 +65,20 @@ def corpus(task) -> Corpus:
 
 
 @pytest.fixture(scope="session")
-def student(tmp_path_factory, task) -> str:
+def student(once, task) -> str:
     """Folder of a checkpoint: a dense student that is right on part of the prompts."""
-    return pretrain_student(str(tmp_path_factory.mktemp("student")), task[1], [])
+    return once("student", lambda folder: pretrain_student(folder, task[1], []))
 
 
 @pytest.fixture(scope="session")
-def moe_student(tmp_path_factory, task) -> str:
-    return pretrain_student(str(tmp_path_factory.mktemp("student")), task[1], MOE)
+def moe_student(once, task) -> str:
+    return once("moe_student", lambda folder: pretrain_student(folder, task[1], MOE))
 
 
 @pytest.fixture(scope="session")
-def expert_bias_student(tmp_path_factory, task) -> str:
-    folder = str(tmp_path_factory.mktemp("student"))
-    return pretrain_student(folder, task[1], [*MOE, *EXPERT_BIAS])
+def expert_bias_student(once, task) -> str:
+    model = [*MOE, *EXPERT_BIAS]
+    return once("expert_bias_student", lambda folder: pretrain_student(folder, task[1], model))
 
 
 def pretrain_student(folder: str, tokenizer: str, extra: list) -> str:

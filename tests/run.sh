@@ -14,4 +14,6 @@ for release in 0.17.1 0.18.2; do
     fi
 done
 cd "$ROOT"
-exec "$PYTHON" -m pytest "$@"
+# Two tests at a time: most of a job is the start of its processes, one after another. Tests are given
+# out one by one in their order, jobs first, so that neither worker is left waiting at the end.
+exec "$PYTHON" -m pytest --numprocesses "${TEST_WORKERS:-2}" --maxschedchunk 1 "$@"

@@ -16,12 +16,15 @@ t3s_cluster() {
     [ -n "${OUT:-}" ] || t3s_refuse "OUT is not set: the folder for everything the run writes"
     local METHOD=${METHOD:-t3s}              # any of --t3s-method
     local T3S_SIMPLE=${T3S_SIMPLE:-0}        # 1: step 10 is theta_b, nothing is generated
-    local VERIFIER=${VERIFIER:-math}         # exact, numeric, choice, math, reasoning-gym, yours
+    local VERIFIER=${VERIFIER:-math}         # exact, numeric, choice, math, code, ..., yours
     local TEMPERATURE=${TEMPERATURE:-0.6}    # the paper's
     # Prompts answered together on a data-parallel rank: their keys and values at SEQ_LENGTH have to
     # fit beside weights, gradients and optimizer.
     local GENERATION_BATCH=${GENERATION_BATCH:-32}
     local PROMPTS=${PROMPTS:-0}              # measure accuracy on the first N prompts; 0: all
+    # Measure in the targeted phase every so many steps; 0: at its end only. Nothing is decided by
+    # these, and at every step they would be three quarters of all measurements.
+    local TARGETED_INTERVAL=${TARGETED_INTERVAL:-0}
     # --- the paper's recipe (Appendix I)
     local GBS=${GBS:-64}                     # samples a step
     local LR=${LR:-1e-5}
@@ -82,6 +85,7 @@ t3s_cluster() {
         --t3s-arrangement own
         --t3s-verifier "$VERIFIER" --t3s-temperature "$TEMPERATURE"
         --t3s-accuracy-prompts "$PROMPTS" --t3s-generation-batch-size "$GENERATION_BATCH"
+        --t3s-targeted-accuracy-interval "$TARGETED_INTERVAL"
     )
     # Activations between the tensor-parallel parts are kept once, not TP times.
     (( TP > 1 )) && args+=(--sequence-parallel)

@@ -4,18 +4,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
+from t3s_megatron.accuracy.code_tests import UnusableTests, read_tests
 from t3s_megatron.accuracy.extraction import letter, number
 from t3s_megatron.accuracy.pool import Limits, Question, VerifierPool
 from t3s_megatron.accuracy.verifiers import FAILURES, Verdict, check_name
-from t3s_megatron.data.tokenizing import Sample
 from t3s_megatron.errors import DataError
 
 #: They import nothing but this package: nothing can go wrong, and no process has to try.
 _OWN = ("exact", "numeric", "choice")
 
 
-def check_verifier(spec: str, sets: Sequence[list[Sample]], limits: Limits) -> frozenset[str]:
+class HasGold(Protocol):
+    """What is looked at in a sample."""
+
+    @property
+    def uid(self) -> str: ...
+    @property
+    def answer(self) -> str | None: ...
+    @property
+    def metadata(self) -> dict | None: ...
+    @property
+    def where(self) -> str: ...
+
+
+def check_verifier(spec: str, sets: Sequence[Sequence[HasGold]], limits: Limits) -> frozenset[str]:
     """uids of the samples whose gold answer `spec` cannot read; `sets`: training, held-out, ...
 
     T3SError when the verifier is unknown or cannot be imported; DataError when a gold answer is of
@@ -41,7 +55,7 @@ def check_verifier(spec: str, sets: Sequence[list[Sample]], limits: Limits) -> f
     return frozenset(unusable)
 
 
-def check_gold(spec: str, samples: list[Sample]) -> None:
+def check_gold(spec: str, samples: Sequence[HasGold]) -> None:
     """DataError when gold answers are of a form that `spec` cannot compare with."""
     if spec == "numeric":
         bad = [s for s in samples if number(s.answer) is None]
@@ -49,6 +63,15 @@ def check_gold(spec: str, samples: list[Sample]) -> None:
     elif spec == "choice":
         bad = [s for s in samples if letter(s.answer or "") is None]
         what = "is not the letter of an option"
+    elif spec == "code":
+        for sample in samples:
+            try:
+                read_tests(sample.answer, sample.metadata)
+            except UnusableTests as error:
+                raise DataError(
+                    f"--t3s-verifier code: the unit tests of {sample.where} cannot be used: {error}"
+                ) from None
+        return
     elif spec == "reasoning-gym":
         bad = [s for s in samples if not (s.metadata or {}).get("source_dataset")]
         what = "has no metadata.source_dataset, which names the scorer"
@@ -61,10 +84,20 @@ def check_gold(spec: str, samples: list[Sample]) -> None:
         )
 
 
-def _unreadable(spec: str, samples: list[Sample], pool: VerifierPool) -> list[Sample]:
+def readable(spec: str, samples: Sequence[HasGold], pool: VerifierPool) -> list[bool]:
+    """Of each sample: whether `spec`, which is `pool`'s, can read its gold answer: whether it takes
+    it for an answer to itself. True for verifiers that this is not known of.
+
+    T3SError when the verifier cannot be loaded.
+    """
+    if spec not in (*_OWN, "math"):
+        return [True] * len(samples)
+    return [one.verdict is Verdict.CORRECT for one in pool.verify(_itself(samples))]
+
+
+def _unreadable(spec: str, samples: Sequence[HasGold], pool: VerifierPool) -> list[HasGold]:
     """Samples whose gold answer is not accepted as an answer to itself."""
-    itself = [Question(f"\\boxed{{{s.answer}}}", s.answer, s.metadata) for s in samples]
-    judged = pool.verify(itself)
+    judged = pool.verify(_itself(samples))
     for sample, one in zip(samples, judged, strict=True):
         # Not left out like the others: another rank, or a resumed run, might be in time.
         if one.verdict in FAILURES:
@@ -73,3 +106,7 @@ def _unreadable(spec: str, samples: list[Sample], pool: VerifierPool) -> list[Sa
                 f"cannot be checked ({one.why}). Take it out, or write it in a simpler form"
             )
     return [s for s, one in zip(samples, judged, strict=True) if one.verdict is not Verdict.CORRECT]
+
+
+def _itself(samples: Sequence[HasGold]) -> list[Question]:
+    return [Question(f"\\boxed{{{s.answer}}}", s.answer, s.metadata) for s in samples]

@@ -11,7 +11,7 @@ from typing import Any
 from t3s_megatron.accuracy.pool import Judged, Question, VerifierPool
 from t3s_megatron.accuracy.verifiers import FAILURES, Verdict
 from t3s_megatron.data.tokenizing import Sample
-from t3s_megatron.method.outcome import RIGHT, UNKNOWN, WRONG, Outcome
+from t3s_megatron.method.outcome import NOT_ASKED, RIGHT, UNKNOWN, WRONG, Outcome
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Measurement:
 
     `void`: more answers failed than --t3s-max-failed-share allows, so that the figures say nothing
     of the student. `retries`: how often what had failed was tried again. `marks`: those of
-    `method.outcome`, one an answer.
+    `method.outcome`, one an answer, and also for each that was not asked for because the
+    measurement ended early; `total` does not count those.
     """
 
     total: int
@@ -104,6 +105,8 @@ class Measurement:
             )
             if count or word == "truncated"
         ]
+        if not_asked := self.marks.count(NOT_ASKED):
+            others.append(f"{not_asked} not asked")
         if self.retries:
             others.append("1 retry" if self.retries == 1 else f"{self.retries} retries")
         if self.void:
@@ -120,32 +123,36 @@ def may_fail(total: int, max_failed_share: float) -> int:
 
 
 def measure(
-    answers: Sequence[Answer], verdicts: Sequence[Verdict], max_failed_share: float
+    answers: Sequence[Answer | None], verdicts: Sequence[Verdict | None], max_failed_share: float
 ) -> Measurement:
-    """Count what became of each answer. ValueError when there is none, or not one verdict each."""
-    if not answers:
+    """Count what became of each answer; None for what was not asked. ValueError when there is no
+    answer, or not one verdict each. A measurement that ended early may have as many faults as the
+    whole of it."""
+    asked = [answer for answer in answers if answer is not None]
+    if not asked:
         raise ValueError("nothing to measure: an accuracy needs at least one answer")
     if len(answers) != len(verdicts):
         raise ValueError(f"{len(verdicts)} verdicts of {len(answers)} answers")
     # Any: its keys are the fields of Measurement that are named as the verdicts.
     counts: dict[str, Any] = {verdict.value: 0 for verdict in Verdict}
     for verdict in verdicts:
-        counts[verdict.value] += 1
+        if verdict is not None:
+            counts[verdict.value] += 1
     failed = sum(counts[failure.value] for failure in FAILURES)
     # Something skipped is something unknown, and of nothing judged there is no share.
     void = failed > may_fail(len(answers), max_failed_share) or counts[Verdict.SKIPPED] > 0
-    void = void or failed == len(answers)
-    tokens = sum(answer.tokens for answer in answers)
+    void = void or failed == len(asked)
+    tokens = sum(answer.tokens for answer in asked)
     marks = "".join(map(_mark, verdicts))
-    return Measurement(
-        total=len(answers), generated_tokens=tokens, marks=marks, void=void, **counts
-    )
+    return Measurement(total=len(asked), generated_tokens=tokens, marks=marks, void=void, **counts)
 
 
 _UNKNOWN = (*FAILURES, Verdict.SKIPPED)
 
 
-def _mark(verdict: Verdict) -> str:
+def _mark(verdict: Verdict | None) -> str:
+    if verdict is None:
+        return NOT_ASKED
     if verdict in _UNKNOWN:
         return UNKNOWN
     return RIGHT if verdict is Verdict.CORRECT else WRONG
@@ -160,25 +167,32 @@ class Grader:
         self.max_failed_share = max_failed_share
         self.judged: list[Judged | None] = [None] * len(samples)
 
-    def grade(self, answers: Sequence[Answer]) -> Measurement:
-        """answers[i] is to samples[i]. Called again, only what had failed is judged again: give
-        the same answers, or new ones where one was unfinished.
+    def grade(self, answers: Sequence[Answer | None], again: bool = True) -> Measurement:
+        """answers[i] is to samples[i], None as long as it has not been asked for. Called again,
+        only what is new is judged, and with `again` what had failed: give the same answers, or new
+        ones where one was unfinished.
 
         Truncated and unfinished answers are not verified: they have no end.
         """
         to_verify = []
+        failed = 0
         for i, (answer, before) in enumerate(zip(answers, self.judged, strict=True)):
+            if answer is None:
+                continue
             if answer.unfinished:
                 self.judged[i] = Judged(Verdict.UNFINISHED)
+                failed += 1
             elif answer.truncated:
                 self.judged[i] = Judged(Verdict.TRUNCATED)
-            elif before is None or before.verdict in _UNKNOWN:
+            elif before is None or (again and before.verdict in _UNKNOWN):
                 to_verify.append(i)
-        unfinished = sum(answer.unfinished for answer in answers)
-        allowed = may_fail(len(answers), self.max_failed_share) - unfinished
+            else:
+                failed += before.verdict in _UNKNOWN
+        allowed = may_fail(len(answers), self.max_failed_share) - failed
         questions = [
-            Question(answers[i].text, self.samples[i].answer, self.samples[i].metadata)
+            Question(answer.text, self.samples[i].answer, self.samples[i].metadata)
             for i in to_verify
+            if (answer := answers[i]) is not None
         ]
         if allowed < 0:  # void already
             verdicts = [Judged(Verdict.SKIPPED)] * len(questions)
@@ -186,7 +200,7 @@ class Grader:
             verdicts = self.pool.verify(questions, allowed)
         for i, judged in zip(to_verify, verdicts, strict=True):
             self.judged[i] = judged
-        verdicts_of_all = [one.verdict for one in self.judged if one is not None]
+        verdicts_of_all = [None if one is None else one.verdict for one in self.judged]
         return measure(answers, verdicts_of_all, self.max_failed_share)
 
     def first_fault(self) -> str | None:

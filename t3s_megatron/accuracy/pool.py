@@ -154,7 +154,7 @@ class VerifierPool:
         if not waiting or free or len(self._workers) == self.limits.workers:
             return
         try:
-            self._workers.append(_Worker(self.spec, self.limits.memory))
+            self._workers.append(_Worker(self.spec, self.limits))
         except OSError as error:  # no process, no memory, no file handle
             if not self._workers:  # else go on with those that there are
                 raise T3SError(f"a verifier's process cannot be started: {error}") from error
@@ -223,14 +223,15 @@ class VerifierPool:
 class _Worker:
     """One process. `number`: the question it is busy with; `idle`: ready for one."""
 
-    def __init__(self, spec: str, memory: float):
+    def __init__(self, spec: str, limits: Limits):
         self.channel, theirs = socket.socketpair()
         with theirs:
             handle = theirs.fileno()
             command = [sys.executable, "-P", "-m", "t3s_megatron.accuracy.worker"]
+            bounds = [str(limits.memory), str(limits.timeout)]
             try:
                 self.process = subprocess.Popen(
-                    [*command, str(handle), str(os.getpid()), str(memory), spec],
+                    [*command, str(handle), str(os.getpid()), *bounds, spec],
                     pass_fds=[handle],
                     stdin=subprocess.DEVNULL,
                     # What a verifier prints for each of many answers belongs into no log.

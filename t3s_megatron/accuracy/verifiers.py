@@ -46,17 +46,20 @@ Verifier = Callable[[str, str, dict | None], Verdict]
 
 def check_name(spec: str) -> None:
     """T3SError when `spec` is no verifier's name and no dotted path. Imports nothing."""
-    if spec not in _BUILT_IN and ":" not in spec:
-        names = ", ".join(_BUILT_IN)
+    if spec not in (*_BUILT_IN, "code") and ":" not in spec:
+        names = ", ".join((*_BUILT_IN, "code"))
         raise T3SError(
             f"--t3s-verifier {spec}: unknown. Choose {names}, or package.module:function of your "
             "own"
         )
 
 
-def make_verifier(spec: str) -> Verifier:
-    """The verifier named `spec`. T3SError when it is unknown or cannot be imported."""
+def make_verifier(spec: str, timeout: float = 30.0) -> Verifier:
+    """The verifier named `spec`; `timeout`: seconds that it will have for one answer. T3SError when
+    it is unknown, cannot be imported, or cannot work on this machine."""
     check_name(spec)
+    if spec == "code":
+        return _code(timeout)
     return _BUILT_IN[spec]() if spec in _BUILT_IN else _user_function(spec)
 
 
@@ -139,6 +142,31 @@ def _reasoning_gym() -> Verifier:
         question = metadata.get("question", "")
         entry = {"question": question, "answer": answer, "metadata": metadata}
         return _verdict(score(answer=found, entry=entry) == 1.0)
+
+    return verify
+
+
+def _code(timeout: float) -> Verifier:
+    from t3s_megatron.accuracy.code_tests import read_tests
+
+    try:
+        # Of Linux only: elsewhere it ends with what is missing.
+        from t3s_megatron.accuracy import programs
+
+        programs.check_here()
+    except (RuntimeError, OSError, AttributeError) as error:
+        raise T3SError(
+            f"--t3s-verifier code: a program cannot be shut in on this machine ({error}). It needs "
+            "Linux 5.12 with user namespaces for unprivileged users: see user.max_user_namespaces "
+            "and kernel.apparmor_restrict_unprivileged_userns, or the container's seccomp profile. "
+            "Nothing is run without; to run it elsewhere, give package.module:function of your own"
+        ) from error
+
+    def verify(text: str, answer: str | None, metadata: dict | None) -> Verdict:
+        program = programs.last_program(text)
+        if program is None:
+            return Verdict.UNPARSEABLE
+        return _verdict(programs.passes(program, read_tests(answer, metadata), timeout))
 
     return verify
 

@@ -28,14 +28,14 @@ _LONGEST_REASON = 4000
 
 
 def main() -> None:
-    handle, parent, memory, spec = sys.argv[1:]
+    handle, parent, memory, timeout, spec = sys.argv[1:]
     _die_with(int(parent))
     channel = socket.socket(fileno=int(handle))
     channel.set_inheritable(False)  # or a program that the verifier starts would keep it open
     _limit(resource.RLIMIT_DATA, int(float(memory) * 2**30))
     _limit(resource.RLIMIT_CORE, 0)
     try:
-        verify = make_verifier(spec)
+        verify = make_verifier(spec, float(timeout))
     except T3SError as error:
         _send(channel, refused=str(error))
         return

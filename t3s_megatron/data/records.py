@@ -44,7 +44,7 @@ def load_records(source: str, *, split: str = "train") -> list[Record]:
     records: list[Record] = []
     places: dict[tuple, str] = {}
     contents: dict[str, int] = {}
-    for where, raw in _raw_rows(source, split):
+    for where, raw in raw_rows(source, split):
         record = _parse(raw, where, contents)
         key = record.teacher, record.uid
         if key in places:
@@ -59,7 +59,9 @@ def load_records(source: str, *, split: str = "train") -> list[Record]:
     return records
 
 
-def _raw_rows(source: str, split: str) -> Iterator[tuple[str, object]]:
+def raw_rows(source: str, split: str) -> Iterator[tuple[str, object]]:
+    """(file and line or row, what stands there) of JSONL, Parquet or a dataset. DataError when it
+    cannot be read."""
     if source.endswith((".jsonl", ".json")):
         yield from _json_lines(source)
         return
@@ -154,9 +156,9 @@ def _parse(raw: object, where: str, contents: dict[str, int]) -> Record:
     # A table has every column in every row: null means not given, in JSONL too.
     raw = {key: value for key, value in raw.items() if value is not None}
     messages = _messages(raw, where)
-    answer = _text(raw, "answer", where)
-    teacher = _text(raw, "teacher", where)
-    uid = _text(raw, "id", where)
+    answer = optional_text(raw, "answer", where)
+    teacher = optional_text(raw, "teacher", where)
+    uid = optional_text(raw, "id", where)
     if uid is None:
         content = json.dumps([messages, answer, teacher], sort_keys=True, ensure_ascii=False)
         uid = hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -164,10 +166,12 @@ def _parse(raw: object, where: str, contents: dict[str, int]) -> Record:
         contents[uid] = contents.get(uid, 0) + 1
         if contents[uid] > 1:
             uid = f"{uid}#{contents[uid]}"
-    return Record(uid, tuple(messages), answer, teacher, _metadata(raw, where), where)
+    return Record(uid, tuple(messages), answer, teacher, optional_metadata(raw, where), where)
 
 
-def _text(raw: dict, key: str, where: str) -> str | None:
+def optional_text(raw: dict, key: str, where: str) -> str | None:
+    """`key` of a row as text, None when it is not given. DataError when it is anything else than
+    text or a finite number, or empty."""
     value = raw.get(key)
     if value is None:
         return None
@@ -179,10 +183,10 @@ def _text(raw: dict, key: str, where: str) -> str | None:
     value = str(value)
     if not value.strip():
         raise DataError(f"{where}: `{key}` is empty; leave it out if there is none")
-    return _encodable(value, f"`{key}`", where)
+    return encodable(value, f"`{key}`", where)
 
 
-def _encodable(value: str, what: str, where: str) -> str:
+def encodable(value: str, what: str, where: str) -> str:
     """JSON can spell half a surrogate pair, which is no text: it has no UTF-8 and no tokens."""
     try:
         value.encode()
@@ -191,7 +195,8 @@ def _encodable(value: str, what: str, where: str) -> str:
     return value
 
 
-def _metadata(raw: dict, where: str) -> dict | None:
+def optional_metadata(raw: dict, where: str) -> dict | None:
+    """The `metadata` of a row: an object, or its JSON. DataError when it is neither."""
     value = raw.get("metadata")
     if isinstance(value, str):
         try:
@@ -218,30 +223,33 @@ def _messages(raw: dict, where: str) -> list[dict]:
         raise DataError(f"{where}: needs `messages`, or `prompt` and `response`; found {found}")
     if not isinstance(messages, list) or len(messages) < 2:
         raise DataError(f"{where}: needs at least a prompt and a response")
-    clean = []
-    for message in messages:
-        if not isinstance(message, dict):
-            raise DataError(
-                f"{where}: a message has to be an object, found {reprlib.repr(message)}"
-            )
-        role, content = message.get("role"), message.get("content")
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise DataError(f"{where}: a message needs `role` and `content` as text")
-        for part in (role, content):
-            _encodable(part, f"a message of role {role!a}", where)
-        if not content.strip():
-            what = "the response" if message is messages[-1] else f"a message of role {role}"
-            raise DataError(f"{where}: {what} is empty")
-        lost = [f"`{key}`" for key in _SAID_ELSEWHERE if message.get(key)]
-        if lost:
-            raise DataError(
-                f"{where}: a message of role {role} has {', '.join(lost)}, which would be lost: "
-                "put it into `content` as the tokenizer's chat template writes it"
-            )
-        clean.append({"role": role, "content": content})
+    clean = [read_message(message, where) for message in messages[:-1]]
+    clean.append(read_message(messages[-1], where, is_response=True))
     if clean[-1]["role"] != "assistant":
         raise DataError(
             f"{where}: the last message has to be the assistant's response, found role "
             f"{clean[-1]['role']!r}"
         )
     return clean
+
+
+def read_message(message: object, where: str, *, is_response: bool = False) -> dict:
+    """`role` and `content` of one turn. DataError when it is not made of these, is empty, or when
+    something else in it would be lost."""
+    if not isinstance(message, dict):
+        raise DataError(f"{where}: a message has to be an object, found {reprlib.repr(message)}")
+    role, content = message.get("role"), message.get("content")
+    if not isinstance(role, str) or not isinstance(content, str):
+        raise DataError(f"{where}: a message needs `role` and `content` as text")
+    for part in (role, content):
+        encodable(part, f"a message of role {role!a}", where)
+    if not content.strip():
+        what = "the response" if is_response else f"a message of role {role}"
+        raise DataError(f"{where}: {what} is empty")
+    lost = [f"`{key}`" for key in _SAID_ELSEWHERE if message.get(key)]
+    if lost:
+        raise DataError(
+            f"{where}: a message of role {role} has {', '.join(lost)}, which would be lost: "
+            "put it into `content` as the tokenizer's chat template writes it"
+        )
+    return {"role": role, "content": content}

@@ -7,7 +7,7 @@ from t3s_megatron.errors import T3SError
 from t3s_megatron.lengths import choose_arrangement
 from t3s_megatron.megatron.batches import RowMaker, TrainingBatches, take_over_batches
 from t3s_megatron.megatron.forward import TrainingForward
-from t3s_megatron.prepare import load_tokenizer, load_training_corpus, plan_training
+from t3s_megatron.prepare import load_tokenizer, load_training_corpus, pad_token, plan_training
 
 
 class PlainTraining:
@@ -41,10 +41,7 @@ class PlainTraining:
         if self._corpus is None:
             self._corpus, _ = load_training_corpus(args, tokenizer)
         take_over_batches(args)
-        pad = tokenizer.pad_token_id
         seed = args.seed if args.t3s_seed is None else args.t3s_seed
         plans = plan_training(self._corpus, seed, args)
-        rows = RowMaker(
-            self._corpus, tokenizer.eos_token_id if pad is None else pad, plans.arrangement
-        )
+        rows = RowMaker(self._corpus, pad_token(tokenizer), plans.arrangement)
         return TrainingBatches(rows, plans, args.consumed_train_samples)

@@ -23,15 +23,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torch.distributed.checkpoint.api import CheckpointException
-
-from t3s_megatron.errors import T3SError, WriteError
+from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.releases import (
     SIGNATURES,
     check_signature,
     megatron_series,
     megatron_version,
 )
+from t3s_megatron.megatron.saving import SAVE_FAILURES, tell_failed_save
 
 
 @dataclass
@@ -213,13 +212,8 @@ class Seam:
             self._raise("on_checkpoint_save", context)
             try:
                 return original(*args, **kwargs)
-            except (OSError, CheckpointException) as error:  # the latter is no Exception
-                reason = str(error).strip().splitlines()[-1]
-                raise WriteError(
-                    f"Megatron could not write its checkpoint of iteration {iteration} ({reason}). "
-                    "Make room, or make the --save folder writable, and start the same command "
-                    "again: it goes on from its last checkpoint"
-                ) from error
+            except SAVE_FAILURES as error:
+                tell_failed_save(error, iteration)
 
         return save_checkpoint
 

@@ -14,10 +14,11 @@ from typing import Any
 
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.releases import SIGNATURES, megatron_series, megatron_version
+from t3s_megatron.megatron.saving import SAVE_FAILURES, tell_failed_save
 from t3s_megatron.megatron.seam import Callback, CallbackContext, Seam
 
 #: Version of the patch: T3S_SEAM in the module that it adds.
-PATCH = 1
+PATCH = 2
 
 
 def install_seam(*callbacks: Callback) -> Seam | SourceSeam:
@@ -113,6 +114,11 @@ class SourceSeam:
     def on_checkpoint_save(self, context: CallbackContext) -> None:
         self.calls["save_checkpoint"] += 1
         self._raise("on_checkpoint_save", context)
+
+    def on_checkpoint_failure(self, context: CallbackContext, error: BaseException) -> None:
+        """WriteError for what a full disk and its like are to Megatron; else nothing."""
+        if isinstance(error, SAVE_FAILURES):
+            tell_failed_save(error, context.iteration)
 
     def on_train_end(self, context: CallbackContext) -> None:
         self._raise("on_train_end", context)

@@ -2,17 +2,20 @@
 """Find the Imitation Bottleneck while training goes on (Eq. 1, section 3.5).
 
 The shape is that of early stopping, looking for a minimum: a measurement is a new minimum when it
-is lower than the lowest so far by more than `min_delta`; when `patience` measurements in a row were
-not, the minimum is confirmed as theta_b. There is no minimum to confirm before accuracy has fallen
-below step 0: that fall is the Imitation Shock.
+is lower than the lowest so far by more than `min_delta`. The minimum is confirmed as theta_b when
+`patience` measurements in a row were no new minimum, or, with a `confirm_level`, as soon as one of
+them is above the minimum by the paired test of `method.paired`. There is no minimum to confirm
+before accuracy has fallen below step 0: that fall is the Imitation Shock, and with a `shock_level`
+it has to be significant by the same test.
 """
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from t3s_megatron.method.outcome import Outcome
+from t3s_megatron.method.outcome import RIGHT, UNKNOWN, Outcome
+from t3s_megatron.method.paired import p_above
 
 
 class Decision(enum.StrEnum):
@@ -32,20 +35,33 @@ class Observation:
 
 
 class BottleneckDetector:
-    """Argmin of training accuracy over the steps, confirmed by patience. ValueError on misuse.
+    """Argmin of training accuracy over the steps, confirmed by a paired test or by patience.
 
-    `measured` and `void` count the measurements after step 0.
+    `confirm_level`: of all the tests together that may confirm one minimum; 0 leaves that to
+    patience. `shock_level`: of each comparison with step 0; 0 takes any fall. `measured` and `void`
+    count the measurements after step 0. ValueError on misuse.
     """
 
-    def __init__(self, patience: int, min_delta: float = 0.0):
+    def __init__(
+        self,
+        patience: int,
+        min_delta: float = 0.0,
+        confirm_level: float = 0.0,
+        shock_level: float = 0.0,
+    ):
         if patience < 1 or min_delta < 0:
             raise ValueError("patience must be at least 1 and min_delta not negative")
+        if not (0 <= confirm_level < 1 and 0 <= shock_level < 1):
+            raise ValueError("a level of a test lies between 0 and 1")
         self.patience = patience
         self.min_delta = min_delta
-        self.accuracy_0: float | None = None
-        self.minimum: float | None = None
+        self.confirm_level = confirm_level
+        self.shock_level = shock_level
+        self.first: Outcome | None = None
+        self.lowest: Outcome | None = None
         self.theta_b_step: int | None = None
         self.confirmed = False
+        self.confirmed_by: str | None = None
         self.waited = 0
         self.void = 0
         self.measured = 0
@@ -55,6 +71,11 @@ class BottleneckDetector:
     def shock_seen(self) -> bool:
         return self.theta_b_step is not None
 
+    @property
+    def minimum(self) -> float | None:
+        """The lowest accuracy since the shock."""
+        return None if self.lowest is None else self.lowest.accuracy
+
     def observe(self, step: int, outcome: Outcome) -> Observation:
         """The outcome after `step` training steps; steps increase, step 0 comes first.
 
@@ -63,49 +84,92 @@ class BottleneckDetector:
         if self.last_step is not None and step <= self.last_step:
             raise ValueError(f"step {step} was observed after step {self.last_step}")
         accuracy = outcome.accuracy
-        if self.accuracy_0 is None and (step != 0 or outcome.void):
+        if self.first is None and (step != 0 or outcome.void):
             raise ValueError("the first measurement has to be a finite accuracy at step 0")
         self.last_step = step
         new_minimum = False
         if outcome.void:
             self.void += 1
             reason = f"step {step}: the measurement is void and ignored"
-        elif self.accuracy_0 is None:
-            self.accuracy_0 = accuracy
+        elif self.first is None:
+            self.first = outcome
             reason = f"step 0: accuracy {accuracy:.3f} is the reference"
         else:
             self.measured += 1
-            new_minimum, reason = self._compare(step, accuracy)
+            new_minimum, reason = self._compare(step, outcome)
         decision = Decision.CONFIRMED if self.confirmed else Decision.CONTINUE
         return Observation(step, accuracy, new_minimum, decision, reason)
 
-    def _compare(self, step: int, accuracy: float) -> tuple[bool, str]:
-        said = f"step {step}: accuracy {accuracy:.3f}"
+    def _compare(self, step: int, outcome: Outcome) -> tuple[bool, str]:
+        said = f"step {step}: accuracy {outcome.accuracy:.3f}"
+        if outcome.ended_early:
+            said += " of the prompts asked"
         if self.confirmed:
             return False, f"{said}; theta_b is already confirmed at step {self.theta_b_step}"
-        lowest = self.accuracy_0 if self.minimum is None else self.minimum
-        assert lowest is not None  # step 0 is measured first
-        if accuracy < lowest - self.min_delta:
-            was = "step 0" if self.minimum is None else f"step {self.theta_b_step}"
-            self.minimum, self.theta_b_step, self.waited = accuracy, step, 0
-            return True, f"{said} is a new minimum (was {lowest:.3f} at {was})"
-        if not self.shock_seen:
-            return False, f"{said} has not fallen below step 0 ({self.accuracy_0:.3f})"
+        if self.lowest is None:
+            return self._compare_with_step_0(step, outcome, said)
+        lowest, at = self.lowest.accuracy, f"step {self.theta_b_step}"
+        if self._is_lower(outcome, self.lowest):
+            self._take(step, outcome)
+            return True, f"{said} is a new minimum (was {lowest:.3f} at {at})"
         self.waited += 1
-        if self.waited < self.patience:
+        found = f"theta_b = {at} (accuracy {lowest:.3f})"
+        if self.waited >= self.patience:
+            self.confirmed, self.confirmed_by = True, f"patience {self.patience}"
             return False, (
-                f"{said} is above the minimum {self.minimum:.3f} of step {self.theta_b_step} "
-                f"({self.waited} of {self.patience})"
+                f"{said}: {self.patience} measurements without a new minimum confirm {found}"
             )
-        self.confirmed = True
+        if self.confirm_level and (p := p_above(outcome, self.lowest)) <= self.look_level:
+            self.confirmed, self.confirmed_by = True, f"paired test at step {step}, p = {p:.2g}"
+            return False, f"{said} is above the minimum by a paired test, p = {p:.2g}: {found}"
         return False, (
-            f"{said}: {self.patience} measurements without a new minimum confirm theta_b = step "
-            f"{self.theta_b_step} (accuracy {self.minimum:.3f})"
+            f"{said} is above the minimum {lowest:.3f} of {at} ({self.waited} of {self.patience})"
         )
+
+    def _compare_with_step_0(self, step: int, outcome: Outcome, said: str) -> tuple[bool, str]:
+        assert self.first is not None  # step 0 is measured first
+        reference = f"{self.first.accuracy:.3f}"
+        if not self._is_lower(outcome, self.first):
+            return False, f"{said} has not fallen below step 0 ({reference})"
+        if self.shock_level and (p := p_above(self.first, outcome)) > self.shock_level:
+            return False, f"{said} may be below step 0 ({reference}) by chance: p = {p:.2g}"
+        self._take(step, outcome)
+        return True, f"{said} is a new minimum (was {reference} at step 0)"
+
+    @property
+    def look_level(self) -> float:
+        """Of one of the tests that may confirm a minimum. There are at most patience - 1 of them:
+        at the last measurement patience is up."""
+        return self.confirm_level / max(1, self.patience - 1)
+
+    def rules_out(self, so_far: Outcome, level: float = 0.0) -> str | None:
+        """Why a measurement that has come this far can be no new minimum; None while it may.
+
+        For certain, when it is not lower even if every answer still to come is wrong; or, with a
+        `level`, when it is above the minimum so far by the paired test over what was asked.
+        """
+        reference = self.lowest or self.first
+        if reference is None or not so_far.ended_early:
+            return None
+        right = so_far.marks.count(RIGHT)
+        at_least = right / (len(so_far.marks) - so_far.marks.count(UNKNOWN))
+        if at_least >= reference.accuracy - self.min_delta:
+            return f"with {right} right answers it can be no new minimum"
+        if level and (p := p_above(so_far, reference)) <= level:
+            return f"it is above the minimum so far by a paired test, p = {p:.2g}"
+        return None
+
+    def _is_lower(self, outcome: Outcome, than: Outcome) -> bool:
+        return not outcome.ended_early and outcome.accuracy < than.accuracy - self.min_delta
+
+    def _take(self, step: int, outcome: Outcome) -> None:
+        self.lowest, self.theta_b_step, self.waited = outcome, step, 0
 
     def state_dict(self) -> dict:
         """JSON-able; `load_state_dict` restores it exactly."""
-        return dict(vars(self))
+        outcomes = {name: getattr(self, name) for name in ("first", "lowest")}
+        return vars(self) | {name: one and asdict(one) for name, one in outcomes.items()}
 
     def load_state_dict(self, state: dict) -> None:
-        vars(self).update(state)
+        outcomes = {name: state[name] and Outcome(**state[name]) for name in ("first", "lowest")}
+        vars(self).update(state | outcomes)

@@ -15,20 +15,28 @@ RIGHT = "1"
 WRONG = "0"
 #: A fault took the answer, or the verifier: nobody knows whether it was right.
 UNKNOWN = "?"
+#: The measurement ended before its turn came.
+NOT_ASKED = "-"
 
 
 @dataclass(frozen=True)
 class Outcome:
     """`accuracy` is NaN for a void measurement.
 
-    `marks`: one of RIGHT, WRONG and UNKNOWN for each answer, in the order of the answers' numbers:
-    the `samples` answers to the first prompt, then those to the second, and so on. Empty where only
-    the accuracy is known: such an outcome is compared, and never paired.
+    `marks`: one of RIGHT, WRONG, UNKNOWN and NOT_ASKED for each answer, in the order of their
+    numbers: the `samples` answers to the first prompt, then those to the second, and so on. Empty
+    where only the accuracy is known: such an outcome is compared, and never paired.
     """
 
     accuracy: float
     marks: str = ""
     samples: int = 1
+
+    @property
+    def ended_early(self) -> bool:
+        """The accuracy is an estimate over what was asked: it may be the lowest by chance of that
+        choice, and is never taken for a minimum."""
+        return NOT_ASKED in self.marks
 
     @property
     def void(self) -> bool:

@@ -31,6 +31,7 @@ from t3s_megatron.errors import VoidMeasurementError
 from t3s_megatron.method.detector import BottleneckDetector
 from t3s_megatron.method.outcome import Outcome
 from t3s_megatron.method.profile import Profile
+from t3s_megatron.method.schedule import MeasurementSchedule
 from t3s_megatron.method.selection import MASKING_BASELINES
 
 
@@ -76,6 +77,10 @@ class Plan:
     targeted_accuracy_interval: int = 1
     patience: int = 5
     min_delta: float = 0.0
+    confirm_level: float = 0.0
+    shock_level: float = 0.0
+    coarse_interval: int = 0  # until the shock; 0: accuracy_interval from the start
+    stop_level: float = 0.0
     no_shock: str = "simple"
     loaded_selection: bool = False
     share: float | None = None
@@ -141,10 +146,7 @@ class PhaseMachine:
         self.phase_step = 0
         self.offset = 0
         self.goes_on_as_sft = False
-        self.profiles = [
-            Profile(teacher, BottleneckDetector(plan.patience, plan.min_delta))
-            for teacher in plan.profiles
-        ]
+        self.profiles = [self._new_profile(teacher) for teacher in plan.profiles]
         self.number = 0
         self.records: list[dict] = []
         self._log: list[str] = []
@@ -161,6 +163,10 @@ class PhaseMachine:
     @property
     def detector(self) -> BottleneckDetector:
         return self.profile.detector
+
+    @property
+    def schedule(self) -> MeasurementSchedule:
+        return self.profile.schedule
 
     @property
     def candidate_step(self) -> int | None:
@@ -199,6 +205,19 @@ class PhaseMachine:
     def next_action(self) -> Action | None:
         """What to do now; None when the next training step is due (or the run is done)."""
         return self._pending[0] if self._pending else None
+
+    @property
+    def seeks_minimum(self) -> bool:
+        """Whether a measurement now is made to find theta_b, and for nothing else. The first one is
+        what all others are compared with; those after theta_b show how training goes on."""
+        looking = self.phase is Phase.PROFILE and self.plan.detects and not self.goes_on_as_sft
+        return looking and self.phase_step > 0 and not self.detector.confirmed
+
+    def settles(self, so_far: Outcome, looks: int) -> str | None:
+        """Why the measurement under way, made while `seeks_minimum`, need not go on; None while it
+        has to. `looks`: how often this is asked in one measurement; the plan's `stop_level` is
+        divided between them."""
+        return self.detector.rules_out(so_far, self.plan.stop_level / looks)
 
     def drain_log(self) -> list[str]:
         """Plain sentences about what was decided since the last call."""
@@ -239,6 +258,8 @@ class PhaseMachine:
             new_minimum = seen.is_new_minimum
             if not settled:
                 self._say(seen.reason)
+            if self.detector.shock_seen and self.schedule.measure_densely(self.phase_step):
+                self._say("from here on accuracy is measured every --t3s-accuracy-interval steps")
         if self.phase_step > 0 and self.phase is not Phase.TRANSFERRED:
             self._decide(new_minimum)
 
@@ -291,12 +312,11 @@ class PhaseMachine:
     def _measurement_is_due(self) -> bool:
         plan, step = self.plan, self.phase_step
         if self.phase is Phase.PROFILE:
-            interval = plan.accuracy_interval
             final = (plan.trains_to_theta_f or self.goes_on_as_sft) and step == plan.budget
             # The last profile step is measured too, or the minimum could hide behind the interval.
             ends = plan.detects and not plan.trains_to_theta_f and step == plan.profile_iters
-            final = final or ends
-            return bool(interval) and (step % interval == 0 or final)
+            due = self.schedule.is_due(step)
+            return bool(plan.accuracy_interval) and (due or final or ends)
         interval = plan.targeted_accuracy_interval
         final = plan.measure_final and step == plan.budget
         return final or (bool(interval) and step % interval == 0)
@@ -326,7 +346,8 @@ class PhaseMachine:
                 self._score_and_rewind()
             return
         if self.detector.confirmed:
-            self._fix_theta_b(self.detector.theta_b_step, f"patience {plan.patience}")
+            assert self.detector.confirmed_by is not None
+            self._fix_theta_b(self.detector.theta_b_step, self.detector.confirmed_by)
             self._score_and_rewind()
         elif step >= plan.profile_iters:
             self._end_of_profile()
@@ -430,6 +451,14 @@ class PhaseMachine:
             self._pending.append(Action(ActionKind.MEASURE))
 
     # ------------------------------------------------------------------------------- bookkeeping
+
+    def _new_profile(self, teacher: str | None) -> Profile:
+        plan = self.plan
+        return Profile(
+            teacher,
+            BottleneckDetector(plan.patience, plan.min_delta, plan.confirm_level, plan.shock_level),
+            MeasurementSchedule(plan.accuracy_interval, plan.coarse_interval),
+        )
 
     def _enter(self, phase: Phase) -> None:
         self._close_record()

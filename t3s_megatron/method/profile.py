@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of one teacher's profile: its detector, and its theta_b once there is one."""
+"""What is known of one teacher's profile: its detector, when it measures, and its theta_b."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from t3s_megatron.method.detector import BottleneckDetector
+from t3s_megatron.method.schedule import MeasurementSchedule
 
 
 @dataclass
@@ -18,6 +19,7 @@ class Profile:
 
     teacher: str | None
     detector: BottleneckDetector
+    schedule: MeasurementSchedule
     candidate_step: int | None = None
     theta_b_step: int | None = None
     theta_b_reason: str | None = None
@@ -29,9 +31,11 @@ class Profile:
 
     def state_dict(self) -> dict:
         """JSON-able; `load_state_dict` restores it exactly."""
-        return vars(self) | {"detector": self.detector.state_dict()}
+        parts = {"detector": self.detector.state_dict(), "schedule": self.schedule.state_dict()}
+        return vars(self) | parts
 
     def load_state_dict(self, state: dict) -> None:
         state = dict(state)
         self.detector.load_state_dict(state.pop("detector"))
+        self.schedule.load_state_dict(state.pop("schedule"))
         vars(self).update(state)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 
 from t3s_megatron.errors import T3SError
+from t3s_megatron.method.outcome import NOT_ASKED
 from t3s_megatron.monitor.summary import FORMAT
 
 #: Names of weights in the tables; theta_0 is the same student in every run.
@@ -57,14 +58,19 @@ def _by_step(summary: dict) -> str:
     width = max([11, *map(len, titles.values())]) + 1
     for (phase, teacher), title in titles.items():
         measured = _of(summary["measurements"], phase, teacher)
-        cells = [
-            f"{m['step']}:{'void' if m['accuracy'] is None else format(m['accuracy'], '.2f')}"
-            for m in measured
-        ]
+        cells = [f"{m['step']}:{_accuracy(m)}" for m in measured]
         for first in range(0, len(cells), 12):
             shown = title if first == 0 else ""
             lines.append(f"  {shown:<{width}}{'  '.join(cells[first : first + 12])}")
     return "\n".join(lines)
+
+
+def _accuracy(measurement: dict) -> str:
+    """ "~0.83" where the measurement ended early, and is an estimate over what was asked."""
+    if measurement["accuracy"] is None:
+        return "void"
+    ended_early = NOT_ASKED in measurement.get("marks", "")
+    return f"{'~' if ended_early else ''}{measurement['accuracy']:.2f}"
 
 
 def _headline(summary: dict) -> str:

@@ -155,12 +155,13 @@ class Storage:
 
 @dataclass(frozen=True)
 class Answers:
-    """What is generated with the live weights. `asked`: answers of one accuracy measurement;
-    `asked_in_profiles`: of one in the profile of each of several teachers; `evaluated`: of one
-    evaluation at --t3s-report-temperatures; `expected` and `limit`: tokens of an answer;
-    `batch_size`: answers generated together on one data-parallel rank; `cached`: with a key-value
-    cache."""
+    """What is generated with the live weights. `prompts` and `asked`: prompts and answers of one
+    accuracy measurement; `asked_in_profiles`: answers of one in the profile of each of several
+    teachers; `evaluated`: answers of one evaluation at --t3s-report-temperatures; `expected` (as
+    the teacher's, or as given) and `limit`: tokens of an answer; `batch_size`: answers generated
+    together on one data-parallel rank; `cached`: with a key-value cache."""
 
+    prompts: int
     asked: int
     evaluated: int
     expected: float

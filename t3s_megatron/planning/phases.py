@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from t3s_megatron.method.outcome import Outcome
 from t3s_megatron.method.phases import ActionKind, Phase, PhaseMachine, Plan
@@ -12,14 +12,14 @@ from t3s_megatron.method.phases import ActionKind, Phase, PhaseMachine, Plan
 @dataclass(frozen=True)
 class Walk:
     """Counts over a whole run; `theta_b_step` is where its lowest accuracy was put, in each of its
-    `profiles`. `scoring_passes` are over all samples, `profile_measurements` of all profiles."""
+    `profiles`. `scoring_passes` are over all samples."""
 
     theta_b_step: int | None
     profiles: int
     profile_steps: int
     targeted_steps: int
     measurements: int
-    profile_measurements: int
+    targeted_measurements: int  # of them
     scoring_passes: int
     evaluations: int
     keeps_theta_0: bool
@@ -37,9 +37,11 @@ class Walk:
 
 def walk(plan: Plan, bottleneck: int) -> Walk:
     """The run `plan` whose accuracy falls up to step `bottleneck` of the profile, then rises."""
-    machine = PhaseMachine(plan)
+    # The valley has no noise: its fall is a shock at any level.
+    machine = PhaseMachine(replace(plan, shock_level=0.0))
     did = dict.fromkeys(ActionKind, 0)
-    steps, measurements = dict.fromkeys(Phase, 0), dict.fromkeys(Phase, 0)
+    steps = dict.fromkeys(Phase, 0)
+    targeted = 0
     while machine.phase is not Phase.DONE:
         action = machine.next_action()
         if action is None:
@@ -48,7 +50,7 @@ def walk(plan: Plan, bottleneck: int) -> Walk:
             continue
         did[action.kind] += 1
         if action.kind is ActionKind.MEASURE:
-            measurements[machine.phase] += 1
+            targeted += machine.phase is Phase.TARGETED
             machine.measured(Outcome(_accuracy(machine.phase_step, bottleneck, plan)))
         else:
             machine.done(action)
@@ -58,7 +60,7 @@ def walk(plan: Plan, bottleneck: int) -> Walk:
         profile_steps=steps[Phase.PROFILE],
         targeted_steps=steps[Phase.TARGETED],
         measurements=did[ActionKind.MEASURE],
-        profile_measurements=measurements[Phase.PROFILE],
+        targeted_measurements=targeted,
         # Each profile scores the samples of its teacher.
         scoring_passes=(did[ActionKind.SCORE_THETA_0] + did[ActionKind.SCORE_THETA_B])
         // len(machine.profiles),

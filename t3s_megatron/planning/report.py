@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, dataclass
 
 from t3s_megatron.planning.facts import Answers, Layout, Model, Samples
+from t3s_megatron.planning.measuring import Measuring
 from t3s_megatron.planning.memory import Disk, GpuMemory
 from t3s_megatron.planning.phases import Walk
 from t3s_megatron.planning.work import Speed, Work
@@ -31,6 +32,7 @@ class Outcome:
     expected: Walk
     longest: Walk
     work: dict[str, tuple[Work, Work]]
+    measuring: Measuring | None
     speed: Speed
     notes: list[str]
     advice: list[str]
@@ -59,6 +61,8 @@ class Outcome:
 
 def text(outcome: Outcome) -> str:
     parts = [_head(outcome), _gpus(outcome), _elsewhere(outcome), _work(outcome)]
+    if outcome.measuring is not None:
+        parts.append(_measuring(outcome, outcome.measuring))
     if outcome.notes:
         parts.append("\n".join(f"note: {note}" for note in outcome.notes))
     parts.append(_verdict(outcome))
@@ -159,11 +163,42 @@ def _work(outcome: Outcome) -> str:
         "TFLOP/s while the pipeline is full, recomputation not counted as useful"
     )
     if "generation" in outcome.work:
-        assumed += (
-            f"; generation reads the weights at {speed.memory_bandwidth / 1e12:.2f} TB/s for each "
-            "token and does nothing else: a lower bound"
-        )
+        if speed.generation is not None:
+            assumed += (
+                f"; generation as given, {speed.generation:,.0f} tokens/s a data-parallel rank"
+            )
+        else:
+            assumed += (
+                f"; generation reads the weights at {speed.memory_bandwidth / 1e12:.2f} TB/s for "
+                "each token and does nothing else: a lower bound"
+            )
     return _table(rows) + "\n" + assumed
+
+
+def _measuring(outcome: Outcome, found: Measuring) -> str:
+    """What a measurement is, what all of them are, and how they would be fewer or cheaper."""
+    answers, served = outcome.answers, found.served
+    assert answers is not None
+    profile = found.measurements - found.targeted
+    lines = [
+        f"one measurement  {found.prompts:,} prompts, {answers.asked:,} answers of "
+        f"{answers.expected:,.0f} tokens: {_count(found.one.tokens)} tokens, "
+        f"{_time(found.one.seconds)}",
+        f"all of them      {found.measurements}, {found.share:.0%} of the run's time: {profile} in "
+        f"the profile, by which theta_b is found; {found.targeted} later, by which nothing is",
+        f"by a server      of the same speed, beside the run: {_time(served.waits)} for the whole "
+        f"run when training waits for it, {_time(served.overlapped)} when it does not; "
+        f"{served.exported / GIB:,.0f} GiB and {_time(served.export)} to export the weights each "
+        "time",
+    ]
+    if found.dominates:
+        whole = sum(work[0].seconds for work in outcome.work.values())
+        lines.append(f"measuring is most of these {_time(whole)}. What makes it less:")
+        lines += [
+            f"  {other.change}: measured {other.measurements} times, {_time(other.seconds)} in all"
+            for other in found.alternatives
+        ]
+    return "\n".join(lines)
 
 
 def _verdict(outcome: Outcome) -> str:

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 
 from t3s_megatron.data.arrangement import Arrangement
 from t3s_megatron.planning.facts import Answers, Layout, Model, Samples
-from t3s_megatron.planning.phases import Walk
 
 
 @dataclass(frozen=True)
 class Speed:
     """What the times rest on. `mfu`: model FLOPs utilisation of a GPU while the pipeline is full;
-    `memory_bandwidth`: bytes a second."""
+    `memory_bandwidth`: bytes a second; `generation`: tokens a second that a data-parallel rank was
+    measured to generate, None to work it out."""
 
     peak_flops: float
     mfu: float
     memory_bandwidth: float
+    generation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,22 +69,17 @@ def scoring(layout: Layout, model: Model, lengths: list[int], passes: int, speed
 
 
 def generating(
-    layout: Layout, model: Model, answers: Answers, run: Walk, speed: Speed
+    layout: Layout, model: Model, answers: Answers, asked: list[int], speed: Speed
 ) -> tuple[Work, Work]:
-    """(expected, at most): answers as long as the teacher's, and all of them at the limit.
+    """(expected, at most): answers as long as expected, and all of them at the limit. `asked`: the
+    number of answers, each time that some are generated.
 
-    The time counts one thing only: for every token of a batch the stages in turn read the weights
-    that it is multiplied with. Launching kernels and reading the cache come on top. A batch ends
-    with its longest answer, which is taken to reach the limit. Without a cache every token computes
-    its whole sequence instead, one stage at a time.
+    With a measured rate the time is the tokens over it. Without, it counts one thing only: for
+    every token of a batch the stages in turn read the weights that it is multiplied with. Launching
+    kernels and reading the cache come on top. A batch ends with its longest answer, which is taken
+    to reach the limit. Without a cache every token computes its whole sequence instead, one stage
+    at a time.
     """
-    asked = [answers.evaluated] * run.evaluations
-    if run.profiles == 1:
-        asked += [answers.asked] * run.measurements
-    else:
-        of_each = run.profile_measurements // run.profiles
-        asked += [*answers.asked_in_profiles] * of_each
-        asked += [answers.asked] * (run.measurements - run.profile_measurements)
     batches = sum(-(-n // (answers.batch_size * layout.data)) for n in asked)
     rows = sum(asked)
     works = []
@@ -96,6 +92,8 @@ def generating(
             flops = rows * _recomputing_flops(model, answers)
             one_stage = layout.world_size / layout.pipeline
             seconds = flops / (speed.peak_flops * speed.mfu * one_stage)
+        if speed.generation is not None:
+            seconds = tokens / (speed.generation * layout.data)
         works.append(Work(tokens, flops, seconds))
     return works[0], works[1]
 

@@ -16,14 +16,13 @@ def start(student, data_arguments):
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(tmp_path_factory, start):
+def uninterrupted(once, start):
     """Folder of the run that never died, by setting."""
-    made = {}
 
     def of(setting: str) -> str:
-        if setting not in made:
-            made[setting] = str(tmp_path_factory.mktemp(setting))
-            run(start(setting, made[setting]), processes=SETTINGS[setting].processes)
-        return made[setting]
+        processes = SETTINGS[setting].processes
+        return once(
+            f"uninterrupted-{setting}", lambda f: run(start(setting, f), processes=processes)
+        )
 
     return of

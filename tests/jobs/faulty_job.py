@@ -26,7 +26,7 @@ class Watch:
         self.rank = os.environ["RANK"]
         self.measurement, self.attempt, self.token = "", 0, 0
 
-    def begins(self, measurer, context, *, step: int, phase: str) -> bool:
+    def begins(self, measurer, context, *, step: int, phase: str, **_) -> bool:
         self.measurement, self.attempt = f"{phase} {step}", 0
         if "FAULTS" in os.environ and int(self.rank) == measurer.root:
             Path(os.environ["FAULTS"], "now").write_text(self.measurement)

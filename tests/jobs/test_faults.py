@@ -9,12 +9,14 @@ that is killed during a retry. It ends with the weights and the selection of a r
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.support.launch import run
+from tests.support.launch import Job, run
 from tests.support.reference import read_tensors
 from tests.support.resumable import SCHEDULE, T3S, errors_of, summary_of
 from tests.support.task import make_samples
@@ -25,12 +27,16 @@ FAULTS = ["--t3s-verify-timeout", 3, "--t3s-verify-workers", 2, "--t3s-measureme
           "--t3s-generation-timeout", 600, "--t3s-max-new-tokens", 28]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def start(tmp_path_factory, student, task):
+@pytest.fixture(scope="session")
+def start(once, student, task):
     """start(folder): one job's arguments; its samples carry a number for the verifier."""
-    data = tmp_path_factory.mktemp("numbered") / "train.jsonl"
-    samples = [s | {"metadata": {"number": i}} for i, s in enumerate(make_samples(24, 0))]
-    data.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+
+    def make(folder: str) -> None:
+        samples = [s | {"metadata": {"number": i}} for i, s in enumerate(make_samples(24, 0))]
+        lines = "".join(json.dumps(sample) + "\n" for sample in samples)
+        Path(folder, "train.jsonl").write_text(lines)
+
+    data = once("numbered", make) + "/train.jsonl"
 
     def arguments(folder, *extra) -> list:
         return ["--t3s-data", data, "--tokenizer-model", task[1], *SCHEDULE, *T3S, *FAULTS,
@@ -41,18 +47,22 @@ def start(tmp_path_factory, student, task):
     return arguments
 
 
-@pytest.fixture(scope="module")
-def jobs(tmp_path_factory, start):
-    """(folder of the run without faults, folder of the one with them, its output)."""
-    folder = tmp_path_factory.mktemp("faults")
+@pytest.fixture(scope="session")
+def jobs(once, start):
+    """(folder of the run without faults, folder of the one with them, its outputs)."""
     job = dict(processes=2, module="tests.jobs.faulty_job")
-    calm = start(folder / "calm", *DP2)
-    run(calm, **job)
-    faulty = start(folder / "faulty", *DP2, "--tensorboard-dir", folder / "board")
-    faults = {"FAULTS": str(folder), "LATE_RANK": "1", "KILL_MARK": str(folder / "killed")}
-    outputs = [run(faulty, **job, environment=faults, expect=1).output]
-    assert (folder / "killed.1").exists(), "no retry was reached"
-    outputs.append(run(faulty, **job, environment=faults).output)
+
+    def make(folder: str) -> None:
+        calm = start(f"{folder}/calm", *DP2)
+        run(calm, **job)
+        faulty = start(f"{folder}/faulty", *DP2, "--tensorboard-dir", f"{folder}/board")
+        faults = {"FAULTS": folder, "LATE_RANK": "1", "KILL_MARK": f"{folder}/killed"}
+        run(faulty, **job, environment=faults, expect=1).write(f"{folder}/faulty", "killed")
+        assert os.path.exists(f"{folder}/killed.1"), "no retry was reached"
+        run(faulty, **job, environment=faults).write(f"{folder}/faulty", "again")
+
+    folder = Path(once("faults", make))
+    outputs = [Job.read(folder / "faulty", name).output for name in ("killed", "again")]
     return folder / "calm", folder / "faulty", outputs
 
 

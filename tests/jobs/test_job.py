@@ -19,7 +19,7 @@ from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.order import EpochOrder
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.stores import LogProbStore
-from tests.support.launch import FRESH, MODEL, ROOT, run
+from tests.support.launch import FRESH, MODEL, ROOT, Job, run
 from tests.support.reference import Reference, latest, read_weights
 
 BUDGET = 4
@@ -28,7 +28,7 @@ T3S = ["--t3s", "--t3s-max-new-tokens", 16, "--t3s-temperature", 1, "--t3s-patie
        "--t3s-profile-iters", 4, "--t3s-simple-step", 2]  # fmt: skip
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def start(student, data_arguments) -> list:
     """Every job's beginning: the same data and student."""
     return [*data_arguments, *SCHEDULE, "--load", student, *FRESH]
@@ -45,17 +45,21 @@ def summary_of(folder) -> dict:
         return json.load(file)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, start):
+@pytest.fixture(scope="session")
+def whole(once, start):
     """(folder, job) of one run of the default method at two processes, with all its outputs."""
-    folder = str(tmp_path_factory.mktemp("whole"))
-    job = run(
-        [*start, *T3S, "--save", folder, "--save-interval", 3, "--t3s-scoring", "both",
-         "--tensorboard-dir", f"{folder}/tensorboard", "--t3s-heldout-data", start[1],
-         "--t3s-report-temperatures", 0, 0.7, "--t3s-report-samples", 2],
-        processes=2,
-    )  # fmt: skip
-    return folder, job
+
+    def make(folder: str) -> None:
+        job = run(
+            [*start, *T3S, "--save", folder, "--save-interval", 3, "--t3s-scoring", "both",
+             "--tensorboard-dir", f"{folder}/tensorboard", "--t3s-heldout-data", start[1],
+             "--t3s-report-temperatures", 0, 0.7, "--t3s-report-samples", 2],
+            processes=2,
+        )  # fmt: skip
+        job.write(folder)
+
+    folder = once("whole", make)
+    return folder, Job.read(folder)
 
 
 def test_the_summary_says_what_was_done(whole, corpus):
@@ -207,12 +211,14 @@ def test_residual_transfer_leaves_theta_0_plus_theta_f_minus_theta_b(tmp_path, s
 def test_a_selection_serves_another_model_with_the_same_tokenizer(
     tmp_path, whole, data_arguments, corpus
 ):
-    """Appendix C: no profile, no theta_b of its own, and the very same tokens are kept."""
+    """Appendix C: no profile, no theta_b of its own, and the very same tokens are kept. In another
+    layout than the one that made them."""
     selection = f"{whole[0]}/t3s/selection.safetensors"
     smaller = ["--num-layers", 2, "--hidden-size", 32, "--ffn-hidden-size", 64]
     job = run(
-        [*data_arguments, *SCHEDULE, *smaller, "--t3s", "--t3s-selection-load", selection,
-         "--t3s-dir", tmp_path, "--t3s-accuracy-interval", 0]
+        [*data_arguments, *SCHEDULE, *smaller, "--tensor-model-parallel-size", 2, "--t3s",
+         "--t3s-selection-load", selection, "--t3s-dir", tmp_path, "--t3s-accuracy-interval", 0],
+        processes=2,
     )  # fmt: skip
     summary = summary_of(tmp_path)
     (phase,) = summary["phases"]

@@ -8,6 +8,7 @@ and looks on from outside.
     PROBE_FILE=FILE  greedy generations at theta_0; and the first PROBE_STEPS of the targeted phase
                      are trained with an empty mask, which have to repeat the profile's first steps
                      bit for bit, before the run is rewound once more
+    SELECTION=FILE   after that, one step with this selection, a checkpoint, and back again
     ATTACH_WITHOUT_ARGUMENTS=1  as a script does in a release whose `pretrain` parses by itself
 """
 
@@ -88,6 +89,9 @@ def say_where_the_events_came_from() -> None:
 
 
 def _probed(base):
+    from megatron.training import get_args
+
+    from t3s_megatron.data.selection_file import Selection
     from t3s_megatron.megatron.generation import Sampling, generate
     from t3s_megatron.megatron.rewind import StartingPoint
     from t3s_megatron.method.phases import Phase
@@ -100,11 +104,20 @@ def _probed(base):
             super().on_train_step_start(context)
             if self.machine.phase is not Phase.TARGETED:
                 return
+            given = os.environ.get("SELECTION")
             if self.machine.phase_step == 0:
                 self.selected, self.rows.keep = self.rows.keep, None
-            elif self.machine.phase_step == PROBE_STEPS:
-                self.own_start.rewind(context)
-                self.rows.keep = self.selected
+            elif self.machine.phase_step == PROBE_STEPS and given:
+                keep = Selection.load(given, self.prepared.corpus).keep
+                self._start_again(context, keep)
+                get_args().save_interval = context.iteration + 1
+            elif self.machine.phase_step == PROBE_STEPS + bool(given):
+                self._start_again(context, self.selected)
+
+        def _start_again(self, context, keep):
+            self.own_start.rewind(context)
+            self.rows.keep = keep
+            context.num_microbatches = len(self._step_plan().micro_batches)
 
         def on_train_end(self, context):
             super().on_train_end(context)

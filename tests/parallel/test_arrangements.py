@@ -56,22 +56,23 @@ LAYOUTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def padded(tmp_path_factory, student, moe_student, data_arguments):
+@pytest.fixture(scope="session")
+def padded(once, request, data_arguments):
     """[loss, gradient norm] of each step at one process with padded rows, by kind of student."""
-    made = {}
 
     def of(moe: bool) -> np.ndarray:
-        if moe not in made:
-            file = tmp_path_factory.mktemp("padded") / "losses.json"
+        student = request.getfixturevalue("moe_student" if moe else "student")
+
+        def make(folder: str) -> None:
             run(
-                [*data_arguments, *LENGTHS, *SCHEDULE, *(MOE if moe else []), "--load",
-                 moe_student if moe else student, *FRESH, "--train-iters", PROFILE_STEPS],
+                [*data_arguments, *LENGTHS, *SCHEDULE, *(MOE if moe else []), "--load", student,
+                 *FRESH, "--train-iters", PROFILE_STEPS],
                 module="tests.parallel.probed_job",
-                environment={"LOSS_FILE": str(file)},
+                environment={"LOSS_FILE": f"{folder}/losses.json"},
             )  # fmt: skip
-            made[moe] = figures(json.loads(file.read_text()))
-        return made[moe]
+
+        with open(once(f"padded-{'moe' if moe else 'dense'}", make) + "/losses.json") as file:
+            return figures(json.load(file))
 
     return of
 

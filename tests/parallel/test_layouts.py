@@ -2,7 +2,7 @@
 """Every parallel layout against an independent PyTorch model and against one process.
 
 From one checkpoint, each layout runs a whole T3S job (profile, scoring, rewind, selection, masked
-training) and a single masked step. What has to hold, and how closely:
+training) with a step of a given selection in it. What has to hold, and how closely:
 
 log-probs             PyTorch reference, 1e-5 (float32 sums in another order)
 greedy generations    PyTorch reference, token for token
@@ -117,8 +117,8 @@ def mixture(corpus, moe_student) -> Baseline:
     return Baseline(corpus, moe_student)
 
 
-@pytest.fixture(scope="module")
-def sparse_selection(corpus, tmp_path_factory) -> Selection:
+@pytest.fixture(scope="session")
+def sparse_selection(corpus) -> Selection:
     """Keeps a third of the tokens, and nothing at all in half of the first batch: with 2 samples a
     micro-batch, two whole micro-batches, and the first data-parallel rank, have nothing."""
     keep = np.random.default_rng(0).random(corpus.n_targets) < 0.33
@@ -129,7 +129,8 @@ def sparse_selection(corpus, tmp_path_factory) -> Selection:
 
 
 class Outcome:
-    """One whole probed job in one layout."""
+    """One whole probed job in one layout. `gradient`: of the step with the given selection, as the
+    optimizer was given it."""
 
     def __init__(self, folder: str, corpus: Corpus):
         with open(os.path.join(folder, "probe.json")) as file:
@@ -143,39 +144,30 @@ class Outcome:
             for tag in ("theta_0", "theta_b")
         }
         self.keep = Selection.load(os.path.join(folder, "selection.safetensors"), corpus).keep
+        self.profile_steps = self.summary["phases"][0]["last_iteration"]
+        self.gradient = read_gradient(folder, self.profile_steps + PROBE_STEPS + 1)
 
 
-def whole_job(folder, layout: Layout, student: str, data_arguments, corpus) -> Outcome:
+def whole_job(folder, layout: Layout, student: str, data_arguments, selection: Selection) -> None:
+    selection_file = os.path.join(folder, "given.safetensors")
+    selection.save(selection_file)
     method = ["--t3s", "--t3s-dir", folder, "--t3s-patience", 2, "--t3s-max-new-tokens", 16,
               "--t3s-profile-iters", PROFILE_STEPS, "--t3s-simple-step", 3,
               "--t3s-temperature", 1]  # fmt: skip
+    # Nothing is clipped, and the norm is still computed.
+    optimizer = ["--adam-beta1", HALF, "--clip-grad", 1e9, "--dist-ckpt-optim-fully-reshardable"]
     schedule = f"--train-iters {BUDGET} --lr 1e-3 --min-lr 1e-4 --lr-warmup-iters 1".split()
+    saving = ["--save", folder, "--save-interval", 1000]
     run(
-        [*_common(layout, student, data_arguments), *schedule, *method],
+        [*_common(layout, student, data_arguments), *schedule, *optimizer, *saving, *method],
         processes=layout.processes,
         module="tests.parallel.probed_job",
         environment={
             "PROBE_FILE": os.path.join(folder, "probe.json"),
             "LOSS_FILE": os.path.join(folder, "losses.json"),
+            "SELECTION": selection_file,
         },
     )
-    return Outcome(folder, corpus)
-
-
-def one_masked_step(folder, layout, student, data_arguments, selection) -> dict[str, torch.Tensor]:
-    """Gradient of one masked step, as the optimizer was given it."""
-    selection_file = os.path.join(folder, "given.safetensors")
-    selection.save(selection_file)
-    saved = os.path.join(folder, "after")
-    step = ["--train-iters", 1, "--lr", 1e-3, "--adam-beta1", HALF, "--clip-grad", 0]
-    run(
-        [*_common(layout, student, data_arguments), *step, "--save", saved, "--save-interval", 1,
-         "--no-save-rng", "--dist-ckpt-optim-fully-reshardable",
-         "--t3s", "--t3s-selection-load", selection_file, "--t3s-accuracy-interval", 0,
-         "--t3s-dir", folder],
-        processes=layout.processes,
-    )  # fmt: skip
-    return read_gradient(saved)
 
 
 def _common(layout: Layout, student: str, data_arguments) -> list:
@@ -184,23 +176,28 @@ def _common(layout: Layout, student: str, data_arguments) -> list:
     return [*data_arguments, "--load", student, *FRESH, *moe, *batch, *layout.arguments.split()]
 
 
-@pytest.fixture(scope="module")
-def one_process(tmp_path_factory, student, moe_student, data_arguments, corpus):
-    """The whole job at one process, by kind of student: (dense, mixture)."""
-    made = {}
-    for moe, folder in ((False, student), (True, moe_student)):
-        name = str(tmp_path_factory.mktemp("one"))
-        made[moe] = whole_job(name, Layout(1, "", moe), folder, data_arguments, corpus)
-    return made
+@pytest.fixture(scope="session")
+def outcome_of(once, request, data_arguments, corpus, sparse_selection):
+    """outcome_of(name): of the whole job in a layout, made once."""
+
+    def of(name: str) -> Outcome:
+        layout = LAYOUTS[name]
+        student = request.getfixturevalue("moe_student" if layout.moe else "student")
+
+        folder = once(
+            f"layout-{name}",
+            lambda made: whole_job(made, layout, student, data_arguments, sparse_selection),
+        )
+        return Outcome(folder, corpus)
+
+    return of
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_layout(name, tmp_path, request, corpus, one_process, sparse_selection, data_arguments):
+def test_layout(name, request, outcome_of, sparse_selection):
     layout = LAYOUTS[name]
-    student = request.getfixturevalue("moe_student" if layout.moe else "student")
     baseline: Baseline = request.getfixturevalue("mixture" if layout.moe else "dense")
-    reference = one_process[layout.moe]
-    got = whole_job(str(tmp_path), layout, student, data_arguments, corpus)
+    reference, got = outcome_of("moe-1" if layout.moe else "1"), outcome_of(name)
 
     assert np.abs(got.c["theta_0"] - baseline.c_0).max() < 1e-5
     assert got.greedy == baseline.greedy
@@ -214,19 +211,16 @@ def test_layout(name, tmp_path, request, corpus, one_process, sparse_selection, 
     assert (got.keep == reference.keep)[decided].all()
     assert 0 < got.keep.sum() < got.keep.size
 
-    first = got.losses[:PROBE_STEPS]
-    profile_steps = got.summary["phases"][0]["last_iteration"]
-    again = got.losses[profile_steps : profile_steps + PROBE_STEPS]
+    first, again = (got.losses[begin : begin + PROBE_STEPS] for begin in (0, got.profile_steps))
     assert len(again) == PROBE_STEPS and again == first
-    masked = got.losses[profile_steps + PROBE_STEPS][0]
+    masked = got.losses[got.profile_steps + PROBE_STEPS + 1][0]
     assert masked != first[0][0], "the selection did not change the loss"
 
-    gradient = one_masked_step(str(tmp_path), layout, student, data_arguments, sparse_selection)
     expected = baseline.masked_gradient(sparse_selection.keep)
-    assert set(expected) == set(gradient)
+    assert set(expected) == set(got.gradient)
     for key, wanted in expected.items():
         bound = layout.gradient_tolerance * float(wanted.abs().max())
-        assert float((gradient[key] - wanted).abs().max()) <= bound, key
+        assert float((got.gradient[key] - wanted).abs().max()) <= bound, key
 
 
 def _accuracies(outcome: Outcome) -> list[tuple]:

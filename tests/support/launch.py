@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -56,6 +57,16 @@ class Job:
     @property
     def said(self) -> list[str]:
         return [line for line in self.output.splitlines() if line.startswith("[t3s]")]
+
+    def write(self, folder, name: str = "job") -> None:
+        """For the other processes of a session: see the fixture `once`."""
+        with open(os.path.join(folder, f"{name}.json"), "w") as file:
+            json.dump([self.returncode, self.output], file)
+
+    @classmethod
+    def read(cls, folder, name: str = "job") -> Job:
+        with open(os.path.join(folder, f"{name}.json")) as file:
+            return cls(*json.load(file))
 
 
 def job_command(

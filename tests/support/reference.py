@@ -43,12 +43,12 @@ def read_weights(folder: str) -> dict[str, torch.Tensor]:
     return {k: v for k, v in read_tensors(folder).items() if not k.startswith("optimizer.")}
 
 
-def read_gradient(folder: str) -> dict[str, torch.Tensor]:
-    """The gradient of a run's only step, out of Adam's first moment: `--adam-beta1` has to be HALF,
-    the optimizer saved with `--dist-ckpt-optim-fully-reshardable`."""
+def read_gradient(folder: str, iteration: int) -> dict[str, torch.Tensor]:
+    """The gradient of a step from fresh moments, out of Adam's first one: `--adam-beta1` has to be
+    HALF, the optimizer saved with `--dist-ckpt-optim-fully-reshardable`."""
     return {
         key.removeprefix(_MOMENT): value / (1 - HALF)
-        for key, value in read_tensors(folder).items()
+        for key, value in read_tensors(folder, iteration).items()
         if key.startswith(_MOMENT)
     }
 

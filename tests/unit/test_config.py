@@ -192,6 +192,15 @@ def test_the_plan_is_the_one_asked_for():
     assert (made.loaded_selection, made.share, made.measure_final) == (False, None, True)
 
 
+def test_the_plan_of_a_run_whose_detector_knows_its_noise():
+    line = "--t3s-confirm-level 0.05 --t3s-shock-level 0.01 --t3s-accuracy-interval-coarse 3"
+    blocks = " --t3s-accuracy-blocks 4 --t3s-accuracy-stop-level 0.2"
+    made = config(line + blocks).plan(50)
+    levels = (made.confirm_level, made.shock_level, made.stop_level)
+    assert levels == (0.05, 0.01, 0.2) and made.coarse_interval == 3
+    assert config(f"{line} --t3s-simple").plan(50).coarse_interval == 0
+
+
 def test_the_plan_of_a_run_without_a_profile():
     loaded = config("--t3s-selection-load s --t3s-targeted-accuracy-interval 0").plan(50)
     assert (loaded.loaded_selection, loaded.accuracy_interval) == (True, 0)
@@ -250,6 +259,7 @@ def test_megatrons_own_arguments_that_are_needed():
         "patience",
         "profile-iters",
         "accuracy-samples",
+        "accuracy-blocks",
         "report-samples",
         "generation-batch-size",
         "max-new-tokens",
@@ -282,10 +292,22 @@ def test_counts_are_at_least_one(name):
         ("--t3s-temperature inf", "--t3s-temperature inf: has to be a finite number"),
         ("--t3s-anchor-threshold nan", "--t3s-anchor-threshold nan: has to be a finite number"),
         ("--t3s-report-temperatures nan", "--t3s-report-temperatures nan: has to be a finite"),
+        ("--t3s-confirm-level 1", "--t3s-confirm-level 1.0: the level of a test is less than 1"),
+        ("--t3s-shock-level 1", "--t3s-shock-level 1.0: the level of a test is less than 1"),
+        ("--t3s-shock-level -0.1", "--t3s-shock-level -0.1: must not be negative"),
+        ("--t3s-accuracy-blocks 4 --t3s-accuracy-stop-level 2", "stop-level 2.0: the level of a"),
+        ("--t3s-accuracy-interval-coarse -1", "coarse -1: must not be negative"),
     ],
 )
 def test_numbers_out_of_their_range(line, said):
     assert said in refused(line)
+
+
+def test_measurements_that_contradict_each_other():
+    said = refused("--t3s-accuracy-interval 3 --t3s-accuracy-interval-coarse 2")
+    assert "coarse 2 is meant for the time before accuracy falls, and is smaller than" in said
+    said = refused("--t3s-accuracy-stop-level 0.05")
+    assert "give --t3s-accuracy-blocks, or drop it" in said
 
 
 @pytest.mark.parametrize("share", ["0", "1", "-0.5", "1.5", "nan"])

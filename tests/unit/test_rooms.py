@@ -41,7 +41,7 @@ def test_one_room_imports_megatron(path):
 
 @pytest.mark.parametrize(
     "path",
-    files("method", "data", "accuracy", "monitor", "huggingface", "planning"),
+    files("method", "data", "accuracy", "monitor", "huggingface", "planning", "teacher_data"),
     ids=lambda p: str(p.relative_to(PACKAGE)),
 )
 def test_the_inner_rooms_know_nothing_of_processes_or_of_that_room(path):

@@ -5,13 +5,15 @@
 
 No verifier has a say in them. Correct responses write the same value otherwise, wrong ones write
 another value that lies near: off by one, a sign, an open end for a closed one, two numbers swapped.
+Of programs the gold answer holds the unit tests, made by a solution of their own.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 Pair = tuple[str, str, bool]  # gold answer, answer in the response, whether that is correct
@@ -247,6 +249,166 @@ HAND_MADE: list[Pair] = [
     ("100", "10^2", True),
 ]
 
+# ---------------------------------------------------------------------------------------- programs
+
+#: A problem: its name, arguments to test it with, what solves it, right programs, wrong ones. The
+#: programs are bodies of a function; the arguments are integers and a list of integers.
+Problem = tuple[str, list[list], Callable, list[str], list[str]]
+
+PROBLEMS: list[Problem] = [
+    (
+        "count_even",
+        [[[1, 2, 4]], [[]], [[-2, 7]], [[3, 5]]],
+        lambda xs: len([x for x in xs if x % 2 == 0]),
+        ["return sum(x % 2 == 0 for x in xs)", "n = 0\nfor x in xs:\n    n += not x & 1\nreturn n"],
+        ["return sum(x % 2 for x in xs)", "return len(xs) // 2"],
+    ),
+    (
+        "largest_gap",
+        [[[3, 9, 4]], [[5, 5]], [[-4, 10, 2]], [[7, 1]]],
+        lambda xs: max(xs) - min(xs),
+        ["return max(xs) - min(xs)", "xs = sorted(xs)\nreturn xs[-1] - xs[0]"],
+        ["return xs[-1] - xs[0]", "return max(xs) - min(xs) + 1"],
+    ),
+    (
+        "digit_sum",
+        [[[0]], [[19]], [[1000, 8]], [[999, 1]]],
+        lambda xs: sum(int(c) for x in xs for c in str(x)),
+        [
+            "return sum(int(c) for x in xs for c in str(x))",
+            "total = 0\nfor x in xs:\n    while x:\n        total += x % 10\n        x //= 10\n"
+            "return total",
+        ],
+        ["return sum(xs) % 9", "return sum(int(str(x)[0]) for x in xs)"],
+    ),
+    (
+        "fibonacci",
+        [[[1]], [[2]], [[10]], [[90]]],
+        lambda xs: _fibonacci(xs[0]),
+        [
+            "a, b = 0, 1\nfor _ in range(xs[0]):\n    a, b = b, a + b\nreturn a",
+            "from functools import cache\n@cache\ndef f(n):\n    return n if n < 2 else f(n - 1)"
+            " + f(n - 2)\nreturn f(xs[0])",
+        ],
+        [
+            "a, b = 1, 1\nfor _ in range(xs[0]):\n    a, b = b, a + b\nreturn a",
+            "return round(((1 + 5**0.5) / 2) ** xs[0] / 5**0.5)",  # no longer exact at 90
+        ],
+    ),
+]
+
+
+def _fibonacci(n: int) -> int:
+    return n if n < 2 else _fibonacci_pair(n)[0]
+
+
+def _fibonacci_pair(n: int) -> tuple[int, int]:
+    """F(n), F(n + 1), by doubling."""
+    if n == 0:
+        return 0, 1
+    a, b = _fibonacci_pair(n // 2)
+    c, d = a * (2 * b - a), a * a + b * b
+    return (d, c + d) if n % 2 else (c, d)
+
+
+def _function(name: str, body: str, indent: str = "") -> str:
+    first = "self, xs" if indent else "xs"
+    return textwrap.indent(f"def {name}({first}):\n{textwrap.indent(body, '    ')}\n", indent)
+
+
+def _of_all(make: Callable[[Problem], str], write: Callable[[str, str], str]) -> Iterator[Pair]:
+    for problem in PROBLEMS:
+        name, _, _, right, wrong = problem
+        for body in (*right, *wrong):
+            yield make(problem), write(name, body), body in right
+
+
+def standard_input(rng: random.Random) -> Iterator[Pair]:
+    def tests(problem: Problem) -> str:
+        _, arguments, solve, _, _ = problem
+        lines = [" ".join(map(str, xs)) + "\n" for (xs,) in arguments]
+        return json.dumps({"inputs": lines, "outputs": [f"{solve(xs)}\n" for (xs,) in arguments]})
+
+    def program(name: str, body: str) -> str:
+        return f"{_function(name, body)}\nprint({name}(list(map(int, input().split()))))"
+
+    yield from _of_all(tests, program)
+
+
+def calls(rng: random.Random) -> Iterator[Pair]:
+    def tests(problem: Problem) -> str:
+        name, arguments, solve, _, _ = problem
+        wanted = [solve(xs) for (xs,) in arguments]
+        return json.dumps({"fn_name": name, "inputs": arguments, "outputs": wanted})
+
+    yield from _of_all(
+        tests, lambda name, body: f"class Solution:\n{_function(name, body, '    ')}"
+    )
+
+
+def asserts(rng: random.Random) -> Iterator[Pair]:
+    def tests(problem: Problem) -> str:
+        name, arguments, solve, _, _ = problem
+        lines = [f"assert {name}({xs}) == {solve(xs)}" for (xs,) in arguments]
+        return json.dumps({"test_list": lines, "test_setup_code": ""})
+
+    yield from _of_all(tests, _function)
+
+
+def check(rng: random.Random) -> Iterator[Pair]:
+    def tests(problem: Problem) -> str:
+        name, arguments, solve, _, _ = problem
+        lines = [f"    assert candidate({xs}) == {solve(xs)}\n" for (xs,) in arguments]
+        test = "def check(candidate):\n" + "".join(lines)
+        prompt = f'def {name}(xs):\n    """What it does."""\n'
+        return json.dumps({"prompt": prompt, "test": test, "entry_point": name})
+
+    yield from _of_all(tests, _function)
+
+
+_DOUBLE = json.dumps({"inputs": ["2\n", "5\n"], "outputs": ["4\n", "10\n"]})
+_HALF = json.dumps({"inputs": ["1\n", "2\n"], "outputs": ["0.5\n", "1.0\n"]})
+_THIRD = json.dumps({"inputs": ["1\n"], "outputs": ["0.333333333\n"]})
+_SORTED = json.dumps({"fn_name": "f", "inputs": [[[2, 1]], [[3]]], "outputs": [[1, 2], [3]]})
+_SAME = json.dumps(["assert f([2, 1]) == (1, 2)", "assert f([]) == ()"])
+
+#: By hand: what a program may do besides, and what does not make it right.
+PROGRAMS_BY_HAND: list[Pair] = [
+    (_DOUBLE, "print(2 * int(input()), end='')", True),
+    (_DOUBLE, "print(2 * int(input()), '\\n\\n')", True),
+    (
+        _DOUBLE,
+        "import sys\nprint('debug', file=sys.stderr)\nprint(2 * int(sys.stdin.read()))",
+        True,
+    ),
+    (_DOUBLE, "if __name__ == '__main__':\n    print(2 * int(input()))", True),
+    (_DOUBLE, "print(2 * int(input()))\nraise SystemExit", True),
+    (_DOUBLE, "print(2 * int(input()))\nraise ValueError", False),
+    (_DOUBLE, "print('Answer:', 2 * int(input()))", False),
+    (_DOUBLE, "print(4)", False),
+    (_DOUBLE, "print(2 * int(input())", False),
+    (_DOUBLE, "import sys\nsys.exit(0)", False),
+    (_HALF, "print(int(input()) / 2)", True),
+    (_HALF, "print(int(input()) // 2)", False),
+    (_THIRD, "print(int(input()) / 3)", True),
+    (_THIRD, "print(0.333)", False),
+    (_SORTED, "def f(xs: List[int]) -> List[int]:\n    return tuple(sorted(xs))", True),
+    (_SORTED, "class Solution:\n    def f(self, xs):\n        return sorted(xs)", True),
+    (_SORTED, "def f(xs):\n    print(sorted(xs))", False),
+    (_SORTED, "def g(xs):\n    return sorted(xs)", False),
+    (_SAME, "def f(xs):\n    return tuple(sorted(xs))", True),
+    (_SAME, "def f(xs):\n    return sorted(xs)", False),
+    (_SAME, "class A:\n    def __eq__(self, o): return True\ndef f(xs):\n    return A()", False),
+    (_SAME, "import os\ndef f(xs):\n    os._exit(0)", False),
+]
+
+PROGRAM_FORMS = (
+    "I read the input first.\n\n```python\n%s\n```\n",
+    "<think>Perhaps\n```python\nprint(1)\n```\nor not?</think>So:\n```py\n%s\n```\nIt is O(n).",
+    "A first try:\n```python\nraise NotImplementedError\n```\nNow in full:\n```Python3\n%s\n```",
+    "```python\n%s\n```\nFor example it prints\n```\n42\n```",
+)
+
 KINDS = {
     "integers": integers,
     "fractions": fractions,
@@ -264,13 +426,19 @@ KINDS = {
     "matrices": matrices,
     "choices": choices,
     "by hand": lambda rng: iter(HAND_MADE),
+    "programs: standard input": standard_input,
+    "programs: calls": calls,
+    "programs: asserts": asserts,
+    "programs: check": check,
+    "programs: by hand": lambda rng: iter(PROGRAMS_BY_HAND),
 }
 
 
 def pairs() -> Iterator[dict]:
     for kind, make in KINDS.items():
+        forms = PROGRAM_FORMS if kind.startswith("programs") else FORMS
         for i, (gold, answer, correct) in enumerate(make(random.Random(kind))):
-            response = FORMS[i % len(FORMS)] % answer
+            response = forms[i % len(forms)] % answer
             yield {"kind": kind, "gold": gold, "response": response, "correct": correct}
 
 

@@ -162,6 +162,33 @@ def test_a_retry_looks_again_at_what_failed_and_at_nothing_else(pool, tmp_path):
     assert grader.first_fault() is None
 
 
+def test_answers_come_in_blocks_and_what_failed_waits_for_a_retry(pool, tmp_path):
+    """The faults that a measurement may have are those of its whole."""
+    metadata = {"folder": str(tmp_path)}
+    grader = Grader([gold("1", metadata, uid=f"s{i}") for i in range(5)], pool, 0.4)
+    blocks = [[None, answer("1"), answer("die"), None, None]]
+    found = grader.grade(blocks[0], again=False)
+    assert (found.marks, found.total, found.generated_tokens) == ("-1?--", 2, 2)
+    assert not found.void and found.accuracy == 1.0 and "3 not asked" in found.describe()
+    assert found.with_context(samples_per_prompt=1).outcome.ended_early
+    blocks.append([answer("2"), answer("1"), answer("die"), answer("", unfinished=True), None])
+    found = grader.grade(blocks[1], again=False)
+    assert (found.marks, found.total, found.void) == ("01??-", 4, False)
+    (tmp_path / "cured").touch()
+    found = grader.grade([*blocks[1][:3], answer("3"), answer("4")], again=True)
+    assert (found.marks, found.total) == ("01100", 5)
+    assert (tmp_path / "seen").read_text().split() == ["1", "die", "2", "die", "3", "4"]
+
+
+def test_a_block_is_void_when_its_faults_are_too_many_for_the_whole(pool, tmp_path):
+    metadata = {"folder": str(tmp_path)}
+    grader = Grader([gold("1", metadata, uid=f"s{i}") for i in range(5)], pool, 0.3)
+    late = answer("", unfinished=True)
+    assert not grader.grade([answer("1"), late, None, None, None], again=False).void
+    found = grader.grade([answer("1"), late, late, answer("1"), None], again=False)
+    assert found.void and found.marks == "1???-", "one is skipped: it was void already"
+
+
 def test_nothing_is_verified_when_generation_alone_made_it_void(pool, tmp_path):
     samples = [gold("1", {"folder": str(tmp_path)})] * 3
     answers = [answer("1"), answer("", unfinished=True), answer("", unfinished=True)]

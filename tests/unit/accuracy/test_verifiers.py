@@ -232,6 +232,6 @@ def test_own_function_that_cannot_be_had(module, spec, message):
 
 
 def test_unknown_name():
-    names = "exact, numeric, choice, math, reasoning-gym, or package.module:function"
+    names = "exact, numeric, choice, math, reasoning-gym, code, or package.module:function"
     with pytest.raises(T3SError, match=f"--t3s-verifier fuzzy: unknown. Choose {names}"):
         make_verifier("fuzzy")

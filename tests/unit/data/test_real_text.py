@@ -20,6 +20,7 @@ from t3s_megatron.accuracy.verifiers import Verdict, make_verifier
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.records import load_records
 from t3s_megatron.errors import DataError
+from t3s_megatron.teacher_data.thinking import join
 
 GSM8K = Path(__file__).parents[2] / "data" / "gsm8k.jsonl"
 
@@ -124,6 +125,15 @@ def test_targets_are_the_response_and_its_end_token(tmp_path, problems, tokenize
     assert corpus.counts["target_tokens"] == sum(s.n_targets for s in corpus.samples)
     # Merges are really used: far fewer tokens than bytes.
     assert longest < max(len(r["prompt"] + r["response"]) for r in rows) / 2
+
+
+def test_a_trace_that_was_put_together_is_what_the_template_writes(tmp_path, problems, tokenizer):
+    """As `prepare` puts thinking back in front of an answer, whatever line breaks a server left."""
+    row = {"prompt": "1 + 1?", "response": join("\nTwo.\n\nSure?\n", "\n\n\\boxed{2}\n")}
+    (sample,) = build(tmp_path, [row], tokenizer).samples
+    _, targets = halves(sample, tokenizer)
+    assert targets == row["response"] + "<|im_end|>"
+    assert row["response"] == "<think>\nTwo.\n\nSure?\n</think>\n\n\\boxed{2}"
 
 
 def test_the_gold_answers_verify(tmp_path, problems, tokenizer):

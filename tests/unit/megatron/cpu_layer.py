@@ -8,6 +8,7 @@ Megatron are there at once, and what a test changes in them ends with the child.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import traceback
 import warnings
@@ -37,4 +38,6 @@ def call(connection, function, arguments: dict, rank: int, processes: int, store
         connection.send(traceback.format_exc())
     finally:
         connection.close()
+        for process in multiprocessing.active_children():
+            process.kill()  # of a checkpoint, Megatron's queue of results has one of its own
         os._exit(0)  # Megatron leaves groups and threads behind that would wait for each other

@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from t3s_megatron.errors import T3SError
+from t3s_megatron.errors import T3SError, WriteError
 from t3s_megatron.megatron.releases import megatron_version
 from t3s_megatron.megatron.seam import Callback, Seam
 from tests.support.launch import MODEL
@@ -86,6 +86,15 @@ def pretrain(task, steps: int, *extra: str) -> None:
         extra_args_provider=t3s.add_arguments,
         args_defaults={},
     )
+
+
+def save_over_a_file(task, folder) -> None:
+    """Expect the error of a run whose checkpoint of iteration 2 cannot be made."""
+    folder.mkdir()
+    (folder / "iter_0000002").write_text("in the way")
+    told = "could not write its checkpoint of iteration 2 .*File exists.*start the same command"
+    with pytest.raises(WriteError, match=told):
+        pretrain(task, 2, "--save", str(folder), "--save-interval", "2")
 
 
 # ------------------------------------------------------------------------------------- installation
@@ -268,6 +277,11 @@ def test_the_save_event_comes_before_the_checkpoint_is_named(task, tmp_path):
     saves = [(name, iteration) for name, iteration, _ in events.seen if "save" in name]
     assert saves == [("checkpoint save", 1), ("checkpoint save", 2), ("checkpoint save", 3)]
     assert named == [None, "1", "2"] and tracker.read_text() == "3"
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told(task, tmp_path):
+    Seam(Events()).install()
+    save_over_a_file(task, tmp_path / "out")
 
 
 def test_no_event_after_removal(task):

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_seam import Events, functions, pretrain
+from test_seam import Events, functions, pretrain, save_over_a_file
 
 from t3s_megatron.errors import T3SError
 from tests.support.patches import SITE_PACKAGES, apply, copy_sources
@@ -96,6 +96,14 @@ def test_a_callback_says_how_many_micro_batches_a_step_has(patched, task):
     assert (batches.position, batches.number) == (8, 1)
 
 
+def test_a_checkpoint_that_cannot_be_written_is_told_as_the_seam_tells_it(patched, task, tmp_path):
+    use(patched)
+    from t3s_megatron.megatron.source_seam import install_seam
+
+    install_seam(Events())
+    save_over_a_file(task, tmp_path / "out")
+
+
 def test_a_second_run_is_refused_until_the_first_is_removed(patched):
     use(patched)
     from t3s_megatron.megatron.source_seam import install_seam
@@ -132,7 +140,7 @@ def test_half_a_patch_is_refused(patched):
 
 def test_the_patch_of_another_version_is_refused(patched):
     callbacks = Path(patched, "megatron/training/callbacks.py")
-    callbacks.write_text(callbacks.read_text().replace("T3S_SEAM = 1", "T3S_SEAM = 7"))
+    callbacks.write_text(callbacks.read_text().replace("T3S_SEAM = 2", "T3S_SEAM = 7"))
     use(patched)
     from t3s_megatron.megatron.source_seam import is_patched
 

@@ -10,6 +10,7 @@ common but theta_0.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 
 from t3s_megatron.errors import VoidMeasurementError
@@ -27,6 +28,13 @@ def curve(*accuracies: float, targeted: float = 0.9) -> Curve:
         return accuracies[min(step, len(accuracies) - 1)] if phase == "profile" else targeted
 
     return accuracy
+
+
+def paired(accuracy: float) -> Outcome:
+    """Of eight prompts, where that has such an accuracy."""
+    if math.isfinite(accuracy) and (accuracy * 8).is_integer():
+        return Outcome(accuracy, f"{'1' * int(accuracy * 8):0<8}")
+    return Outcome(accuracy)
 
 
 class Walk:
@@ -104,7 +112,7 @@ class Walk:
         theta_b = (teacher, "profile", machine.theta_b_step)
         if kind is ActionKind.MEASURE:
             accuracy = self.accuracies.get(machine.teacher or "", self.accuracy)
-            machine.measured(Outcome(accuracy(machine.phase.value, machine.phase_step)))
+            machine.measured(paired(accuracy(machine.phase.value, machine.phase_step)))
             return
         if kind is ActionKind.KEEP_THETA_0:
             assert self.weights == THETA_0

@@ -142,6 +142,69 @@ def test_an_interval_measures_only_then_and_at_the_upper_bound():
     assert walk.machine.theta_b_step == 6
 
 
+def test_coarse_until_the_shock_and_dense_from_there():
+    shock = curve(0.7, 0.75, 0.8, 0.8, 0.6, 0.5, 0.55, 0.6)
+    walk = Walk(plan(coarse_interval=2, profile_iters=9), shock).run()
+    measured = [a for a in walk.trace if a.endswith("measure")]
+    assert measured == measures("profile", (0, 2, 4, 5, 6, 7))
+    assert walk.machine.theta_b_step == 5
+    said = "from here on accuracy is measured every --t3s-accuracy-interval steps"
+    assert walk.log.count(said) == 1
+
+
+def test_another_signal_may_ask_for_dense_measuring():
+    machine = PhaseMachine(plan(coarse_interval=4))
+    machine.done(machine.next_action())
+    machine.measured(Outcome(0.7))
+    machine.step_done()
+    assert machine.next_action() is None
+    assert machine.schedule.measure_densely(machine.phase_step)
+    machine.step_done()
+    assert machine.next_action() == Action(ActionKind.MEASURE)
+
+
+def test_the_end_of_the_profile_is_measured_however_coarse():
+    walk = Walk(plan(coarse_interval=4), NO_SHOCK).run()
+    assert [a for a in walk.trace if a.endswith("measure")] == measures("profile", (0, 4, 6))
+
+
+def test_the_paired_test_is_told_with_theta_b():
+    walk = Walk(plan(patience=4, confirm_level=0.2), curve(0.75, 0.125, 0.25, 0.625)).run()
+    assert walk.machine.theta_b_step == 1 and walk.steps["profile"] == 3
+    assert walk.machine.theta_b_reason == "paired test at step 3, p = 0.062"
+
+
+def test_only_a_measurement_that_looks_for_the_minimum_may_end_early():
+    """The first is the reference; SFT, RRT past theta_b and targeted training show their course."""
+    looking = {"t3s": [1, 2, 3, 4], "rrt": [1, 2, 3, 4], "sft": []}
+    for method, expected in looking.items():
+        machine = PhaseMachine(plan(method, budget=6, targeted_accuracy_interval=1))
+        sought = []
+        while machine.phase is not Phase.DONE:
+            action = machine.next_action()
+            if action is None:
+                machine.step_done()
+            elif action.kind is ActionKind.MEASURE:
+                sought += [machine.total_steps] if machine.seeks_minimum else []
+                accuracy = (0.7, 0.5, 0.4)[machine.phase_step] if machine.phase_step < 3 else 0.6
+                machine.measured(Outcome(accuracy))
+            else:
+                machine.done(action)
+        assert sought == expected, method
+
+
+def test_the_stop_level_is_divided_between_the_looks_of_a_measurement():
+    machine = PhaseMachine(plan(stop_level=0.2))
+    for marks in ("11111111", "00011111"):
+        while machine.next_action() != Action(ActionKind.MEASURE):
+            action = machine.next_action()
+            machine.done(action) if action else machine.step_done()
+        machine.measured(Outcome(marks.count("1") / 8, marks))
+    rising = Outcome(1.0, "111-----")  # p = 1/8
+    assert "paired test" in machine.settles(rising, looks=1)
+    assert machine.settles(rising, looks=2) is None
+
+
 # ----------------------------------------------------------------------------- no Imitation Shock
 
 

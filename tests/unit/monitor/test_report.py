@@ -44,6 +44,11 @@ def test_a_run_without_theta_b_or_tokens_says_nothing_of_them():
     assert said[1] == "  profile     0:0.50  1:0.60  2:0.70  3:0.80  4:0.90"
 
 
+def test_an_accuracy_over_what_was_asked_is_marked():
+    steps = [measurement("profile", 1, 0.5, marks="10"), measurement("profile", 2, 1, marks="1-")]
+    assert "  1:0.50  2:~1.00" in tables([sft_summary(measurements=steps)])
+
+
 def test_twelve_steps_stand_in_a_line():
     steps = [measurement("profile", step, 0.5) for step in range(25)]
     lines = tables([sft_summary(measurements=steps, evaluations=[])]).splitlines()[1:]

@@ -20,7 +20,14 @@ MODEL = dict(
     bytes_a_parameter=2,
 )  # fmt: skip
 ANSWERS = dict(
-    asked=20, evaluated=0, expected=30.0, limit=60, batch_size=5, longest_prompt=40, cached=True
+    prompts=10,
+    asked=20,
+    evaluated=0,
+    expected=30.0,
+    limit=60,
+    batch_size=5,
+    longest_prompt=40,
+    cached=True,
 )
 GPU = dict(
     stages=(0,), layers=2, parameters=500, weights=100, gradients=200, optimizer=300,

@@ -29,6 +29,13 @@ def test_every_step_of_the_way_down_is_a_new_minimum(interval, min_delta):
     assert walk(plan, bottleneck=12).theta_b_step == 12
 
 
+def test_before_the_shock_measurements_are_coarse_and_its_level_has_no_noise_to_tell():
+    plan = Plan(method="t3s", budget=50, coarse_interval=4, shock_level=0.05, confirm_level=0.05)
+    run = walk(plan, bottleneck=10)
+    assert (run.theta_b_step, run.profile_steps) == (10, 15)
+    assert run.measurements == 1 + (15 - 3) + 50, "steps 1 to 3 go unmeasured"
+
+
 def test_the_simple_method_keeps_no_candidate_and_measures_nothing():
     plan = Plan(method="t3s", budget=50, simple=True, accuracy_interval=0,
                 targeted_accuracy_interval=0, measure_final=False)  # fmt: skip

@@ -5,12 +5,14 @@ tests/unit/megatron/test_planning.py."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from made_plans import answers, gpu, layout, model, stage
 
 from t3s_megatron.method.phases import Plan
 from t3s_megatron.planning.facts import Samples, Teacher
+from t3s_megatron.planning.measuring import Costs
 from t3s_megatron.planning.memory import Disk
 from t3s_megatron.planning.phases import walk
 from t3s_megatron.planning.report import Outcome, text
@@ -49,21 +51,23 @@ def test_a_scoring_pass_is_a_third_of_training_on_the_corpus():
 
 
 def test_answers_are_counted_at_their_length_and_batches_at_the_longest():
-    run = walk(Plan(method="t3s", budget=50), bottleneck=10)
-    likely, most = generating(layout(), model(), answers(), run, SPEED)
-    assert likely.tokens == run.measurements * 20 * 30
-    assert most.tokens == run.measurements * 20 * 60
+    likely, most = generating(layout(), model(), answers(), [20] * 7, SPEED)
+    assert likely.tokens == 7 * 20 * 30
+    assert most.tokens == 7 * 20 * 60
     # 20 answers, 5 at a time on 2 ranks: two batches. More of them take longer.
-    one_at_a_time, _ = generating(layout(), model(), answers(batch_size=1), run, SPEED)
+    one_at_a_time, _ = generating(layout(), model(), answers(batch_size=1), [20] * 7, SPEED)
     assert one_at_a_time.seconds == pytest.approx(5 * likely.seconds)
 
 
-def test_each_profile_asks_its_teachers_prompts():
+def test_each_profile_asks_its_teachers_prompts_and_trains_on_its_samples():
     plan = Plan(method="t3s", budget=50, profile_iters=50, teachers=("a", "b"))
-    run = walk(plan, bottleneck=10)  # 16 measurements in each profile, 50 afterwards
+    run = walk(plan, bottleneck=10)  # 15 steps and 16 measurements in each profile, then 50 of both
     asked = answers(asked=25, asked_in_profiles=(20, 10))
-    likely, _ = generating(layout(), model(), asked, run, SPEED)
-    assert likely.tokens == (16 * (20 + 10) + 50 * 25) * 30
+    costs = Costs(layout(), model(), [10, 20, 40], asked, True, SPEED, teachers=((0, 2), (1,)))
+    found = costs.of(run)
+    assert found["generation"].tokens == (16 * (20 + 10) + 50 * 25) * 30
+    assert found["profile"].tokens == pytest.approx(15 * 64 * (25 + 20))
+    assert found["scoring"].tokens == 2 * (10 + 20 + 40)
 
 
 def test_what_two_teachers_answered_is_one_prompt_of_a_measurement():
@@ -75,10 +79,16 @@ def test_what_two_teachers_answered_is_one_prompt_of_a_measurement():
 
 
 def test_without_a_cache_every_token_computes_its_sequence():
-    run = walk(Plan(method="t3s", budget=50), bottleneck=10)
-    cached, _ = generating(layout(), model(), answers(), run, SPEED)
-    again, _ = generating(layout(), model(), answers(cached=False), run, SPEED)
+    cached, _ = generating(layout(), model(), answers(), [20], SPEED)
+    again, _ = generating(layout(), model(), answers(cached=False), [20], SPEED)
     assert again.tokens == cached.tokens and again.flops > 30 * cached.flops
+
+
+def test_a_measured_rate_is_taken_as_it_is():
+    measured = replace(SPEED, generation=60.0)
+    likely, most = generating(layout(), model(), answers(), [20, 10], measured)
+    assert likely.seconds == 30 * 30 / (60 * 2)  # two data-parallel ranks
+    assert most.seconds == 2 * likely.seconds
 
 
 def outcome(**changes) -> Outcome:
@@ -91,7 +101,7 @@ def outcome(**changes) -> Outcome:
         gpus=[gpu(), gpu(stages=(1, 2, 3), optimizer=400)], gpu_limit=2000, host=10 * 2**30,
         disk=Disk(1, 2, 3, 4, 0), expected=run, longest=run,
         work={"profile": (Work(3e6, 1e9, 60.0), Work(9e6, 3e9, 7300.0))}, speed=SPEED,
-        notes=["one"], advice=[],
+        measuring=None, notes=["one"], advice=[],
     )  # fmt: skip
     return Outcome(**made | changes)
 

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Several samples of a teacher to each prompt, through an OpenAI-compatible server (Appendix I: 16
+at temperature 0.6, at most 32,768 tokens).
+
+Each sample has a seed of its own, made of the seed, the prompt and its number. It is on the disk as
+soon as it is there; started again, only what is missing is asked for, with the seeds that it would
+have had.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from t3s_megatron.answering.client import Client, Completion, Finish, Request
+from t3s_megatron.errors import MismatchError
+from t3s_megatron.teacher_data import thinking
+from t3s_megatron.teacher_data.draw import draw_seed
+from t3s_megatron.teacher_data.prompts import Prompt
+from t3s_megatron.teacher_data.sample_file import SampleFile
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """`samples` a prompt. `teacher`: the name that the samples carry; `model`: what the server
+    calls it; `extra`: further fields of every request."""
+
+    teacher: str
+    model: str
+    samples: int = 16
+    temperature: float = 0.6
+    top_p: float = 1.0
+    max_tokens: int = 32_768
+    seed: int = 0
+    extra: dict[str, Any] | None = None
+
+    def of(self, prompt: Prompt, number: int) -> dict[str, Any]:
+        """Everything that a sample depends on beside its prompt, as its line says it."""
+        return {
+            "model": self.model,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": self.max_tokens,
+            "seed": draw_seed(self.seed, "sample", prompt.key, number),
+            **({"extra": self.extra} if self.extra else {}),
+        }
+
+
+@dataclass(frozen=True)
+class Generated:
+    """`before`: samples that were there; `asked`, of which `failed` have no answer; `why`: what was
+    said of the first of these."""
+
+    before: int
+    asked: int
+    failed: int
+    tokens: int
+    truncated: int
+    why: str | None
+
+
+def generate(
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    client: Client,
+    file: SampleFile,
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+) -> Generated:
+    """Ask for every sample that `file` does not have, and append it there.
+
+    A sample that is not answered is left out: the same call asks for it again. MismatchError when
+    the file has samples of other prompts, or that were asked for otherwise.
+    """
+    have = _samples_of(file, prompts, sampling)
+    missing = [
+        (prompt, number)
+        for prompt in prompts
+        for number in range(sampling.samples)
+        if (prompt.uid, number) not in have
+    ]
+    before = len(prompts) * sampling.samples - len(missing)
+    if file.torn:
+        say(f"{file.path}: a line of {file.torn} bytes without an end was cut off")
+    say(f"{before} samples are there, {len(missing)} are asked for")
+    count = _Count(len(missing), say)
+
+    def finished(number: int, completion: Completion) -> None:
+        if completion.finish is not Finish.UNFINISHED:
+            file.append(_row(*missing[number], sampling, completion))
+        count.add(completion)
+
+    requests = [_request(*one, sampling) for one in missing]
+    completions = client.complete(requests, finished=finished)
+    # All of them: what was left when the last URL was given up was never called finished.
+    failures = [one.why for one in completions if one.finish is Finish.UNFINISHED]
+    why = failures[0] if failures else None
+    return Generated(before, len(missing), len(failures), count.tokens, count.truncated, why)
+
+
+def _request(prompt: Prompt, number: int, sampling: Sampling) -> Request:
+    how = sampling.of(prompt, number)
+    return Request(
+        prompt.messages,
+        max_tokens=how["max_tokens"],
+        temperature=how["temperature"],
+        seed=how["seed"],
+        top_p=how["top_p"],
+    )
+
+
+def _row(prompt: Prompt, number: int, sampling: Sampling, completion: Completion) -> dict:
+    answer: str | None = completion.text
+    if completion.finish is Finish.LENGTH and not completion.text.strip():
+        answer = None  # it was cut off while it thought
+    return {
+        **prompt.to_row(),
+        "sample": number,
+        "teacher": sampling.teacher,
+        "response": thinking.join(completion.thinking, answer),
+        "finish_reason": str(completion.finish),
+        "tokens": completion.tokens,
+        "sampling": sampling.of(prompt, number),
+    }
+
+
+def _samples_of(
+    file: SampleFile, prompts: Sequence[Prompt], sampling: Sampling
+) -> set[tuple[str, int]]:
+    """(id of the prompt, number) of the samples that are there."""
+    by_uid = {prompt.uid: prompt for prompt in prompts}
+    found: set[tuple[str, int]] = set()
+    for where, row in file.rows():
+        uid, number = row.get("id"), row.get("sample")
+        prompt = by_uid.get(uid) if isinstance(uid, str) else None
+        if prompt is None or not isinstance(number, int):
+            raise MismatchError(
+                f"{where}: a sample of prompt {uid!r}, which is not among those to be asked. Give "
+                "the prompts that the file was begun with, or another --output"
+            )
+        expected = {
+            **prompt.to_row(),
+            "teacher": sampling.teacher,
+            "sampling": sampling.of(prompt, number),
+        }
+        for name in ("prompt", "answer", "metadata", "teacher", "sampling"):
+            if row.get(name) != expected.get(name):
+                raise MismatchError(
+                    f"{where}: begun with another `{name}`, {row.get(name)!r} there and "
+                    f"{expected.get(name)!r} now. Ask as before, or give another --output"
+                )
+        if (prompt.uid, number) in found:
+            raise MismatchError(f"{where}: sample {number} of prompt {uid!r} for the second time")
+        found.add((prompt.uid, number))
+    return found
+
+
+class _Count:
+    """What came, and a line about it now and then."""
+
+    def __init__(self, total: int, say: Callable[[str], None]):
+        self.total = total
+        self.done = self.failed = self.tokens = self.truncated = 0
+        self._say = say
+        self._start = self._last = time.monotonic()
+
+    def add(self, completion: Completion) -> None:
+        self.done += 1
+        self.tokens += completion.tokens
+        self.truncated += completion.finish is Finish.LENGTH
+        self.failed += completion.finish is Finish.UNFINISHED
+        now = time.monotonic()
+        if now - self._last >= _SECONDS_BETWEEN_LINES or self.done == self.total:
+            self._last = now
+            rate = self.tokens / max(now - self._start, 1e-9)
+            self._say(
+                f"{self.done} of {self.total} samples, {self.tokens} tokens ({rate:.0f} a second), "
+                f"{self.truncated} truncated, {self.failed} not answered"
+            )
