@@ -5,7 +5,8 @@
 names it; `restore` runs before the first step of a resumed job. In between, Megatron itself brings
 back weights, optimizer, schedule, sample counter and random state.
 
-What never changes is written once: theta_0, and each candidate. States older than the checkpoint
+What never changes is written once: theta_0, each candidate, and the weights of steps whose
+measurement is in flight; a save waits for the outcomes of those. States older than the checkpoint
 that Megatron has last named are removed.
 
 A job may come back in another layout. Weights are then put together from the files of all the
@@ -75,6 +76,9 @@ class Persistence:
             made_at = run.machine.offset + run.machine.candidate_step
             name = f"candidate-{made_at:05d}-{self.cut}"
             files[name] = self._once(name, run.candidate.tensors(), {})
+        for step, weights in run.weights_in_flight.items():
+            name = f"in_flight-{run.machine.offset + step:05d}-{self.cut}"
+            files[name] = self._once(name, weights.tensors(), {})
         name = f"iter_{iteration:07d}"
         speaks = {"speaks": layout.speaks_for_its_samples()}
         files[name] = self.folder.write_rank(name, self.rank, self._history(), speaks)
@@ -102,7 +106,12 @@ class Persistence:
     def _history(self) -> dict[str, torch.Tensor]:
         history = self.run.meter.history
         empty = [StepTokens(np.zeros(0, np.int64), np.zeros(0, np.float32), 0)]
+        # What the profile's confidence is compared with: on the root rank.
+        machine, c_0 = self.run.machine, None
+        if machine.phase is Phase.PROFILE:
+            c_0 = self.run.selecting.c_0.get(machine.profile.teacher)
         return {
+            "c_0": torch.from_numpy(empty[0].c if c_0 is None else c_0),
             "steps": torch.tensor([t.step for t in history], dtype=torch.int64),
             "sizes": torch.tensor([len(t.target) for t in history], dtype=torch.int64),
             "target": torch.from_numpy(np.concatenate([t.target for t in history or empty])),
@@ -115,6 +124,7 @@ class Persistence:
             "identity": identity(run.prepared, get_args()),
             "layout": parallel_layout(get_args()),
             "machine": run.machine.state_dict(),
+            "in_flight": run.flights.results(),
             "excluded": sorted(run.rows.excluded),
             "summary": run.summary.plain(),
             "checksums": checksums,
@@ -159,6 +169,7 @@ class Persistence:
             run.machine.load_state_dict(state["machine"])
         except ValueError as error:
             raise MismatchError(f"{self.folder.folder}: {error}") from None
+        run.flights.restore(state["in_flight"])
         run.rows.exclude(state["excluded"])
         run.summary.content = state["summary"]
         run.summary.update(arguments=asdict(run.config))
@@ -168,6 +179,9 @@ class Persistence:
             checksums = [of_rank[name] for of_rank in state["checksums"]]
             if name.startswith("iter_"):
                 run.meter.history = self._read_history(name, checksums, same_layout)
+                c_0 = self._read_c_0(name, checksums, same_layout) if run.is_root else None
+                if c_0 is not None:
+                    run.selecting.c_0[run.machine.profile.teacher] = c_0
                 continue
             # Whether this rank's file holds this rank's weights.
             mine = name.endswith(f"-{self.cut}")
@@ -184,9 +198,14 @@ class Persistence:
                 # Which random numbers a rank draws depends on its place in the layout.
                 random = written if same_layout else None
                 run.theta_0 = StartingPoint.from_file(context, weights, info, random)
+                continue
+            snapshot = WeightSnapshot(context)
+            snapshot.load(weights)
+            if name.startswith("in_flight-"):
+                iteration_of = int(name.split("-")[1])
+                run.weights_in_flight[iteration_of - run.machine.offset] = snapshot
             else:
-                run.candidate = WeightSnapshot(context)
-                run.candidate.load(weights)
+                run.candidate = snapshot
         self._restore_made(state["made"])
         whose = "" if run.machine.teacher is None else f" of teacher {run.machine.teacher}"
         print_rank_0(
@@ -225,6 +244,13 @@ class Persistence:
             )
             for ranks in zip(*parts, strict=True)
         ]
+
+    def _read_c_0(self, name: str, checksums: list[str], same_layout: bool) -> np.ndarray | None:
+        for rank in [self.rank] if same_layout else range(len(checksums)):
+            c_0 = self.folder.read_rank(name, rank, checksums[rank])[0]["c_0"].numpy()
+            if c_0.size:
+                return c_0
+        return None
 
     def _check_identity(self, saved: dict) -> None:
         mine = identity(self.run.prepared, get_args())

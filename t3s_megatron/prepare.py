@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from t3s_megatron.accuracy.gold import check_verifier
+from t3s_megatron.answering.client import require_httpx
+from t3s_megatron.answering.prompts import require_prompt_texts
+from t3s_megatron.answering.reload import takes_token_ids
 from t3s_megatron.config import T3SConfig
 from t3s_megatron.data.arrangement import TrainingPlans
 from t3s_megatron.data.corpus import Corpus
@@ -171,6 +174,8 @@ def prepare(args) -> Prepared:
             asked.require_answers()
         unusable_gold = check_verifier(config.verifier, sets, config.verify_limits)
         max_new_tokens = _length_limit(args, config, corpus, heldout)
+        if config.generation == "server":
+            _check_server(args, config, tokenizer, sets, max_new_tokens)
     selection = None
     if config.selection_load:
         selection = Selection.load(config.selection_load, corpus)
@@ -195,6 +200,22 @@ def prepare(args) -> Prepared:
         training_plans,
         profile_plans,
     )
+
+
+def _check_server(args, config: T3SConfig, tokenizer, sets: list[list[Sample]], limit: int) -> None:
+    """T3SError for what no server could answer, without asking one."""
+    require_httpx()
+    longest = max(sample.prompt_length for samples in sets for sample in samples)
+    if longest + limit + 1 > args.max_position_embeddings:
+        raise T3SError(
+            f"a server is asked for one token more than the {limit} of an answer, after prompts of "
+            f"up to {longest}: together more than --max-position-embeddings "
+            f"{args.max_position_embeddings}. Set --t3s-max-new-tokens "
+            f"{args.max_position_embeddings - longest - 1} or lower"
+        )
+    if not takes_token_ids(config.server_reload):
+        for samples in sets:
+            require_prompt_texts(tokenizer, samples)
 
 
 def _length_limit(args, config: T3SConfig, corpus: Corpus, heldout: Corpus | None) -> int:

@@ -21,8 +21,10 @@ import time
 
 import numpy as np
 
+from t3s_megatron.accuracy.measurement import Measurement
 from t3s_megatron.data.arrangement import StepPlan, TrainingPlans
 from t3s_megatron.errors import T3SError
+from t3s_megatron.flights import Flights
 from t3s_megatron.measuring import Measurer
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.batches import RowMaker
@@ -46,6 +48,7 @@ from t3s_megatron.megatron.seam import CallbackContext, Seam
 from t3s_megatron.megatron.source_seam import SourceSeam
 from t3s_megatron.megatron.uneven import let_lengths_vary
 from t3s_megatron.megatron.weights import WeightSnapshot
+from t3s_megatron.method.overlap import OverlappingPhases
 from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine
 from t3s_megatron.method.selection import selection_counts
 from t3s_megatron.monitor.curves import Curves, measurement_figures
@@ -67,7 +70,10 @@ class T3SRun:
         self.prepared = prepared
         self.config = prepared.config
         self.rows = rows
-        self.machine = PhaseMachine(prepared.plan)
+        depth = self.config.accuracy_overlap
+        self.machine = (
+            OverlappingPhases(prepared.plan, depth) if depth else PhaseMachine(prepared.plan)
+        )
         self.meter = TokenMeter()
         self.forward = forward
         forward.observer = self.meter
@@ -75,6 +81,8 @@ class T3SRun:
         self.groups: TokenGroups | None = None
         self.theta_0: StartingPoint | None = None
         self.candidate: WeightSnapshot | None = None
+        # Of steps whose measurement is in flight, by step of the phase.
+        self.weights_in_flight: dict[int, WeightSnapshot] = {}
         self.selecting = Selecting(self)
         self._phase_started = time.perf_counter()
 
@@ -90,10 +98,11 @@ class T3SRun:
             lambda what, seconds: self.spent(what, seconds, context.iteration),
             self.say,
         )
+        self.flights = Flights(self.measurer)
         path = os.path.join(self.config.dir, "summary.json") if self.is_root else None
         self.summary = Summary(path)
         self.summary.update(
-            method=self.config.method + ("-simple" if self.config.simple else ""),
+            method=self.config.method + ("-simple" if self.prepared.plan.simple else ""),
             data=self.prepared.corpus.counts,
             unusable_gold=sorted(self.prepared.unusable_gold),
             arrangement=self.prepared.training_plans.summary(self.prepared.plan.budget),
@@ -136,6 +145,8 @@ class T3SRun:
             self.persistence.restore(context, get_args().iteration)
         self._phases_noted = len(self.machine.records)
         self._order_data(context)
+        if self.config.needs_answers:
+            self.measurer.check(context)
         # Megatron's loop ends at args.train_iters: an upper bound while the profile is open.
         get_args().train_iters = self.machine.train_iters_now
 
@@ -163,7 +174,7 @@ class T3SRun:
     def on_train_step_end(self, context: CallbackContext) -> None:
         self.seam.assert_called("train", "train_step")
         profiling = self.machine.phase is Phase.PROFILE
-        tokens = self.meter.finish_step(self.machine.phase_step + 1)
+        tokens = self.meter.finish_step(self.machine.live_step + 1)
         self.machine.step_done()
         if profiling:
             self.meter.history.append(tokens)
@@ -182,6 +193,7 @@ class T3SRun:
     def on_train_end(self, context: CallbackContext) -> None:
         if self.seam.calls["train_step"]:
             self.seam.assert_called("train", "train_step", "training_log")
+        self.flights.close()
         self.measurer.close()
         self.summary.update(finished=self.machine.phase is Phase.DONE)
         self.summary.write()
@@ -193,6 +205,7 @@ class T3SRun:
         handlers = {
             ActionKind.KEEP_THETA_0: self._keep_theta_0,
             ActionKind.MEASURE: self._measure,
+            ActionKind.SCORE: self._watch_confidence,
             ActionKind.KEEP_CANDIDATE: self._keep_candidate,
             ActionKind.SCORE_THETA_B: self._score_theta_b,
             ActionKind.REWIND: self._rewind,
@@ -201,11 +214,16 @@ class T3SRun:
             ActionKind.SELECT: self._select,
             ActionKind.RESIDUAL_TRANSFER: self._transfer_residual,
             ActionKind.FINISH: self._finish,
+            ActionKind.KEEP_WEIGHTS: self._keep_weights,
+            ActionKind.BEGIN_MEASUREMENT: self._begin_measurement,
+            ActionKind.COLLECT: self._collect,
+            ActionKind.DISCARD: self._discard,
         }
         while (action := self.machine.next_action()) is not None:
             if between_steps and action.kind in _BEFORE_A_STEP:
                 break
             handlers[action.kind](context, action)
+            self._forget_weights()
             self._note_finished_phases()
             self._say_reasons()
         # Ends Megatron's loop with this step once the machine is done.
@@ -216,7 +234,9 @@ class T3SRun:
         self.machine.done(action)
 
     def _keep_candidate(self, context, action: Action) -> None:
-        if self.candidate is None:
+        if self.machine.phase_step in self.weights_in_flight:
+            self.candidate = self.weights_in_flight.pop(self.machine.phase_step)
+        elif self.candidate is None:
             self.candidate = WeightSnapshot(context)
         else:
             self.candidate.copy_from(context)
@@ -228,6 +248,33 @@ class T3SRun:
         measured = self.measurer.training_accuracy(
             context, settles=settles, teacher=teacher, **self._now()
         )
+        self._take_outcome(context, measured)
+
+    def _keep_weights(self, context, action: Action) -> None:
+        self.weights_in_flight[self.machine.live_step] = WeightSnapshot(context)
+        self.machine.done(action)
+
+    def _begin_measurement(self, context, action: Action) -> None:
+        self.flights.begin(context, **self._now(), teacher=self.machine.teacher)
+        self.machine.done(action)
+
+    def _collect(self, context, action: Action) -> None:
+        started = time.perf_counter()
+        measured = self.flights.collect()
+        self.spent("waiting", time.perf_counter() - started, context.iteration)
+        self._take_outcome(context, measured)
+
+    def _discard(self, context, action: Action) -> None:
+        self.flights.discard()
+        self.machine.done(action)
+
+    def _forget_weights(self) -> None:
+        if isinstance(self.machine, OverlappingPhases):
+            for step in set(self.weights_in_flight) - set(self.machine.kept):
+                del self.weights_in_flight[step]
+
+    def _take_outcome(self, context, measured: Measurement) -> None:
+        teacher = self.machine.teacher
         self.machine.measured(measured.outcome)
         self.summary.append("measurements", measured.to_dict() | _whose(teacher))
         self.curves.scalars(measurement_figures(measured), context.iteration, teacher)
@@ -236,6 +283,17 @@ class T3SRun:
             f"{measured.describe()}, {measured.seconds:.1f} s"
         )
         self.summary.write()
+
+    def _watch_confidence(self, context, action: Action) -> None:
+        profile, step = self.machine.profile, self.machine.phase_step
+        fall = self.selecting.confidence_fall(context, profile, step)
+        self.machine.scored(fall)
+        self.summary.append("confidence", {"step": step, "fall": fall} | _whose(profile.teacher))
+        self.curves.scalars(
+            {"confidence_fall": fall, "confidence_turn": profile.turn.theta_b_step},
+            context.iteration,
+            profile.teacher,
+        )
 
     def _score_theta_b(self, context, action: Action) -> None:
         if self.config.scoring != "inline" and not action.live:
@@ -299,19 +357,20 @@ class T3SRun:
             profile.teacher,
             theta_b_step=profile.theta_b_step,
             theta_b_reason=profile.theta_b_reason,
+            turn_step=profile.turn.theta_b_step,
         )
 
     def _non_finite(self, what: str, samples: list[int]) -> None:
-        self.non_finite.found(what, samples, self.machine.phase.value, self.machine.phase_step + 1)
+        self.non_finite.found(what, samples, self.machine.phase.value, self.machine.live_step + 1)
 
-    def non_finite_log_prob(self, tag: str, samples: list[int]) -> None:
+    def non_finite_log_prob(self, where: str, samples: list[int]) -> None:
         """A scoring pass has found those of these samples."""
-        self.non_finite.found(f"log-prob at {tag}", samples, **self._now())
+        self.non_finite.found(f"log-prob at {where}", samples, **self._now())
 
     def _nothing_kept(self) -> None:
         self.summary.update(empty_steps=self.summary.content["empty_steps"] + 1)
         self.say(
-            f"{self.machine.phase.value} step {self.machine.phase_step + 1}: no token of the batch "
+            f"{self.machine.phase.value} step {self.machine.live_step + 1}: no token of the batch "
             "is kept, so it changes nothing"
         )
 
@@ -325,7 +384,7 @@ class T3SRun:
             )
 
     def _now(self) -> dict:
-        return {"step": self.machine.phase_step, "phase": self.machine.phase.value}
+        return {"step": self.machine.live_step, "phase": self.machine.phase.value}
 
     def _note_finished_phases(self) -> None:
         """Their iterations and seconds, for the summary."""

@@ -21,6 +21,7 @@ from t3s_megatron.megatron.meter import TokenGroups, inline_snapshots, step_figu
 from t3s_megatron.megatron.process import get_args
 from t3s_megatron.megatron.scoring import score_corpus
 from t3s_megatron.megatron.seam import CallbackContext
+from t3s_megatron.method.confidence import confidence_fall
 from t3s_megatron.method.profile import Profile
 from t3s_megatron.method.selection import (
     anchors,
@@ -69,33 +70,56 @@ class Selecting:
             self._score(context, part, "theta_0", 0)
 
     def _score(self, context: CallbackContext, part: Part, tag: str, step: int) -> None:
-        run, started, bad = self.run, time.perf_counter(), []
-        flat = score_corpus(context, run.rows, part.samples)
-        if flat is not None:
-            scored = flat[part.targets]
-            found = self.prepared.corpus.sample_index(part.targets[~np.isfinite(scored)])
-            bad = sorted(set(found.tolist()) - run.rows.excluded)
-        bad = layout.broadcast(bad, run.root)
-        if bad:
-            run.non_finite_log_prob(tag, bad)
-        if flat is not None:
-            {"theta_0": self.c_0, "theta_b": self.c_b}[tag][part.teacher] = scored
-            self._level_excluded(part)
+        run, started = self.run, time.perf_counter()
+        c, bad = self._finite_scores(context, part, tag)
+        if c is not None:
+            {"theta_0": self.c_0, "theta_b": self.c_b}[tag][part.teacher] = c
             self._store(part, tag, step, "exact")
             if bad and tag == "theta_0" and part.teacher in self.c_b:
                 self._store(part, "theta_b", run.machine.theta_b_step or 0, "exact")
         seconds = time.perf_counter() - started
-        run.spent("scoring", seconds, context.iteration)
         whose = "" if part.teacher is None else f" of teacher {part.teacher}"
         run.say(f"scored {tag}: {part.corpus.n_targets} tokens{whose} in {seconds:.1f} s")
 
-    def _level_excluded(self, part: Part) -> None:
+    def confidence_fall(self, context: CallbackContext, profile: Profile, step: int) -> float:
+        """`method.confidence_fall` of the profile's tokens at the live weights; step 0 is what the
+        others are compared with."""
+        (part,) = self.prepared.parts_of(profile.teacher)
+        c, _ = self._finite_scores(context, part, "the live weights")
+        fall = None
+        if c is not None:
+            if step == 0:
+                self.c_0[part.teacher] = c
+            fall = confidence_fall(c, self.c_0[part.teacher])
+        return layout.broadcast(fall, self.run.root)
+
+    def _finite_scores(
+        self, context: CallbackContext, part: Part, where: str
+    ) -> tuple[np.ndarray | None, list[int]]:
+        """The scores of the teacher's tokens, on the root rank, and the samples that are left out
+        from now on because theirs are not finite."""
+        run, started = self.run, time.perf_counter()
+        flat = score_corpus(context, run.rows, part.samples)
+        c, bad = None, []
+        if flat is not None:
+            c = flat[part.targets]
+            found = self.prepared.corpus.sample_index(part.targets[~np.isfinite(c)])
+            bad = sorted(set(found.tolist()) - run.rows.excluded)
+        bad = layout.broadcast(bad, run.root)
+        if bad:
+            run.non_finite_log_prob(where, bad)
+        if c is not None:
+            self._level_excluded(part, c)
+        run.spent("scoring", time.perf_counter() - started, context.iteration)
+        return c, bad
+
+    def _level_excluded(self, part: Part, c: np.ndarray) -> None:
         """Samples that were left out have delta_c = 0: neither anchors nor learned."""
         excluded = list(self.run.rows.excluded)
         out = np.isin(self.prepared.corpus.sample_index(part.targets), excluded)
-        for scores in (self.c_0, self.c_b):
-            if part.teacher in scores:
-                scores[part.teacher][out] = 0.0
+        for values in (c, self.c_0.get(part.teacher), self.c_b.get(part.teacher)):
+            if values is not None:
+                values[out] = 0.0
 
     def _store(self, part: Part, tag: str, step: int, mode: str) -> None:
         c = {"theta_0": self.c_0, "theta_b": self.c_b}[tag][part.teacher]

@@ -18,6 +18,9 @@ t3s_cluster() {
     local T3S_SIMPLE=${T3S_SIMPLE:-0}        # 1: step 10 is theta_b, nothing is generated
     local VERIFIER=${VERIFIER:-math}         # exact, numeric, choice, math, code, ..., yours
     local TEMPERATURE=${TEMPERATURE:-0.6}    # the paper's
+    local GENERATION=${GENERATION:-live}     # server: SERVER_URL answers (docs/generation.md)
+    local SERVER_URL=${SERVER_URL:-}         # http://HOST:PORT ...
+    local SERVER_RELOAD=${SERVER_RELOAD:-vllm}
     # Prompts answered together on a data-parallel rank: their keys and values at SEQ_LENGTH have to
     # fit beside weights, gradients and optimizer.
     local GENERATION_BATCH=${GENERATION_BATCH:-32}
@@ -93,6 +96,8 @@ t3s_cluster() {
         args+=(--expert-model-parallel-size "$EP" --expert-tensor-parallel-size "$ETP")
     fi
     [ "$T3S_SIMPLE" = 1 ] && args+=(--t3s-simple)
+    [ "$GENERATION" = server ] && args+=(--t3s-generation server --t3s-server-url $SERVER_URL
+        --t3s-server-reload "$SERVER_RELOAD" --t3s-server-weights "$OUT/weights")
     if [ "$DEVICE" = cpu ]; then
         source "$ROOT/examples/lib/cpu.sh"
         args+=("${CPU_ARGS[@]}" --attention-softmax-in-fp32)

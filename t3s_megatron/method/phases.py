@@ -3,7 +3,7 @@
 
     PROFILE ------ minimum confirmed / budget of the profile used up / step 10 (simple) -----+
       plain SFT from theta_0;                                                                |
-      accuracy measured,            score theta_b, REWIND to theta_0, score theta_0, select  |
+      measured and/or scored,       score theta_b, REWIND to theta_0, score theta_0, select  |
       candidate theta_b kept                                                                 v
       |        |                                                                         TARGETED
       | sft    | rrt: theta_0 + (theta_f - theta_b)                  masked SFT, full budget |
@@ -17,9 +17,9 @@ that teacher's samples only: score theta_b, REWIND, score theta_0, next profile.
 there is one TARGETED phase over the samples of all.
 
 The driver asks `next_action()` until it is None, carries each action out and reports it with
-`measured(outcome)` or `done(action)`; then it makes one training step and calls `step_done()`.
-After a void measurement (too much of it failed) the step is unmeasured. Nothing here knows what a
-weight or a rank is.
+`measured(outcome)`, `scored(fall)` or `done(action)`; then it makes one training step and calls
+`step_done()`. After a void measurement (too much of it failed) the step is unmeasured. Nothing here
+knows what a weight or a rank is.
 """
 
 from __future__ import annotations
@@ -28,11 +28,15 @@ import enum
 from dataclasses import asdict, dataclass
 
 from t3s_megatron.errors import VoidMeasurementError
+from t3s_megatron.method.confidence import TurnDetector
 from t3s_megatron.method.detector import BottleneckDetector
 from t3s_megatron.method.outcome import Outcome
 from t3s_megatron.method.profile import Profile
 from t3s_megatron.method.schedule import MeasurementSchedule
 from t3s_megatron.method.selection import MASKING_BASELINES
+
+#: What says which step of the profile is theta_b.
+SIGNALS = ("accuracy", "confidence", "both", "fixed")
 
 
 class Phase(enum.StrEnum):
@@ -45,6 +49,7 @@ class Phase(enum.StrEnum):
 class ActionKind(enum.StrEnum):
     KEEP_THETA_0 = "keep theta_0"
     MEASURE = "measure"
+    SCORE = "score"
     KEEP_CANDIDATE = "keep candidate"
     SCORE_THETA_B = "score theta_b"
     REWIND = "rewind"
@@ -53,6 +58,11 @@ class ActionKind(enum.StrEnum):
     SELECT = "select"
     RESIDUAL_TRANSFER = "residual transfer"
     FINISH = "finish"
+    # Of `overlap` alone:
+    KEEP_WEIGHTS = "keep weights"
+    BEGIN_MEASUREMENT = "begin measurement"
+    COLLECT = "collect"
+    DISCARD = "discard"
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,7 @@ class Plan:
 
     method: str
     budget: int
-    simple: bool = False
+    signal: str = "accuracy"
     simple_step: int = 10
     profile_iters: int = 50
     accuracy_interval: int = 1  # 0: never measured
@@ -106,6 +116,15 @@ class Plan:
         return self.method in ("sft", "rrt")
 
     @property
+    def simple(self) -> bool:
+        """T3S-simple: theta_b is fixed beforehand."""
+        return self.signal == "fixed"
+
+    @property
+    def watches_confidence(self) -> bool:
+        return self.detects and self.signal in ("confidence", "both")
+
+    @property
     def detects(self) -> bool:
         return not (self.starts_targeted or self.simple or self.method == "sft")
 
@@ -113,7 +132,9 @@ class Plan:
         """ValueError for a plan that cannot be carried out."""
         if self.budget < 1 or self.profile_iters < 1:
             raise ValueError("budget and profile_iters must be at least 1 step")
-        if self.detects and self.accuracy_interval < 1:
+        if self.signal not in SIGNALS:
+            raise ValueError(f"unknown signal {self.signal!r}")
+        if self.detects and self.signal != "confidence" and self.accuracy_interval < 1:
             raise ValueError("the detector needs accuracy measurements")
         if self.teachers and self.method == "rrt":
             raise ValueError("a residual transfer has one theta_b: it is of one teacher")
@@ -185,11 +206,25 @@ class PhaseMachine:
         """Whose samples are trained on; None: those of all."""
         return self.profile.teacher if self.phase is Phase.PROFILE else None
 
+    @property
+    def turn(self) -> TurnDetector:
+        return self.profile.turn
+
+    @property
+    def finder(self) -> BottleneckDetector | TurnDetector:
+        """Which of the two says what theta_b is."""
+        return self.turn if self.plan.signal == "confidence" else self.detector
+
     # ------------------------------------------------------------------------------- what to do
 
     @property
     def total_steps(self) -> int:
         return self.offset + self.phase_step
+
+    @property
+    def live_step(self) -> int:
+        """The step of the phase that training has reached."""
+        return self.phase_step
 
     @property
     def train_iters_now(self) -> int:
@@ -231,10 +266,21 @@ class PhaseMachine:
         if self._pending or self.phase is Phase.DONE:
             raise ValueError(f"no training step was due: {self.next_action()}")
         self.phase_step += 1
-        if self._measurement_is_due():
-            self._pending = [Action(ActionKind.MEASURE)]
+        if self._watching:
+            self._pending = [Action(ActionKind.SCORE)]
         else:
-            self._decide(new_minimum=False)
+            self._measure_or_decide(new_minimum=False)
+
+    def scored(self, fall: float) -> None:
+        """The SCORE action gave this `confidence_fall`; that of step 0 is the reference."""
+        self._pop(ActionKind.SCORE)
+        if self.phase_step == 0:
+            return
+        seen = self.turn.observe(self.phase_step, fall)
+        self._say(seen.reason)
+        if self.turn.near:
+            self._measure_densely()
+        self._measure_or_decide(seen.is_new_minimum and self.finder is self.turn)
 
     def measured(self, outcome: Outcome) -> None:
         """The MEASURE action gave this outcome.
@@ -258,15 +304,15 @@ class PhaseMachine:
             new_minimum = seen.is_new_minimum
             if not settled:
                 self._say(seen.reason)
-            if self.detector.shock_seen and self.schedule.measure_densely(self.phase_step):
-                self._say("from here on accuracy is measured every --t3s-accuracy-interval steps")
+            if self.detector.shock_seen:
+                self._measure_densely()
         if self.phase_step > 0 and self.phase is not Phase.TRANSFERRED:
             self._decide(new_minimum)
 
     def done(self, action: Action) -> None:
         """Any other action was carried out."""
-        if action.kind is ActionKind.MEASURE:
-            raise ValueError("a measurement is reported with measured()")
+        if action.kind in (ActionKind.MEASURE, ActionKind.SCORE):
+            raise ValueError("what was measured is reported with measured() or scored()")
         self._pop(action.kind)
         if action.kind is ActionKind.KEEP_CANDIDATE:
             self.profile.candidate_step = self.phase_step
@@ -305,9 +351,33 @@ class PhaseMachine:
         else:
             if plan.method != "sft":
                 actions.append(Action(ActionKind.KEEP_THETA_0))
-            if plan.accuracy_interval:
-                actions.append(Action(ActionKind.MEASURE))
+            actions += self._at_step_0()
         self._pending = actions
+
+    def _at_step_0(self) -> list[Action]:
+        """Of a profile, at theta_0."""
+        actions = []
+        if self.plan.watches_confidence:
+            actions.append(Action(ActionKind.SCORE))
+        if self.plan.accuracy_interval:
+            actions.append(Action(ActionKind.MEASURE))
+        return actions
+
+    @property
+    def _watching(self) -> bool:
+        """Whether the corpus is scored after this step."""
+        open_profile = self.phase is Phase.PROFILE and not self.goes_on_as_sft
+        return open_profile and self.plan.watches_confidence and not self.turn.confirmed
+
+    def _measure_densely(self) -> None:
+        if self.schedule.measure_densely(self.phase_step):
+            self._say("from here on accuracy is measured every --t3s-accuracy-interval steps")
+
+    def _measure_or_decide(self, new_minimum: bool) -> None:
+        if self._measurement_is_due():
+            self._pending = [Action(ActionKind.MEASURE)]
+        else:
+            self._decide(new_minimum)
 
     def _measurement_is_due(self) -> bool:
         plan, step = self.plan, self.phase_step
@@ -345,9 +415,9 @@ class PhaseMachine:
                 self._fix_theta_b(step, f"T3S-simple takes step {step}")
                 self._score_and_rewind()
             return
-        if self.detector.confirmed:
-            assert self.detector.confirmed_by is not None
-            self._fix_theta_b(self.detector.theta_b_step, self.detector.confirmed_by)
+        if self.finder.confirmed:
+            assert self.finder.confirmed_by is not None
+            self._fix_theta_b(self.finder.theta_b_step, self.finder.confirmed_by)
             self._score_and_rewind()
         elif step >= plan.profile_iters:
             self._end_of_profile()
@@ -356,15 +426,15 @@ class PhaseMachine:
 
     def _end_of_profile(self) -> None:
         plan = self.plan
-        if self.detector.shock_seen:
+        if self.finder.shock_seen:
             reason = f"lowest of all {self.phase_step} profile steps{self._void_count()}"
-            self._fix_theta_b(self.detector.theta_b_step, reason)
+            self._fix_theta_b(self.finder.theta_b_step, reason)
             self._score_and_rewind()
             return
         self._refuse_blindness()
         seen = (
-            f"no Imitation Shock in {self.phase_step} steps: accuracy never fell below step 0"
-            f"{self._void_count()}"
+            f"no Imitation Shock in {self.phase_step} steps: {self._what_falls} never fell below "
+            f"step 0{self._void_count()}"
         )
         if plan.no_shock == "simple":
             self._fix_theta_b(plan.simple_step, f"{seen}; going on as T3S-simple")
@@ -390,8 +460,8 @@ class PhaseMachine:
         self._refuse_blindness()
         if plan.simple:
             self._fix_theta_b(plan.simple_step, f"T3S-simple takes step {plan.simple_step}")
-        elif self.detector.shock_seen:
-            self._fix_theta_b(self.detector.theta_b_step, "lowest training accuracy")
+        elif self.finder.shock_seen:
+            self._fix_theta_b(self.finder.theta_b_step, f"lowest training {self._what_falls}")
         elif plan.no_shock == "simple":
             self._fix_theta_b(plan.simple_step, "no Imitation Shock; going on as T3S-simple")
         else:
@@ -404,14 +474,18 @@ class PhaseMachine:
             self._pending.append(Action(ActionKind.MEASURE))
         self._pending.append(Action(ActionKind.FINISH))
 
+    @property
+    def _what_falls(self) -> str:
+        return "confidence" if self.finder is self.turn else "accuracy"
+
     def _void_count(self) -> str:
-        return f" ({self.detector.void} unmeasured)" if self.detector.void else ""
+        return f" ({self.finder.void} unmeasured)" if self.finder.void else ""
 
     def _refuse_blindness(self) -> None:
         """No shock was seen, but was anything? VoidMeasurementError when it was not."""
-        if self.detector.void and not self.detector.measured:
+        if self.finder.void and not self.finder.measured:
             raise VoidMeasurementError(
-                f"{self._of_teacher()}every one of the {self.detector.void} accuracy measurements "
+                f"{self._of_teacher()}every one of the {self.finder.void} accuracy measurements "
                 "of the profile was "
                 "void: there is nothing to find theta_b by. Start again from the last checkpoint "
                 "once generation and verification work, or from the start with --t3s-simple"
@@ -422,7 +496,7 @@ class PhaseMachine:
         fallback = (
             self.plan.no_shock == "simple"
             and self.phase_step == self.plan.simple_step
-            and not self.detector.shock_seen
+            and not self.finder.shock_seen
         )
         if new_minimum or fallback:
             self._pending.append(Action(ActionKind.KEEP_CANDIDATE))
@@ -440,15 +514,11 @@ class PhaseMachine:
             Action(ActionKind.SCORE_THETA_0),
         ]
         if self.number < len(self.profiles) - 1:
-            self._pending.append(Action(ActionKind.NEXT_PROFILE))
-            measures = self.plan.accuracy_interval > 0
-        else:
-            self._pending.append(Action(ActionKind.SELECT))
-            # Where the profiles measured nothing, nor was step 0.
-            unmeasured = self.plan.accuracy_interval == 0
-            measures = unmeasured and self.plan.targeted_accuracy_interval > 0
-        if measures:
-            self._pending.append(Action(ActionKind.MEASURE))
+            self._pending += [Action(ActionKind.NEXT_PROFILE), *self._at_step_0()]
+            return
+        self._pending.append(Action(ActionKind.SELECT))
+        if not self.plan.accuracy_interval and self.plan.targeted_accuracy_interval:
+            self._pending.append(Action(ActionKind.MEASURE))  # step 0 was never measured
 
     # ------------------------------------------------------------------------------- bookkeeping
 
@@ -457,6 +527,7 @@ class PhaseMachine:
         return Profile(
             teacher,
             BottleneckDetector(plan.patience, plan.min_delta, plan.confirm_level, plan.shock_level),
+            TurnDetector(plan.patience),
             MeasurementSchedule(plan.accuracy_interval, plan.coarse_interval),
         )
 

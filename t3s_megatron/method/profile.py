@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of one teacher's profile: its detector, when it measures, and its theta_b."""
+"""What is known of one teacher's profile: its detectors, when it measures, and its theta_b."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from t3s_megatron.method.confidence import TurnDetector
 from t3s_megatron.method.detector import BottleneckDetector
 from t3s_megatron.method.schedule import MeasurementSchedule
+
+#: Fields with a state of their own.
+_PARTS = ("detector", "turn", "schedule")
 
 
 @dataclass
@@ -19,6 +23,7 @@ class Profile:
 
     teacher: str | None
     detector: BottleneckDetector
+    turn: TurnDetector
     schedule: MeasurementSchedule
     candidate_step: int | None = None
     theta_b_step: int | None = None
@@ -31,11 +36,10 @@ class Profile:
 
     def state_dict(self) -> dict:
         """JSON-able; `load_state_dict` restores it exactly."""
-        parts = {"detector": self.detector.state_dict(), "schedule": self.schedule.state_dict()}
-        return vars(self) | parts
+        return vars(self) | {name: getattr(self, name).state_dict() for name in _PARTS}
 
     def load_state_dict(self, state: dict) -> None:
         state = dict(state)
-        self.detector.load_state_dict(state.pop("detector"))
-        self.schedule.load_state_dict(state.pop("schedule"))
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state.pop(name))
         vars(self).update(state)

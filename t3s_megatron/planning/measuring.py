@@ -182,6 +182,10 @@ def _changes(plan: Plan, answers: Answers | None) -> Iterator[tuple[str, Plan, A
         fewer = replace(plan, accuracy_interval=2 * plan.accuracy_interval)
         change = f"{first} --t3s-accuracy-interval {fewer.accuracy_interval}"
         yield change.strip(), fewer, answers
+        if not plan.coarse_interval and plan.detects:
+            coarse = replace(plan, coarse_interval=3 * plan.accuracy_interval)
+            change = f"{first} --t3s-accuracy-interval-coarse {coarse.coarse_interval}"
+            yield change.strip(), coarse, answers
     if answers.prompts > 1 and not answers.asked_in_profiles:  # else it counts for each teacher
         half = answers.prompts // 2
         fewer_answers = replace(
@@ -189,6 +193,8 @@ def _changes(plan: Plan, answers: Answers | None) -> Iterator[tuple[str, Plan, A
         )
         yield f"{first} --t3s-accuracy-prompts {half}".strip(), plan, fewer_answers
     if plan.detects:
-        simple = replace(plan, simple=True, accuracy_interval=0, targeted_accuracy_interval=0,
+        silent = replace(plan, accuracy_interval=0, coarse_interval=0, targeted_accuracy_interval=0,
                          measure_final=answers.evaluated > 0)  # fmt: skip
+        yield "--t3s-signal confidence", replace(silent, signal="confidence"), answers
+        simple = replace(silent, signal="fixed")
         yield f"--t3s-simple (theta_b is step {plan.simple_step})", simple, answers

@@ -117,8 +117,11 @@ def arm(point: str) -> None:
         ),
         "while a candidate is copied": lambda: after(run.WeightSnapshot, "copy_from"),
         "during generation": lambda: before(generation._Decoder, "_choose", on_call(70)),
+        "with measurements in flight": lambda: before(
+            Run, "on_train_step_end", lambda self, _: self.machine.live_step == 4
+        ),
         "between the minimum and its confirmation": lambda: before(
-            Run, "on_train_step_start", lambda self, _: self.machine.detector.waited == 1
+            Run, "on_train_step_start", lambda self, _: self.machine.finder.waited == 1
         ),
         "while theta_b is scored": lambda: before(selecting, "score_corpus"),
         "while theta_0 is scored": lambda: before(selecting, "score_corpus", on_call(2)),

@@ -39,6 +39,7 @@ def paired(accuracy: float) -> Outcome:
 
 class Walk:
     """`refused`: why the run ended before its end, where it had nothing to go by.
+    `fall`: the confidence fall by profile step; by default what accuracy has lost since step 0.
     `trace`: each action as "phase step: kind", with " (live)" where the weights are theta_b and
     the teacher before it where there are several. `accuracies`: a curve for each teacher, by name;
     those without one have `accuracy`."""
@@ -48,10 +49,12 @@ class Walk:
         plan: Plan,
         accuracy: Curve | None = None,
         resume_at: Callable[[int], bool] = lambda event: False,
+        fall: Callable[[int], float] | None = None,
         accuracies: dict[str, Curve] | None = None,
     ):
         self.plan, self.accuracy, self.resume_at = plan, accuracy or curve(0.5), resume_at
         self.accuracies = accuracies or {}
+        self.fall = fall or self._lost_accuracy
         self.machine = PhaseMachine(plan)
         self.weights: tuple = THETA_0
         self.starts: list[tuple] = []  # the weights that each profile and the targeted phase had
@@ -62,6 +65,11 @@ class Walk:
         self.log: list[str] = []
         self.steps = {"profile": 0, "targeted": 0}
         self.refused: str | None = None
+
+    def _lost_accuracy(self, step: int) -> float:
+        accuracy = self.accuracies.get(self.machine.teacher or "", self.accuracy)
+        lost = accuracy("profile", step) - accuracy("profile", 0)
+        return min(lost, 0.0) if math.isfinite(lost) else 0.0
 
     def run(self) -> Walk:
         try:
@@ -113,6 +121,9 @@ class Walk:
         if kind is ActionKind.MEASURE:
             accuracy = self.accuracies.get(machine.teacher or "", self.accuracy)
             machine.measured(paired(accuracy(machine.phase.value, machine.phase_step)))
+            return
+        if kind is ActionKind.SCORE:
+            machine.scored(self.fall(machine.phase_step))
             return
         if kind is ActionKind.KEEP_THETA_0:
             assert self.weights == THETA_0
