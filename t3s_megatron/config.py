@@ -52,8 +52,11 @@ class T3SConfig:
     """Every `--t3s-*` argument: the field `accuracy_interval` is `--t3s-accuracy-interval`."""
 
     # --- data
-    data: str | None = _option(
-        None, "training samples: .jsonl, .parquet, a saved Hugging Face dataset or a dataset name"
+    data: tuple[str, ...] = _option(
+        None,
+        "training samples: .jsonl, .parquet, a saved Hugging Face dataset or a dataset name; "
+        "several: each without a `teacher` field is a teacher's, named after the file",
+        nargs="+",
     )
     data_split: str = _option("train", "split to read when --t3s-data is a Hugging Face dataset")
     heldout_data: str | None = _option(
@@ -133,7 +136,9 @@ class T3SConfig:
         "both says that the bottleneck is near (0: no such time)",
     )
     profile_iters: int = _option(
-        None, "upper bound of the profile phase in steps (default: --train-iters)"
+        None,
+        "upper bound of a profile in steps (default: --train-iters, with several teachers divided "
+        "by their number)",
     )
     no_shock: str = _option(
         "simple",
@@ -269,6 +274,7 @@ class T3SConfig:
         Raises T3SError for combinations that cannot work, with the reason.
         """
         values = {f.name: getattr(args, f"t3s_{f.name}") for f in fields(cls)}
+        values["data"] = tuple(values["data"] or ())
         values["report_temperatures"] = tuple(values["report_temperatures"] or ())
         if values["seed"] is None:
             values["seed"] = args.seed
@@ -317,13 +323,46 @@ class T3SConfig:
         return not self._needs_no_profile
 
     @property
+    def detects(self) -> bool:
+        """Whether a theta_b has to be found by accuracy."""
+        has_profile = not (self.selection_load or self._needs_no_profile)
+        return has_profile and self.method != "sft" and self.signal != "fixed"
+
+    @property
     def _needs_no_profile(self) -> bool:
         """A masking baseline with a share of its own: it does not count T3S's anchors."""
         return self.method in MASKING_BASELINES and self.mask_share is not None
 
-    def plan(self, budget: int) -> Plan:
-        """The phases of this run; `budget` is --train-iters. Valid for a config of `from_args`."""
+    def for_teachers(self, teachers: int, args) -> T3SConfig:
+        """Of a run on the samples of several teachers; the data says how many they are.
+
+        T3SError for what is only defined for one teacher.
+        """
+        if teachers < 2:
+            return self
+        if self.method == "rrt":
+            raise T3SError(
+                f"--t3s-method rrt with {teachers} teachers: theta_0 + (theta_f - theta_b) is of "
+                "one trajectory with one theta_b, and the paper defines it for one teacher only. "
+                "Give the data of one, or choose another method"
+            )
+        if self.detects and self.no_shock == "sft":
+            raise T3SError(
+                f"--t3s-no-shock sft with {teachers} teachers: the profile of one cannot go on as "
+                "fine-tuning on all of them. Choose --t3s-no-shock simple (for that teacher only) "
+                "or stop"
+            )
+        if args.t3s_profile_iters is not None:
+            return self
+        config = replace(self, profile_iters=-(-args.train_iters // teachers))
+        config._validate_ends(args.train_iters)
+        return config
+
+    def plan(self, budget: int, teachers: tuple[str, ...] = ()) -> Plan:
+        """The phases of this run; `budget` is --train-iters. Valid for a config of `from_args`, and
+        with several `teachers` of `for_teachers`."""
         return Plan(
+            teachers=teachers,
             method=self.method,
             signal=self.signal,
             simple_step=self.simple_step,
@@ -462,9 +501,7 @@ class T3SConfig:
                 "--t3s-heldout-data is only used with --t3s-report-temperatures: give those, or "
                 "drop it"
             )
-        has_profile = not (self.selection_load or self._needs_no_profile)
-        detects = has_profile and method != "sft" and self.signal != "fixed"
-        if detects and self.signal != "confidence" and self.accuracy_interval == 0:
+        if self.detects and self.signal != "confidence" and self.accuracy_interval == 0:
             refuse(
                 "the bottleneck detector needs accuracy: set --t3s-accuracy-interval to at least "
                 "1, or choose --t3s-simple or --t3s-signal confidence"
@@ -475,7 +512,7 @@ class T3SConfig:
                 f"--t3s-accuracy-interval-coarse {coarse} is meant for the time before accuracy "
                 f"falls, and is smaller than --t3s-accuracy-interval {self.accuracy_interval}"
             )
-        if detects and self.signal == "both" and not coarse:
+        if self.detects and self.signal == "both" and not coarse:
             refuse(
                 "--t3s-signal both says when to stop measuring coarsely: give "
                 "--t3s-accuracy-interval-coarse, or choose --t3s-signal accuracy"
@@ -495,7 +532,7 @@ class T3SConfig:
                 f"--t3s-method rrt trains to theta_f: --t3s-profile-iters {profile} cannot be "
                 f"shorter than --train-iters {budget}; leave it out"
             )
-        self._validate_ends(detects, budget, refuse)
+        self._validate_ends(budget)
 
     def _validate_server(self, refuse) -> None:
         if self.generation != "server":
@@ -523,22 +560,22 @@ class T3SConfig:
                 "both or neither"
             )
 
-    def _validate_ends(self, detects: bool, budget: int, refuse) -> None:
-        """How the profile may end has to lie within the steps there are."""
+    def _validate_ends(self, budget: int) -> None:
+        """How a profile may end has to lie within the steps there are."""
         steps, bound = self.profile_iters, "--t3s-profile-iters"
         if self.method == "rrt":  # its profile is the whole of plain training
             steps, bound = budget, "--train-iters"
         if self.simple_step > steps:
             beyond = f"--t3s-simple-step {self.simple_step} lies beyond {bound} {steps}"
             if self.signal == "fixed":
-                refuse(f"{beyond}: theta_b would never be reached. Lower the step")
-            if detects and self.no_shock == "simple":
-                refuse(
+                raise T3SError(f"{beyond}: theta_b would never be reached. Lower the step")
+            if self.detects and self.no_shock == "simple":
+                raise T3SError(
                     f"{beyond}, and --t3s-no-shock simple takes that step as theta_b: lower the "
                     "step, or choose --t3s-no-shock sft or stop"
                 )
-        if detects and self.no_shock == "sft" and self.method != "rrt" and steps > budget:
-            refuse(
+        if self.detects and self.no_shock == "sft" and self.method != "rrt" and steps > budget:
+            raise T3SError(
                 f"--t3s-no-shock sft goes on to --train-iters {budget} in all: {bound} {steps} "
                 "is more. Lower it, or choose --t3s-no-shock simple or stop"
             )

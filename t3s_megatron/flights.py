@@ -50,13 +50,16 @@ class Flights:
         # Oldest first; a Result where it is known, and None on ranks that only wait.
         self._flights: list[tuple[ServedWeights | None, Future | Result | None]] = []
 
-    def begin(self, context: CallbackContext, *, step: int, phase: str) -> None:
-        """Measure the live weights. They are exported before this returns."""
+    def begin(
+        self, context: CallbackContext, *, step: int, phase: str, teacher: str | None
+    ) -> None:
+        """Measure the live weights on the prompts of `teacher` (None: of all). They are exported
+        before this returns."""
         backend = self._backend()
         weights = backend.take(context, step=step)
         future = None
         if self.is_root:
-            future = self._thread.submit(self._measure, weights, step, phase)
+            future = self._thread.submit(self._measure, weights, step, phase, teacher)
         self._flights.append((weights, future))
 
     def collect(self) -> Measurement:
@@ -113,7 +116,9 @@ class Flights:
         assert result is not None
         return result
 
-    def _measure(self, weights: ServedWeights, step: int, phase: str) -> Result:
+    def _measure(
+        self, weights: ServedWeights, step: int, phase: str, teacher: str | None
+    ) -> Result:
         """In the thread."""
         lines: list[str] = []
         seconds: list[tuple[str, float]] = []
@@ -122,7 +127,7 @@ class Flights:
         alone.spent = lambda what, spent: seconds.append((what, spent))
         alone.on_root = _call
         alone.answers = self._backend().answers
-        measured = alone.measure(weights, step=step, phase=phase)
+        measured = alone.measure(weights, step=step, phase=phase, teacher=teacher)
         return Result(measured, lines, seconds)
 
 

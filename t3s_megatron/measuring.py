@@ -25,7 +25,6 @@ from t3s_megatron.accuracy.pool import VerifierPool
 from t3s_megatron.answering.backend import Backend
 from t3s_megatron.answering.live import LiveBackend
 from t3s_megatron.answering.server import ServerBackend
-from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.tokenizing import Sample
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron import layout
@@ -75,25 +74,37 @@ class Measurer:
         print(f"[t3s] {line}", flush=True)
 
     def training_accuracy(
-        self, context: CallbackContext, *, step: int, phase: str, settles: Settles | None = None
+        self,
+        context: CallbackContext,
+        *,
+        step: int,
+        phase: str,
+        teacher: str | None = None,
+        settles: Settles | None = None,
     ) -> Measurement:
-        """What the bottleneck detector is shown: `--t3s-accuracy-prompts`, `--t3s-temperature`.
+        """What the bottleneck detector is shown: `--t3s-accuracy-prompts`, `--t3s-temperature`, on
+        the prompts of `teacher` (None: of all).
 
         `settles`: asked between the blocks of the measurement whether it may end; without it there
         is one block. Collective over the world, the same result on every rank.
         """
         weights = self.backend.take(context, step=step)
-        measured = self.measure(weights, step=step, phase=phase, settles=settles)
+        measured = self.measure(weights, step=step, phase=phase, teacher=teacher, settles=settles)
         self.backend.release(weights)
         return measured
 
     def measure(
-        self, weights: Any, *, step: int, phase: str, settles: Settles | None = None
+        self,
+        weights: Any,
+        *,
+        step: int,
+        phase: str,
+        teacher: str | None = None,
+        settles: Settles | None = None,
     ) -> Measurement:
         """The training accuracy of `weights`, which the backend has taken."""
-        config, samples = self.config, self.prepared.askable(self.prepared.corpus)
-        if config.accuracy_prompts:
-            samples = samples[: config.accuracy_prompts]
+        config = self.config
+        samples = self.prepared.asked(teacher, config.accuracy_prompts)
         measured = self._measure(
             weights, samples, config.temperature, config.accuracy_samples, settles
         )
@@ -102,19 +113,15 @@ class Measurer:
     def evaluations(self, context: CallbackContext, *, step: int, phase: str):
         """Yields a Measurement of the whole training and held-out sets for each of
         `--t3s-report-temperatures`. Collective."""
-        corpora: dict[str, Corpus | None] = {
-            "train": self.prepared.corpus,
-            "heldout": self.prepared.heldout,
-        }
         if not self.config.report_temperatures:
             return
+        splits = {"train": self.prepared.asked(None)}
+        if self.prepared.heldout is not None:
+            splits["heldout"] = self.prepared.askable(self.prepared.heldout)
         weights = self.backend.take(context, step=step)
-        for split, corpus in corpora.items():
-            if corpus is None:
-                continue
+        for split, samples in splits.items():
             for temperature in self.config.report_temperatures:
                 repeats = self.config.report_samples if temperature > 0 else 1
-                samples = self.prepared.askable(corpus)
                 measured = self._measure(weights, samples, temperature, repeats)
                 yield measured.with_context(step=step, phase=phase, split=split)
         self.backend.release(weights)

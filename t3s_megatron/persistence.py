@@ -27,7 +27,6 @@ from t3s_megatron.data.durable import sha256_file
 from t3s_megatron.data.pieces import Piece
 from t3s_megatron.data.run_state import StateFolder
 from t3s_megatron.data.selection_file import Selection
-from t3s_megatron.data.stores import LogProbStore
 from t3s_megatron.errors import MismatchError
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.meter import StepTokens
@@ -72,8 +71,10 @@ class Persistence:
         if run.theta_0 is not None:
             name = f"theta_0-{self.cut}"
             files[name] = self._once(name, *run.theta_0.to_file())
-        if run.candidate is not None:
-            name = f"candidate-{run.machine.candidate_step:05d}-{self.cut}"
+        if run.candidate is not None and run.machine.candidate_step is not None:
+            # By the iteration: the profiles of two teachers may have candidates of the same step.
+            made_at = run.machine.offset + run.machine.candidate_step
+            name = f"candidate-{made_at:05d}-{self.cut}"
             files[name] = self._once(name, run.candidate.tensors(), {})
         for step, weights in run.weights_in_flight.items():
             name = f"in_flight-{run.machine.offset + step:05d}-{self.cut}"
@@ -106,10 +107,11 @@ class Persistence:
         history = self.run.meter.history
         empty = [StepTokens(np.zeros(0, np.int64), np.zeros(0, np.float32), 0)]
         # What the profile's confidence is compared with: on the root rank.
-        profiling = self.run.machine.phase is Phase.PROFILE
-        c_0 = self.run.c_0 if profiling and self.run.c_0 is not None else empty[0].c
+        machine, c_0 = self.run.machine, None
+        if machine.phase is Phase.PROFILE:
+            c_0 = self.run.selecting.c_0.get(machine.profile.teacher)
         return {
-            "c_0": torch.from_numpy(c_0),
+            "c_0": torch.from_numpy(empty[0].c if c_0 is None else c_0),
             "steps": torch.tensor([t.step for t in history], dtype=torch.int64),
             "sizes": torch.tensor([len(t.target) for t in history], dtype=torch.int64),
             "target": torch.from_numpy(np.concatenate([t.target for t in history or empty])),
@@ -118,9 +120,6 @@ class Persistence:
 
     def _state(self, checksums: list[dict[str, str]]) -> dict:
         run = self.run
-        made = ["selection"] if self._selected() else []
-        if made and run.groups is not None:
-            made += ["c_theta_0", "c_theta_b"]
         return {
             "identity": identity(run.prepared, get_args()),
             "layout": parallel_layout(get_args()),
@@ -129,8 +128,16 @@ class Persistence:
             "excluded": sorted(run.rows.excluded),
             "summary": run.summary.plain(),
             "checksums": checksums,
-            "made": {name: self._made_checksum(name) for name in made},
+            "made": {name: self._made_checksum(name) for name in self._made()},
         }
+
+    def _made(self) -> list[str]:
+        """Files that the run has made beside its state and goes on with."""
+        machine, names = self.run.machine, ["selection"] if self._selected() else []
+        if machine.phase in (Phase.PROFILE, Phase.TARGETED):
+            for profile in machine.profiles:
+                names += self.run.selecting.store_names(profile)
+        return names
 
     def _selected(self) -> bool:
         """Whether the run itself has made the selection that it trains with."""
@@ -138,7 +145,7 @@ class Persistence:
         return run.machine.phase is Phase.TARGETED and run.prepared.selection is None
 
     def _made_checksum(self, name: str) -> str:
-        path = self._made_path(name)
+        path = self.run.selecting.path(name)
         try:
             return sha256_file(path)
         except OSError as error:
@@ -146,9 +153,6 @@ class Persistence:
                 f"{path}: was written by this run and has gone ({error}); restore it, or start "
                 "again in another --save folder"
             ) from None
-
-    def _made_path(self, name: str) -> str:
-        return os.path.join(self.run.config.dir, f"{name}.safetensors")
 
     # ----------------------------------------------------------------------------------- restore
 
@@ -175,8 +179,9 @@ class Persistence:
             checksums = [of_rank[name] for of_rank in state["checksums"]]
             if name.startswith("iter_"):
                 run.meter.history = self._read_history(name, checksums, same_layout)
-                if run.is_root:
-                    run.c_0 = self._read_c_0(name, checksums, same_layout)
+                c_0 = self._read_c_0(name, checksums, same_layout) if run.is_root else None
+                if c_0 is not None:
+                    run.selecting.c_0[run.machine.profile.teacher] = c_0
                 continue
             # Whether this rank's file holds this rank's weights.
             mine = name.endswith(f"-{self.cut}")
@@ -201,10 +206,10 @@ class Persistence:
                 run.weights_in_flight[iteration_of - run.machine.offset] = snapshot
             else:
                 run.candidate = snapshot
-        if self._selected():
-            self._restore_selection(state["made"])
+        self._restore_made(state["made"])
+        whose = "" if run.machine.teacher is None else f" of teacher {run.machine.teacher}"
         print_rank_0(
-            f"[t3s] resumed at iteration {iteration}: phase {run.machine.phase.value}, step "
+            f"[t3s] resumed at iteration {iteration}: phase {run.machine.phase.value}{whose}, step "
             f"{run.machine.phase_step}, theta_b {run.machine.theta_b_step or 'not yet known'}"
         )
         if not same_layout:
@@ -261,24 +266,24 @@ class Persistence:
                 "another --save."
             )
 
-    def _restore_selection(self, made: dict[str, str]) -> None:
+    def _restore_made(self, made: dict[str, str]) -> None:
         run = self.run
         for name, checksum in made.items():
-            path = self._made_path(name)
+            path = run.selecting.path(name)
             found = sha256_file(path) if os.path.exists(path) else "nothing"
             if found != checksum:
                 raise MismatchError(
                     f"{path}: expected checksum {checksum[:12]}, found {found[:12]}: it is not "
                     "the file that this run made; restore it, or start again"
                 )
-        corpus = run.prepared.corpus
-        run.rows.use_selection(Selection.load(self._made_path("selection"), corpus).keep)
-        if "c_theta_b" in made:
-            c_0, c_b = (
-                LogProbStore.load(self._made_path(name), corpus).c
-                for name in ("c_theta_0", "c_theta_b")
-            )
-            run.group_tokens(c_0, c_b)
+        known = [p for p in run.machine.profiles if set(run.selecting.store_names(p)) & set(made)]
+        for profile in known:
+            run.selecting.restore_profile(profile)
+        if "selection" in made:
+            path, corpus = run.selecting.path("selection"), run.prepared.corpus
+            run.rows.use_selection(Selection.load(path, corpus).keep)
+            if known:
+                run.groups = run.selecting.groups
 
 
 def _steps(tensors: dict[str, torch.Tensor]) -> list[StepTokens]:

@@ -11,6 +11,8 @@ t3s_cluster() {
     # --- what to train, on what; OUT has to be one folder for all nodes
     [ -n "${HF_MODEL:-}" ] || t3s_refuse "HF_MODEL is not set: the student's Hugging Face folder"
     [ -n "${DATA:-}" ] || t3s_refuse "DATA is not set: the traces (.jsonl, .parquet or a dataset)"
+    local traces=("$DATA")
+    [ -e "$DATA" ] || traces=($DATA)  # a file for each of several teachers
     [ -n "${OUT:-}" ] || t3s_refuse "OUT is not set: the folder for everything the run writes"
     local METHOD=${METHOD:-t3s}              # any of --t3s-method
     local T3S_SIMPLE=${T3S_SIMPLE:-0}        # 1: step 10 is theta_b, nothing is generated
@@ -80,7 +82,7 @@ t3s_cluster() {
         --tokenizer-type HuggingFaceTokenizer --tokenizer-model "$HF_MODEL"
         --load "$OUT/checkpoints" --save "$OUT/checkpoints" --save-interval "$SAVE_INTERVAL"
         --tensorboard-dir "$OUT/tensorboard" --log-interval 1 --eval-iters 0 --num-workers 0
-        --t3s --t3s-method "$METHOD" --t3s-dir "$OUT/t3s" --t3s-data "$DATA"
+        --t3s --t3s-method "$METHOD" --t3s-dir "$OUT/t3s" --t3s-data "${traces[@]}"
         --t3s-hf-model "$HF_MODEL" --t3s-hf-export "$OUT/hf"
         # Every sample at its own length: no padding, and GBS counts samples.
         --t3s-arrangement own

@@ -12,6 +12,10 @@
 
 With a loaded selection, or a baseline with a share of its own, the run starts in TARGETED.
 
+With several teachers (section 4.2) PROFILE comes once for each, every time from theta_0 and with
+that teacher's samples only: score theta_b, REWIND, score theta_0, next profile. After the last one
+there is one TARGETED phase over the samples of all.
+
 The driver asks `next_action()` until it is None, carries each action out and reports it with
 `measured(outcome)`, `scored(fall)` or `done(action)`; then it makes one training step and calls
 `step_done()`. After a void measurement (too much of it failed) the step is unmeasured. Nothing here
@@ -27,6 +31,7 @@ from t3s_megatron.errors import VoidMeasurementError
 from t3s_megatron.method.confidence import TurnDetector
 from t3s_megatron.method.detector import BottleneckDetector
 from t3s_megatron.method.outcome import Outcome
+from t3s_megatron.method.profile import Profile
 from t3s_megatron.method.schedule import MeasurementSchedule
 from t3s_megatron.method.selection import MASKING_BASELINES
 
@@ -49,6 +54,7 @@ class ActionKind(enum.StrEnum):
     SCORE_THETA_B = "score theta_b"
     REWIND = "rewind"
     SCORE_THETA_0 = "score theta_0"
+    NEXT_PROFILE = "next profile"
     SELECT = "select"
     RESIDUAL_TRANSFER = "residual transfer"
     FINISH = "finish"
@@ -69,7 +75,8 @@ class Action:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run was asked to do. `budget` and `profile_iters` count training steps."""
+    """What a run was asked to do. `budget` and `profile_iters` count training steps; the latter
+    are the bound of each profile. `teachers`: their names where there are several, else empty."""
 
     method: str
     budget: int
@@ -88,6 +95,14 @@ class Plan:
     loaded_selection: bool = False
     share: float | None = None
     measure_final: bool = True
+    teachers: tuple[str, ...] = ()
+
+    @property
+    def profiles(self) -> tuple[str | None, ...]:
+        """Whose samples each profile trains on, in order; None: all samples together."""
+        if self.starts_targeted or self.trains_to_theta_f or not self.teachers:
+            return (None,)
+        return self.teachers
 
     @property
     def starts_targeted(self) -> bool:
@@ -121,6 +136,10 @@ class Plan:
             raise ValueError(f"unknown signal {self.signal!r}")
         if self.detects and self.signal != "confidence" and self.accuracy_interval < 1:
             raise ValueError("the detector needs accuracy measurements")
+        if self.teachers and self.method == "rrt":
+            raise ValueError("a residual transfer has one theta_b: it is of one teacher")
+        if len(self.profiles) > 1 and self.detects and self.no_shock == "sft":
+            raise ValueError("one teacher's profile cannot go on as SFT of all of them")
         rewinds = self.detects and not self.trains_to_theta_f
         if rewinds and self.no_shock == "sft" and self.profile_iters > self.budget:
             raise ValueError(
@@ -136,7 +155,10 @@ class Plan:
 
 
 class PhaseMachine:
-    """See the module's docstring. `phase_step`: steps done in the phase; `total_steps`: in all."""
+    """See the module's docstring. `phase_step`: steps done in the phase; `total_steps`: in all.
+
+    `profiles`: one for each teacher; `number`: of the one under way, and then of the last.
+    """
 
     def __init__(self, plan: Plan):
         plan.validate()
@@ -144,19 +166,49 @@ class PhaseMachine:
         self.phase = Phase.TARGETED if plan.starts_targeted else Phase.PROFILE
         self.phase_step = 0
         self.offset = 0
-        self.candidate_step: int | None = None
-        self.theta_b_step: int | None = None
-        self.theta_b_reason: str | None = None
         self.goes_on_as_sft = False
-        self.detector = BottleneckDetector(
-            plan.patience, plan.min_delta, plan.confirm_level, plan.shock_level
-        )
-        self.turn = TurnDetector(plan.patience)
-        self.schedule = MeasurementSchedule(plan.accuracy_interval, plan.coarse_interval)
+        self.profiles = [self._new_profile(teacher) for teacher in plan.profiles]
+        self.number = 0
         self.records: list[dict] = []
         self._log: list[str] = []
         self._pending: list[Action] = []
         self._begin()
+
+    # ---------------------------------------------------------------------------- what is known
+
+    @property
+    def profile(self) -> Profile:
+        """The one under way; after the profiles, the last of them."""
+        return self.profiles[self.number]
+
+    @property
+    def detector(self) -> BottleneckDetector:
+        return self.profile.detector
+
+    @property
+    def schedule(self) -> MeasurementSchedule:
+        return self.profile.schedule
+
+    @property
+    def candidate_step(self) -> int | None:
+        return self.profile.candidate_step
+
+    @property
+    def theta_b_step(self) -> int | None:
+        return self.profile.theta_b_step
+
+    @property
+    def theta_b_reason(self) -> str | None:
+        return self.profile.theta_b_reason
+
+    @property
+    def teacher(self) -> str | None:
+        """Whose samples are trained on; None: those of all."""
+        return self.profile.teacher if self.phase is Phase.PROFILE else None
+
+    @property
+    def turn(self) -> TurnDetector:
+        return self.profile.turn
 
     @property
     def finder(self) -> BottleneckDetector | TurnDetector:
@@ -182,7 +234,8 @@ class PhaseMachine:
             return self.total_steps
         if self.phase is not Phase.PROFILE or plan.trains_to_theta_f or self.goes_on_as_sft:
             return self.offset + plan.budget
-        return (plan.simple_step if plan.simple else plan.profile_iters) + plan.budget
+        bound = plan.simple_step if plan.simple else plan.profile_iters
+        return self.offset + bound * (len(self.profiles) - self.number) + plan.budget
 
     def next_action(self) -> Action | None:
         """What to do now; None when the next training step is due (or the run is done)."""
@@ -232,15 +285,17 @@ class PhaseMachine:
     def measured(self, outcome: Outcome) -> None:
         """The MEASURE action gave this outcome.
 
-        VoidMeasurementError when it is the first of the run: what fails before training will fail
-        after it, and the detector would have no reference.
+        VoidMeasurementError when it is the first of the run or of a profile: what fails before
+        training will fail after it, and the detector would have no reference.
         """
         self._pop(ActionKind.MEASURE)
-        if self.total_steps == 0 and outcome.void:
+        first = self.total_steps == 0 or (self.phase is Phase.PROFILE and self.phase_step == 0)
+        if first and outcome.void:
             raise VoidMeasurementError(
-                "the accuracy before the first step could not be measured: too many of its answers "
-                "failed. The run has not begun; see the faults above, and --t3s-verify-timeout, "
-                "--t3s-verify-memory, --t3s-generation-timeout and --t3s-max-failed-share"
+                f"{self._of_teacher()}the accuracy before the first step could not be measured: "
+                "too many of its answers failed. No step of it was made; see the faults above, and "
+                "--t3s-verify-timeout, --t3s-verify-memory, --t3s-generation-timeout and "
+                "--t3s-max-failed-share"
             )
         new_minimum = False
         if self.phase is Phase.PROFILE and not self.plan.simple:
@@ -260,12 +315,17 @@ class PhaseMachine:
             raise ValueError("what was measured is reported with measured() or scored()")
         self._pop(action.kind)
         if action.kind is ActionKind.KEEP_CANDIDATE:
-            self.candidate_step = self.phase_step
+            self.profile.candidate_step = self.phase_step
         elif action.kind is ActionKind.REWIND:
             self._say(f"rewound to theta_0 after {self.phase_step} profile steps")
-            self._enter(Phase.TARGETED)
+            last = self.number == len(self.profiles) - 1
+            self._enter(Phase.TARGETED if last else Phase.PROFILE)
+        elif action.kind is ActionKind.NEXT_PROFILE:
+            self.profile.close()
+            self.number += 1
+            self._say(f"profile {self.number + 1} of {len(self.profiles)} begins")
         elif action.kind is ActionKind.SELECT:
-            self.candidate_step = None
+            self.profile.close()
             self._say(f"targeted training begins: {self.plan.budget} steps")
         elif action.kind is ActionKind.RESIDUAL_TRANSFER:
             self._say(f"weights are theta_0 + (theta_f - theta_b), theta_b = {self.theta_b_step}")
@@ -291,11 +351,17 @@ class PhaseMachine:
         else:
             if plan.method != "sft":
                 actions.append(Action(ActionKind.KEEP_THETA_0))
-            if plan.watches_confidence:
-                actions.append(Action(ActionKind.SCORE))
-            if plan.accuracy_interval:
-                actions.append(Action(ActionKind.MEASURE))
+            actions += self._at_step_0()
         self._pending = actions
+
+    def _at_step_0(self) -> list[Action]:
+        """Of a profile, at theta_0."""
+        actions = []
+        if self.plan.watches_confidence:
+            actions.append(Action(ActionKind.SCORE))
+        if self.plan.accuracy_interval:
+            actions.append(Action(ActionKind.MEASURE))
+        return actions
 
     @property
     def _watching(self) -> bool:
@@ -375,10 +441,10 @@ class PhaseMachine:
             self._score_and_rewind()
         elif plan.no_shock == "sft" and self.phase_step < plan.budget:
             self.goes_on_as_sft = True
-            self.theta_b_reason = f"{seen}; going on as plain SFT"
-            self._say(self.theta_b_reason)
+            self.profile.theta_b_reason = f"{seen}; going on as plain SFT"
+            self._say(self.profile.theta_b_reason)
         else:
-            self.theta_b_reason = seen
+            self.profile.theta_b_reason = seen
             self._say(f"{seen}; stopping here")
             self._pending.append(Action(ActionKind.FINISH))
 
@@ -399,8 +465,8 @@ class PhaseMachine:
         elif plan.no_shock == "simple":
             self._fix_theta_b(plan.simple_step, "no Imitation Shock; going on as T3S-simple")
         else:
-            self.theta_b_reason = "no Imitation Shock: theta_f is left as it is"
-            self._say(self.theta_b_reason)
+            self.profile.theta_b_reason = "no Imitation Shock: theta_f is left as it is"
+            self._say(self.profile.theta_b_reason)
             self._pending.append(Action(ActionKind.FINISH))
             return
         self._pending.append(Action(ActionKind.RESIDUAL_TRANSFER))
@@ -419,7 +485,8 @@ class PhaseMachine:
         """No shock was seen, but was anything? VoidMeasurementError when it was not."""
         if self.finder.void and not self.finder.measured:
             raise VoidMeasurementError(
-                f"every one of the {self.finder.void} accuracy measurements of the profile was "
+                f"{self._of_teacher()}every one of the {self.finder.void} accuracy measurements "
+                "of the profile was "
                 "void: there is nothing to find theta_b by. Start again from the last checkpoint "
                 "once generation and verification work, or from the start with --t3s-simple"
             )
@@ -436,7 +503,7 @@ class PhaseMachine:
 
     def _fix_theta_b(self, step: int | None, reason: str) -> None:
         assert step is not None  # the detector has seen a minimum
-        self.theta_b_step, self.theta_b_reason = step, reason
+        self.profile.theta_b_step, self.profile.theta_b_reason = step, reason
         self._say(f"theta_b is step {step} ({reason})")
 
     def _score_and_rewind(self) -> None:
@@ -445,24 +512,35 @@ class PhaseMachine:
             Action(ActionKind.SCORE_THETA_B, live=live),
             Action(ActionKind.REWIND),
             Action(ActionKind.SCORE_THETA_0),
-            Action(ActionKind.SELECT),
         ]
+        if self.number < len(self.profiles) - 1:
+            self._pending += [Action(ActionKind.NEXT_PROFILE), *self._at_step_0()]
+            return
+        self._pending.append(Action(ActionKind.SELECT))
         if not self.plan.accuracy_interval and self.plan.targeted_accuracy_interval:
             self._pending.append(Action(ActionKind.MEASURE))  # step 0 was never measured
 
     # ------------------------------------------------------------------------------- bookkeeping
+
+    def _new_profile(self, teacher: str | None) -> Profile:
+        plan = self.plan
+        return Profile(
+            teacher,
+            BottleneckDetector(plan.patience, plan.min_delta, plan.confirm_level, plan.shock_level),
+            TurnDetector(plan.patience),
+            MeasurementSchedule(plan.accuracy_interval, plan.coarse_interval),
+        )
 
     def _enter(self, phase: Phase) -> None:
         self._close_record()
         self.offset, self.phase_step, self.phase = self.total_steps, 0, phase
 
     def _close_record(self) -> None:
+        whose = {} if self.teacher is None else {"teacher": self.teacher}
         self.records.append(
-            {
-                "phase": self.phase.value,
-                "first_iteration": self.offset + 1,
-                "last_iteration": self.total_steps,
-            }
+            {"phase": self.phase.value}
+            | whose
+            | {"first_iteration": self.offset + 1, "last_iteration": self.total_steps}
         )
 
     def _pop(self, kind: ActionKind) -> None:
@@ -471,31 +549,35 @@ class PhaseMachine:
         self._pending.pop(0)
 
     def _say(self, line: str) -> None:
-        self._log.append(line)
+        self._log.append(f"{self._of_teacher()}{line}")
+
+    def _of_teacher(self) -> str:
+        """The beginning of a sentence about one teacher's profile."""
+        return "" if self.teacher is None else f"teacher {self.teacher}: "
 
     def state_dict(self) -> dict:
         """JSON-able; a machine that loads it takes the same decisions from there on."""
         state = {
             key: value
             for key, value in vars(self).items()
-            if key not in ("plan", "detector", "turn", "schedule", "_pending", "phase")
+            if key not in ("plan", "profiles", "_pending", "phase")
         }
-        state["plan"] = asdict(self.plan)
+        state["plan"] = self._plan_state()
         state["phase"] = self.phase.value
-        state["detector"] = self.detector.state_dict()
-        state["turn"] = self.turn.state_dict()
-        state["schedule"] = self.schedule.state_dict()
+        state["profiles"] = [profile.state_dict() for profile in self.profiles]
         state["_pending"] = [[a.kind.value, a.live] for a in self._pending]
         return {k: list(v) if isinstance(v, list) else v for k, v in state.items()}
 
     def load_state_dict(self, state: dict) -> None:
         """ValueError when the state was made by a run with another plan."""
         state = dict(state)
-        if state.pop("plan") != asdict(self.plan):
+        if state.pop("plan") != self._plan_state():
             raise ValueError("the saved phases belong to a run with other --t3s arguments")
         self.phase = Phase(state.pop("phase"))
-        self.detector.load_state_dict(state.pop("detector"))
-        self.turn.load_state_dict(state.pop("turn"))
-        self.schedule.load_state_dict(state.pop("schedule"))
+        for profile, saved in zip(self.profiles, state.pop("profiles"), strict=True):
+            profile.load_state_dict(saved)
         self._pending = [Action(ActionKind(k), live) for k, live in state.pop("_pending")]
         vars(self).update({k: list(v) if isinstance(v, list) else v for k, v in state.items()})
+
+    def _plan_state(self) -> dict:
+        return asdict(self.plan) | {"teachers": list(self.plan.teachers)}  # as JSON has it

@@ -11,9 +11,11 @@ from t3s_megatron.method.phases import ActionKind, Phase, PhaseMachine, Plan
 
 @dataclass(frozen=True)
 class Walk:
-    """Counts over a whole run; `theta_b_step` is where its bottleneck was put."""
+    """Counts over a whole run; `theta_b_step` is where its bottleneck was put, in each of its
+    `profiles`. `scoring_passes` are over all samples."""
 
     theta_b_step: int | None
+    profiles: int
     profile_steps: int
     targeted_steps: int
     measurements: int
@@ -56,11 +58,13 @@ def walk(plan: Plan, bottleneck: int) -> Walk:
             machine.done(action)
     return Walk(
         theta_b_step=machine.theta_b_step,
+        profiles=len(machine.profiles),
         profile_steps=steps[Phase.PROFILE],
         targeted_steps=steps[Phase.TARGETED],
         measurements=did[ActionKind.MEASURE],
         targeted_measurements=targeted,
-        scoring_passes=sum(did[kind] for kind in _SCORING),
+        # Each profile scores the samples of its teacher.
+        scoring_passes=sum(did[kind] for kind in _SCORING) // len(machine.profiles),
         # At theta_0, at theta_f before a residual transfer, and at the end.
         evaluations=1 + did[ActionKind.RESIDUAL_TRANSFER] + did[ActionKind.FINISH],
         keeps_theta_0=did[ActionKind.KEEP_THETA_0] > 0,
