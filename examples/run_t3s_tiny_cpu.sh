@@ -17,6 +17,8 @@ STUDENT_STEPS=${STUDENT_STEPS:-700}
 STEPS=${STEPS:-50}                    # the paper's budget
 BATCH=${BATCH:-64}                    # the paper's batch size
 LR=${LR:-5e-4}
+GENERATION=${GENERATION:-live}        # server: a `transformers serve` answers, started and ended here
+PORT=${PORT:-8199}                    # where it listens
 RESUME=${RESUME:-0}                   # 1: go on where an interrupted run has left off
 EXTRA_ARGS=${EXTRA_ARGS:-}            # appended to the T3S runs
 DRY_RUN=${DRY_RUN:-0}                 # 1: plan the runs (t3s-megatron plan), start none
@@ -24,6 +26,7 @@ PLAN_ARGS=${PLAN_ARGS:-}              # options of the plan
 
 source "$ROOT/examples/lib/python.sh"
 source "$ROOT/examples/lib/cpu.sh"
+source "$ROOT/examples/lib/serve.sh"
 source "$ROOT/examples/models/tiny.sh"
 t3s_python "$ROOT"
 
@@ -87,6 +90,22 @@ else
     echo "  kept from an earlier run"
 fi
 
+# Of the measurements: at the paper's temperature; a server of one answer at a time is asked less, and
+# greedily, so that its answers are those of the live weights.
+MEASURE_ARGS=(
+    --t3s-temperature 0.6 --t3s-targeted-accuracy-interval 2
+    --t3s-report-temperatures 0 0.6 1 --t3s-report-samples 4
+)
+if [ "$GENERATION" = server ]; then
+    t3s_serve "$RUN/server.log"
+    echo "   server: $SERVER_URL"
+    MEASURE_ARGS=(
+        --t3s-generation server --t3s-server-url "$SERVER_URL"
+        --t3s-temperature 0 --t3s-accuracy-prompts 50 --t3s-targeted-accuracy-interval 10
+        --t3s-report-temperatures 0
+    )
+fi
+
 number=3
 for method in $METHODS; do
     echo "$number. $method: $RUN/$method"
@@ -101,8 +120,7 @@ for method in $METHODS; do
         --t3s --t3s-method "$method" --t3s-dir "$RUN/$method/t3s" \
         --t3s-data "$RUN/data/train.jsonl" --t3s-heldout-data "$RUN/data/heldout.jsonl" \
         --t3s-verifier reasoning-gym --t3s-max-new-tokens 90 \
-        --t3s-temperature 0.6 --t3s-patience 6 --t3s-targeted-accuracy-interval 2 \
-        --t3s-report-temperatures 0 0.6 1 --t3s-report-samples 4 $EXTRA_ARGS
+        --t3s-patience 6 "${MEASURE_ARGS[@]}" $EXTRA_ARGS
 done
 
 [ "$DRY_RUN" = 1 ] && exit

@@ -10,10 +10,12 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from t3s_megatron.accuracy.pool import Limits
+from t3s_megatron.answering.client import base_url
+from t3s_megatron.answering.reload import RELOADS
 from t3s_megatron.data.arrangement import ARRANGEMENTS
 from t3s_megatron.errors import T3SError
 from t3s_megatron.lengths import choose_arrangement
-from t3s_megatron.method.phases import Plan
+from t3s_megatron.method.phases import SIGNALS, Plan
 from t3s_megatron.method.selection import MASKING_BASELINES
 
 #: Of all integers. Samplers are seeded with a multiple of the seed, which has to fit 64 bits.
@@ -50,8 +52,11 @@ class T3SConfig:
     """Every `--t3s-*` argument: the field `accuracy_interval` is `--t3s-accuracy-interval`."""
 
     # --- data
-    data: str | None = _option(
-        None, "training samples: .jsonl, .parquet, a saved Hugging Face dataset or a dataset name"
+    data: tuple[str, ...] = _option(
+        None,
+        "training samples: .jsonl, .parquet, a saved Hugging Face dataset or a dataset name; "
+        "several: each without a `teacher` field is a teacher's, named after the file",
+        nargs="+",
     )
     data_split: str = _option("train", "split to read when --t3s-data is a Hugging Face dataset")
     heldout_data: str | None = _option(
@@ -86,8 +91,16 @@ class T3SConfig:
         "mask-bottom-confidence: mask the same share of tokens as t3s, or --t3s-mask-share",
         choices=METHODS,
     )
+    signal: str = _option(
+        None,
+        "what says which step is theta_b. accuracy: the lowest training accuracy; confidence: the "
+        "turn of the falling tokens, for which nothing is generated or verified; both: the lowest "
+        "accuracy, and the falling tokens say when --t3s-accuracy-interval-coarse ends; fixed: "
+        "step --t3s-simple-step (default: accuracy)",
+        choices=SIGNALS,
+    )
     simple: bool = _option(
-        False, "T3S-simple: theta_b is step --t3s-simple-step, nothing is generated or verified"
+        False, "T3S-simple, the paper's name of --t3s-signal fixed: nothing has to be generated"
     )
     simple_step: int = _option(10, "the step that T3S-simple takes as theta_b")
     mask_share: float | None = _option(
@@ -109,14 +122,23 @@ class T3SConfig:
         "the fall below step 0 has to be significant by a paired test at this level (0: any fall)",
     )
     accuracy_interval: int = _option(1, "measure training accuracy every this many steps")
+    accuracy_overlap: int = _option(
+        0,
+        "with --t3s-generation server: train on while up to this many measurements are in flight; "
+        "the weights of each are kept on the host until its outcome is known",
+    )
     targeted_accuracy_interval: int = _option(
         None, "the same in the targeted phase (default: --t3s-accuracy-interval; 0: only its end)"
     )
     accuracy_interval_coarse: int = _option(
-        0, "measure every this many steps until accuracy has fallen below step 0 (0: no such time)"
+        0,
+        "measure every this many steps until accuracy has fallen below step 0, or --t3s-signal "
+        "both says that the bottleneck is near (0: no such time)",
     )
     profile_iters: int = _option(
-        None, "upper bound of the profile phase in steps (default: --train-iters)"
+        None,
+        "upper bound of a profile in steps (default: --train-iters, with several teachers divided "
+        "by their number)",
     )
     no_shock: str = _option(
         "simple",
@@ -153,6 +175,45 @@ class T3SConfig:
     generation_batch_size: int = _option(256, "prompts generated together on a data-parallel rank")
     generation_timeout: float | None = _option(
         None, "seconds that generating the answers of one measurement may take (default: no limit)"
+    )
+    generation: str = _option(
+        "live",
+        "who answers: live, the training weights in the job; server, OpenAI-compatible servers "
+        "that are given the weights before each measurement",
+        choices=("live", "server"),
+    )
+    server_url: tuple[str, ...] = _option(
+        (), "servers of --t3s-generation server: http://HOST:PORT ...", nargs="*", type=str
+    )
+    server_reload: str = _option(
+        "model",
+        "how a server gets the weights: model, the folder is the model's name in a request "
+        "(transformers serve); sglang, vllm: their own call; command: --t3s-server-reload-command",
+        choices=RELOADS,
+    )
+    server_reload_command: str | None = _option(
+        None, "run in a shell with the weights' folder in T3S_WEIGHTS; then /health is waited for"
+    )
+    server_reload_timeout: float = _option(600.0, "seconds that loading the weights may take")
+    server_weights: str = _option(
+        None,
+        "folder for the weights, shared by the job and the servers (default: weights/ inside "
+        "--t3s-dir)",
+    )
+    server_model: str | None = _option(
+        None, "the model's name at sglang, vllm and command (default: the only one it has)"
+    )
+    server_concurrency: int = _option(
+        None,
+        "requests in flight at each URL (default: 1 with --t3s-server-reload model, so that "
+        "transformers serve keeps to the seeds; else 64)",
+    )
+    server_timeout: float = _option(600.0, "seconds that a server has for one answer")
+    server_retries: int = _option(4, "how often a request that failed is sent again")
+    server_agreement: float = _option(
+        0.8,
+        "a server whose greedy answers to a few prompts agree less than this with the live "
+        "weights' is not believed: 0 to 1",
     )
     max_failed_share: float = _option(
         0.1,
@@ -213,17 +274,31 @@ class T3SConfig:
         Raises T3SError for combinations that cannot work, with the reason.
         """
         values = {f.name: getattr(args, f"t3s_{f.name}") for f in fields(cls)}
+        values["data"] = tuple(values["data"] or ())
         values["report_temperatures"] = tuple(values["report_temperatures"] or ())
         if values["seed"] is None:
             values["seed"] = args.seed
         if values["dir"] is None:
             values["dir"] = os.path.join(args.save, "t3s") if args.save else None
+        values["server_url"] = tuple(values["server_url"] or ())
+        if values["server_weights"] is None:
+            values["server_weights"] = (
+                os.path.join(values["dir"], "weights") if values["dir"] else None
+            )
+        if values["server_concurrency"] is None:
+            values["server_concurrency"] = 1 if values["server_reload"] == "model" else 64
         if values["profile_iters"] is None:
             values["profile_iters"] = args.train_iters
-        if values["targeted_accuracy_interval"] is None:
-            values["targeted_accuracy_interval"] = (
-                0 if values["simple"] else values["accuracy_interval"]
+        if values["signal"] is None:
+            values["signal"] = "fixed" if values["simple"] else "accuracy"
+        elif values["simple"] and values["signal"] != "fixed":
+            raise T3SError(
+                f"--t3s-simple is --t3s-signal fixed, and not --t3s-signal {values['signal']}: "
+                "drop one of the two"
             )
+        if values["targeted_accuracy_interval"] is None:
+            asks = values["signal"] in ("accuracy", "both")
+            values["targeted_accuracy_interval"] = values["accuracy_interval"] if asks else 0
         config = cls(**values)
         config._validate(args)
         return replace(config, arrangement=choose_arrangement(args))
@@ -241,20 +316,55 @@ class T3SConfig:
 
     @property
     def measures_profile(self) -> bool:
-        if self.simple or self.selection_load or self.accuracy_interval <= 0:
+        if self.signal in ("confidence", "fixed"):
+            return False
+        if self.selection_load or self.accuracy_interval <= 0:
             return False
         return not self._needs_no_profile
+
+    @property
+    def detects(self) -> bool:
+        """Whether a theta_b has to be found by accuracy."""
+        has_profile = not (self.selection_load or self._needs_no_profile)
+        return has_profile and self.method != "sft" and self.signal != "fixed"
 
     @property
     def _needs_no_profile(self) -> bool:
         """A masking baseline with a share of its own: it does not count T3S's anchors."""
         return self.method in MASKING_BASELINES and self.mask_share is not None
 
-    def plan(self, budget: int) -> Plan:
-        """The phases of this run; `budget` is --train-iters. Valid for a config of `from_args`."""
+    def for_teachers(self, teachers: int, args) -> T3SConfig:
+        """Of a run on the samples of several teachers; the data says how many they are.
+
+        T3SError for what is only defined for one teacher.
+        """
+        if teachers < 2:
+            return self
+        if self.method == "rrt":
+            raise T3SError(
+                f"--t3s-method rrt with {teachers} teachers: theta_0 + (theta_f - theta_b) is of "
+                "one trajectory with one theta_b, and the paper defines it for one teacher only. "
+                "Give the data of one, or choose another method"
+            )
+        if self.detects and self.no_shock == "sft":
+            raise T3SError(
+                f"--t3s-no-shock sft with {teachers} teachers: the profile of one cannot go on as "
+                "fine-tuning on all of them. Choose --t3s-no-shock simple (for that teacher only) "
+                "or stop"
+            )
+        if args.t3s_profile_iters is not None:
+            return self
+        config = replace(self, profile_iters=-(-args.train_iters // teachers))
+        config._validate_ends(args.train_iters)
+        return config
+
+    def plan(self, budget: int, teachers: tuple[str, ...] = ()) -> Plan:
+        """The phases of this run; `budget` is --train-iters. Valid for a config of `from_args`, and
+        with several `teachers` of `for_teachers`."""
         return Plan(
+            teachers=teachers,
             method=self.method,
-            simple=self.simple,
+            signal=self.signal,
             simple_step=self.simple_step,
             budget=budget,
             profile_iters=self.profile_iters,
@@ -296,6 +406,7 @@ class T3SConfig:
             )
         self._validate_numbers(refuse)
         self._validate_combinations(args, refuse)
+        self._validate_server(refuse)
         self._validate_megatron_features(args, refuse)
 
     def _validate_numbers(self, refuse) -> None:
@@ -309,10 +420,18 @@ class T3SConfig:
             "generation_batch_size",
             "max_new_tokens",
             "verify_workers",
+            "server_concurrency",
         )
-        positive = ("verify_timeout", "verify_memory", "generation_timeout")
+        positive = (
+            "verify_timeout",
+            "verify_memory",
+            "generation_timeout",
+            "server_timeout",
+            "server_reload_timeout",
+        )
         at_least_zero = (
             "accuracy_interval",
+            "accuracy_overlap",
             "accuracy_interval_coarse",
             "confirm_level",
             "shock_level",
@@ -324,6 +443,8 @@ class T3SConfig:
             "report_temperatures",
             "max_failed_share",
             "measurement_retries",
+            "server_retries",
+            "server_agreement",
             "seed",
         )
         for name in (*at_least_one, *positive, *at_least_zero, "anchor_threshold"):
@@ -344,6 +465,8 @@ class T3SConfig:
                     refuse(f"{given}: must not be negative")
         if self.max_failed_share >= 1:
             refuse(f"--t3s-max-failed-share {self.max_failed_share}: must be less than 1")
+        if self.server_agreement > 1:
+            refuse(f"--t3s-server-agreement {self.server_agreement}: must be at most 1")
         for name in ("confirm_level", "shock_level", "accuracy_stop_level"):
             if (level := getattr(self, name)) >= 1:
                 refuse(f"{_argument(name)} {level}: the level of a test is less than 1")
@@ -357,13 +480,13 @@ class T3SConfig:
                 f"--t3s-mask-share only applies to the baselines {', '.join(MASKING_BASELINES)}: "
                 f"drop it, since --t3s-method {method} masks by its own rule"
             )
-        if self.simple and method == "sft":
+        signal = "--t3s-simple" if self.simple else f"--t3s-signal {self.signal}"
+        chosen = self.signal != "accuracy"
+        if chosen and method == "sft":
+            refuse(f"{signal} has no meaning with --t3s-method sft: nothing is selected. Drop it")
+        if chosen and self._needs_no_profile:
             refuse(
-                "--t3s-simple has no meaning with --t3s-method sft: nothing is selected. Drop it"
-            )
-        if self.simple and self._needs_no_profile:
-            refuse(
-                "--t3s-simple chooses theta_b, and with --t3s-mask-share there is none: drop one "
+                f"{signal} chooses theta_b, and with --t3s-mask-share there is none: drop one "
                 "of the two"
             )
         if self.selection_load and method in ("rrt", "sft"):
@@ -371,25 +494,28 @@ class T3SConfig:
                 f"--t3s-selection-load has no meaning with --t3s-method {method}, which trains on "
                 "every token: drop one of the two"
             )
-        if self.selection_load and self.simple:
-            refuse("--t3s-selection-load skips the profile: drop --t3s-simple")
+        if self.selection_load and chosen:
+            refuse(f"--t3s-selection-load skips the profile: drop {signal}")
         if self.heldout_data and not self.report_temperatures:
             refuse(
                 "--t3s-heldout-data is only used with --t3s-report-temperatures: give those, or "
                 "drop it"
             )
-        has_profile = not (self.selection_load or self._needs_no_profile)
-        detects = has_profile and method != "sft" and not self.simple
-        if detects and self.accuracy_interval == 0:
+        if self.detects and self.signal != "confidence" and self.accuracy_interval == 0:
             refuse(
                 "the bottleneck detector needs accuracy: set --t3s-accuracy-interval to at least "
-                "1, or choose --t3s-simple"
+                "1, or choose --t3s-simple or --t3s-signal confidence"
             )
         coarse = self.accuracy_interval_coarse
         if 0 < coarse < self.accuracy_interval:
             refuse(
                 f"--t3s-accuracy-interval-coarse {coarse} is meant for the time before accuracy "
                 f"falls, and is smaller than --t3s-accuracy-interval {self.accuracy_interval}"
+            )
+        if self.detects and self.signal == "both" and not coarse:
+            refuse(
+                "--t3s-signal both says when to stop measuring coarsely: give "
+                "--t3s-accuracy-interval-coarse, or choose --t3s-signal accuracy"
             )
         if self.accuracy_stop_level and self.accuracy_blocks == 1:
             refuse(
@@ -406,24 +532,50 @@ class T3SConfig:
                 f"--t3s-method rrt trains to theta_f: --t3s-profile-iters {profile} cannot be "
                 f"shorter than --train-iters {budget}; leave it out"
             )
-        self._validate_ends(detects, budget, refuse)
+        self._validate_ends(budget)
 
-    def _validate_ends(self, detects: bool, budget: int, refuse) -> None:
-        """How the profile may end has to lie within the steps there are."""
+    def _validate_server(self, refuse) -> None:
+        if self.generation != "server":
+            if self.server_url:
+                refuse("--t3s-server-url without --t3s-generation server: add it, or drop the URL")
+            if self.accuracy_overlap:
+                refuse(
+                    "--t3s-accuracy-overlap needs --t3s-generation server: the live weights cannot "
+                    "answer while they are trained"
+                )
+            return
+        if not self.server_url:
+            refuse("--t3s-generation server needs --t3s-server-url: http://HOST:PORT")
+        for url in self.server_url:
+            base_url(url)
+        if self.accuracy_overlap and (self.accuracy_interval_coarse or self.accuracy_blocks > 1):
+            refuse(
+                "--t3s-accuracy-overlap does not go with --t3s-accuracy-interval-coarse and "
+                "--t3s-accuracy-blocks: which steps are measured, and how far, would depend on "
+                "outcomes that are not there yet. Drop one of them"
+            )
+        if (self.server_reload == "command") != bool(self.server_reload_command):
+            refuse(
+                "--t3s-server-reload command and --t3s-server-reload-command go together: give "
+                "both or neither"
+            )
+
+    def _validate_ends(self, budget: int) -> None:
+        """How a profile may end has to lie within the steps there are."""
         steps, bound = self.profile_iters, "--t3s-profile-iters"
         if self.method == "rrt":  # its profile is the whole of plain training
             steps, bound = budget, "--train-iters"
         if self.simple_step > steps:
             beyond = f"--t3s-simple-step {self.simple_step} lies beyond {bound} {steps}"
-            if self.simple:
-                refuse(f"{beyond}: theta_b would never be reached. Lower the step")
-            if detects and self.no_shock == "simple":
-                refuse(
+            if self.signal == "fixed":
+                raise T3SError(f"{beyond}: theta_b would never be reached. Lower the step")
+            if self.detects and self.no_shock == "simple":
+                raise T3SError(
                     f"{beyond}, and --t3s-no-shock simple takes that step as theta_b: lower the "
                     "step, or choose --t3s-no-shock sft or stop"
                 )
-        if detects and self.no_shock == "sft" and self.method != "rrt" and steps > budget:
-            refuse(
+        if self.detects and self.no_shock == "sft" and self.method != "rrt" and steps > budget:
+            raise T3SError(
                 f"--t3s-no-shock sft goes on to --train-iters {budget} in all: {bound} {steps} "
                 "is more. Lower it, or choose --t3s-no-shock simple or stop"
             )

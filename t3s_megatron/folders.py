@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 import t3s_megatron
 from t3s_megatron.errors import T3SError, WriteError
 from t3s_megatron.huggingface.architecture import check, config_from_arguments, fit_to_folder
-from t3s_megatron.huggingface.folder import FolderWriter, check_target
+from t3s_megatron.huggingface.folder import FolderWriter, check_target, read_config
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.hf_weights import export_weights, load_weights, require_mbridge
 from t3s_megatron.megatron.process import checkpoint_exists, get_args, print_rank_0
@@ -44,7 +44,7 @@ class HuggingFaceFolders(Callback):
         if self.export_to is not None:
             check_target(self.export_to)
             load_tokenizer(self.tokenizer_model)
-            self._exported_config(args)
+            exported_config(args, self.source, "--t3s-hf-export")
 
     # ------------------------------------------------------------------------------------ events
 
@@ -78,9 +78,8 @@ class HuggingFaceFolders(Callback):
         """`model` as a folder, written by the first rank. Collective."""
         started = time.perf_counter()
         args = get_args()
-        config, written = self._exported_config(args)
+        config, written = exported_config(args, self.source, "--t3s-hf-export")
         tensors = export_weights(model, config, args.padded_vocab_size)
-        written |= {"dtype": _dtype_name(args)}
         mark = {"t3s_megatron": t3s_megatron.__version__, "iteration": iteration}
 
         def work() -> None:
@@ -95,26 +94,12 @@ class HuggingFaceFolders(Callback):
         seconds = time.perf_counter() - started
         print_rank_0(f"[t3s] exported to {self.export_to} in {seconds:.1f} s")
 
-    def _exported_config(self, args) -> tuple[object, dict]:
-        """(transformers config, its JSON): the folder's own, or that of the arguments."""
-        from transformers import AutoConfig
-
-        if self.source is not None:
-            with open(os.path.join(self.source, "config.json")) as file:
-                written = json.load(file)
-            written.pop("torch_dtype", None)  # older name of dtype
-            return self.config, written
-        written = config_from_arguments(args, load_tokenizer(self.tokenizer_model))
-        config = AutoConfig.for_model(**written)
-        check(config, args, "--t3s-hf-export: a Qwen3 folder")
-        return config, written
-
     def _write(self, tensors, config: dict, mark: dict) -> None:
         try:
             writer = FolderWriter(self.export_to)
             writer.write_weights(tensors)
             writer.write_json("config.json", config)
-            self._write_companions(writer)
+            _write_companions(writer, self.tokenizer_model, self.source)
             writer.commit(mark)
         except (OSError, SafetensorError) as error:
             raise WriteError(
@@ -122,16 +107,33 @@ class HuggingFaceFolders(Callback):
                 "again when it can: it goes on from its last checkpoint"
             ) from error
 
-    def _write_companions(self, writer: FolderWriter) -> None:
-        tokenizer = load_tokenizer(self.tokenizer_model)
-        writer.write_tokenizer(self.tokenizer_model, load_tokenizer)
-        name = "generation_config.json"
-        if self.source is None or not writer.copy_from(self.source, [name]):
-            ids = {
-                key: getattr(tokenizer, key)
-                for key in ("bos_token_id", "eos_token_id", "pad_token_id")
-            }
-            writer.write_json(name, {k: v for k, v in ids.items() if v is not None})
+
+def exported_config(args, source: str | None, what: str) -> tuple[object, dict]:
+    """(transformers config, its JSON) of the model that `what` writes: those of the folder `source`
+    that the run comes from, or made of the arguments. T3SError when transformers has no such model.
+    """
+    from transformers import AutoConfig
+
+    if source is not None:
+        with open(os.path.join(source, "config.json")) as file:
+            written = json.load(file)
+        written.pop("torch_dtype", None)  # older name of dtype
+        return read_config(source), written | {"dtype": _dtype_name(args)}
+    written = config_from_arguments(args, load_tokenizer(args.tokenizer_model))
+    config = AutoConfig.for_model(**written)
+    check(config, args, f"{what}: a Qwen3 folder")
+    return config, written | {"dtype": _dtype_name(args)}
+
+
+def _write_companions(writer: FolderWriter, tokenizer_model: str, source: str | None) -> None:
+    tokenizer = load_tokenizer(tokenizer_model)
+    writer.write_tokenizer(tokenizer_model, load_tokenizer)
+    name = "generation_config.json"
+    if source is None or not writer.copy_from(source, [name]):
+        ids = {
+            key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")
+        }
+        writer.write_json(name, {k: v for k, v in ids.items() if v is not None})
 
 
 def _dtype_name(args) -> str:

@@ -17,14 +17,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from t3s_megatron.accuracy.blocks import Settles, in_blocks
 from t3s_megatron.accuracy.measurement import Answer, Grader, Measurement
 from t3s_megatron.accuracy.pool import VerifierPool
-from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.answering.backend import Backend
+from t3s_megatron.answering.live import LiveBackend
+from t3s_megatron.answering.server import ServerBackend
 from t3s_megatron.data.tokenizing import Sample
+from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron import layout
-from t3s_megatron.megatron.generation import Generated, Sampling, generate
+from t3s_megatron.megatron.generation import Sampling
 from t3s_megatron.megatron.seam import CallbackContext
 from t3s_megatron.prepare import Prepared
 
@@ -46,63 +50,102 @@ class Measurer:
         self.spent = spent
         self.say = say
         self.pool = VerifierPool(prepared.config.verifier, prepared.config.verify_limits)
+        self.backend: Backend
+        if prepared.config.generation == "server" and prepared.config.needs_answers:
+            self.backend = ServerBackend(prepared, root, self._tell)
+        else:
+            self.backend = LiveBackend(prepared.tokenizer, root, self._tell)
+        # How all ranks measure together; `flights` has the root measure alone.
+        self.answers = self.backend.generate
+        self.on_root = lambda work: layout.together(work)[root]
+
+    def check(self, context: CallbackContext) -> None:
+        """Before the first training step: T3SError on all ranks when no answer can be had."""
+        self.backend.check(context)
 
     def close(self) -> None:
-        """End the processes that verify."""
+        """End the processes that verify, and leave nothing for a server."""
         self.pool.close()
+        self.backend.close()
+
+    @staticmethod
+    def _tell(line: str) -> None:
+        """What is of use while it happens, and belongs into no summary."""
+        print(f"[t3s] {line}", flush=True)
 
     def training_accuracy(
-        self, context: CallbackContext, *, step: int, phase: str, settles: Settles | None = None
+        self,
+        context: CallbackContext,
+        *,
+        step: int,
+        phase: str,
+        teacher: str | None = None,
+        settles: Settles | None = None,
     ) -> Measurement:
-        """What the bottleneck detector is shown: `--t3s-accuracy-prompts`, `--t3s-temperature`.
+        """What the bottleneck detector is shown: `--t3s-accuracy-prompts`, `--t3s-temperature`, on
+        the prompts of `teacher` (None: of all).
 
         `settles`: asked between the blocks of the measurement whether it may end; without it there
         is one block. Collective over the world, the same result on every rank.
         """
-        config, samples = self.config, self.prepared.askable(self.prepared.corpus)
-        if config.accuracy_prompts:
-            samples = samples[: config.accuracy_prompts]
+        weights = self.backend.take(context, step=step)
+        measured = self.measure(weights, step=step, phase=phase, teacher=teacher, settles=settles)
+        self.backend.release(weights)
+        return measured
+
+    def measure(
+        self,
+        weights: Any,
+        *,
+        step: int,
+        phase: str,
+        teacher: str | None = None,
+        settles: Settles | None = None,
+    ) -> Measurement:
+        """The training accuracy of `weights`, which the backend has taken."""
+        config = self.config
+        samples = self.prepared.asked(teacher, config.accuracy_prompts)
         measured = self._measure(
-            context, samples, config.temperature, config.accuracy_samples, settles
+            weights, samples, config.temperature, config.accuracy_samples, settles
         )
         return measured.with_context(step=step, phase=phase, split="train")
 
     def evaluations(self, context: CallbackContext, *, step: int, phase: str):
         """Yields a Measurement of the whole training and held-out sets for each of
         `--t3s-report-temperatures`. Collective."""
-        corpora: dict[str, Corpus | None] = {
-            "train": self.prepared.corpus,
-            "heldout": self.prepared.heldout,
-        }
-        for split, corpus in corpora.items():
-            if corpus is None:
-                continue
+        if not self.config.report_temperatures:
+            return
+        splits = {"train": self.prepared.asked(None)}
+        if self.prepared.heldout is not None:
+            splits["heldout"] = self.prepared.askable(self.prepared.heldout)
+        weights = self.backend.take(context, step=step)
+        for split, samples in splits.items():
             for temperature in self.config.report_temperatures:
                 repeats = self.config.report_samples if temperature > 0 else 1
-                samples = self.prepared.askable(corpus)
-                measured = self._measure(context, samples, temperature, repeats)
+                measured = self._measure(weights, samples, temperature, repeats)
                 yield measured.with_context(step=step, phase=phase, split=split)
+        self.backend.release(weights)
 
     def _measure(
         self,
-        context: CallbackContext,
+        weights: Any,
         samples: list[Sample],
         temperature: float,
         repeats: int,
         settles: Settles | None = None,
     ) -> Measurement:
-        """The seed of an answer depends on its place among `samples` and its number only, so
-        measurements of different steps are paired."""
+        """`weights`: the backend's. The seed of an answer depends on its place among `samples` and
+        its number only, so measurements of different steps are paired."""
         started = time.perf_counter()
         asked = [sample for sample in samples for _ in range(repeats)]
         grader = Grader(asked, self.pool, self.config.max_failed_share)
         count = 1 if settles is None else self.config.accuracy_blocks
         blocks = in_blocks(len(samples), repeats, count, self.config.seed)
         wanted, again = blocks.pop(0), False
-        generated: dict[int, Generated] = {}
+        generated: dict[int, Answer] = {}
         retry, generating = 0, 0.0
         while True:
-            generating += self._generate(context, asked, generated, temperature, wanted, generating)
+            generating += self._generate(weights, asked, generated, temperature, wanted, generating)
             measured, fault = self._verify(grader, generated, again)
             if fault is not None:
                 self.say(f"the verifier failed, first on {fault}")
@@ -132,7 +175,7 @@ class Measurer:
                 return None
             return settles(measured.outcome, looks)
 
-        why = layout.together(ask)[self.root]
+        why = self.on_root(ask)
         if why is not None:
             asked, planned = measured.total, len(measured.marks)
             self.say(f"the measurement ends after {asked} of {planned} answers: {why}")
@@ -140,9 +183,9 @@ class Measurer:
 
     def _generate(
         self,
-        context: CallbackContext,
+        weights: Any,
         asked: list[Sample],
-        generated: dict[int, Generated],
+        generated: dict[int, Answer],
         temperature: float,
         wanted: list[int],
         spent: float,
@@ -161,13 +204,15 @@ class Measurer:
         )
         prompts = [asked[i].tokens[: asked[i].prompt_length].tolist() for i in wanted]
         try:
-            answers = generate(
-                context,
+            answers = self.answers(
+                weights,
                 prompts,
                 sampling,
                 numbers=wanted,
                 timeout=None if limit is None else max(0.0, limit - spent),
             )
+        except T3SError:  # on every rank
+            raise
         except Exception as error:
             # The other ranks wait for this one, until its launcher ends them with it.
             error.add_note(f"[t3s] rank {layout.rank()} failed while it generated answers")
@@ -179,7 +224,7 @@ class Measurer:
         return seconds
 
     def _verify(
-        self, grader: Grader, generated: dict[int, Generated], again: bool
+        self, grader: Grader, generated: dict[int, Answer], again: bool
     ) -> tuple[Measurement, str | None]:
         """The measurement so far, and where the verifier first failed; the same on every rank. One
         rank verifies: all ranks decide by the same figures, and by the same failure."""
@@ -188,13 +233,9 @@ class Measurer:
         def grade() -> tuple[Measurement, str | None] | None:
             if layout.rank() != self.root:
                 return None
-            decode = self.prepared.tokenizer.decode
-            answers: list[Answer | None] = [None] * len(grader.samples)
-            for i, one in generated.items():
-                text = str(decode(one.tokens))
-                answers[i] = Answer(text, len(one.tokens), one.truncated, one.unfinished)
+            answers = [generated.get(i) for i in range(len(grader.samples))]
             return grader.grade(answers, again), grader.first_fault()
 
-        result = layout.together(grade)[self.root]
+        result = self.on_root(grade)
         self.spent("verification", time.perf_counter() - started)
         return result

@@ -8,7 +8,7 @@ training and in both scoring passes, and counts it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.batches import RowMaker
@@ -18,11 +18,20 @@ _NAMED = 8
 
 
 class NonFinitePolicy:
-    """Of one run. Call `found` on every rank with the same samples."""
+    """Of one run. Call `found` on every rank with the same samples. `parts`: the samples of each
+    teacher, of whom one has to be left."""
 
-    def __init__(self, skip: bool, rows: RowMaker, summary: Summary, say: Callable[[str], None]):
+    def __init__(
+        self,
+        skip: bool,
+        rows: RowMaker,
+        parts: Sequence[Sequence[int]],
+        summary: Summary,
+        say: Callable[[str], None],
+    ):
         self.skip = skip
         self.rows = rows
+        self.parts = parts
         self.summary = summary
         self.say = say
 
@@ -44,7 +53,7 @@ class NonFinitePolicy:
                 "train without it: --t3s-non-finite skip"
             )
         self.rows.exclude(samples)
-        if not samples or len(self.rows.excluded) == len(corpus.samples):
+        if not samples or any(self.rows.excluded.issuperset(part) for part in self.parts):
             raise T3SError(f"{at}, and no sample can be left out for it: the weights have diverged")
         for i in samples:
             self.summary.append(

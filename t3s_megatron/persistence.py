@@ -5,7 +5,8 @@
 names it; `restore` runs before the first step of a resumed job. In between, Megatron itself brings
 back weights, optimizer, schedule, sample counter and random state.
 
-What never changes is written once: theta_0, and each candidate. States older than the checkpoint
+What never changes is written once: theta_0, each candidate, and the weights of steps whose
+measurement is in flight; a save waits for the outcomes of those. States older than the checkpoint
 that Megatron has last named are removed.
 
 A job may come back in another layout. Weights are then put together from the files of all the
@@ -26,7 +27,6 @@ from t3s_megatron.data.durable import sha256_file
 from t3s_megatron.data.pieces import Piece
 from t3s_megatron.data.run_state import StateFolder
 from t3s_megatron.data.selection_file import Selection
-from t3s_megatron.data.stores import LogProbStore
 from t3s_megatron.errors import MismatchError
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.meter import StepTokens
@@ -71,9 +71,14 @@ class Persistence:
         if run.theta_0 is not None:
             name = f"theta_0-{self.cut}"
             files[name] = self._once(name, *run.theta_0.to_file())
-        if run.candidate is not None:
-            name = f"candidate-{run.machine.candidate_step:05d}-{self.cut}"
+        if run.candidate is not None and run.machine.candidate_step is not None:
+            # By the iteration: the profiles of two teachers may have candidates of the same step.
+            made_at = run.machine.offset + run.machine.candidate_step
+            name = f"candidate-{made_at:05d}-{self.cut}"
             files[name] = self._once(name, run.candidate.tensors(), {})
+        for step, weights in run.weights_in_flight.items():
+            name = f"in_flight-{run.machine.offset + step:05d}-{self.cut}"
+            files[name] = self._once(name, weights.tensors(), {})
         name = f"iter_{iteration:07d}"
         speaks = {"speaks": layout.speaks_for_its_samples()}
         files[name] = self.folder.write_rank(name, self.rank, self._history(), speaks)
@@ -101,7 +106,12 @@ class Persistence:
     def _history(self) -> dict[str, torch.Tensor]:
         history = self.run.meter.history
         empty = [StepTokens(np.zeros(0, np.int64), np.zeros(0, np.float32), 0)]
+        # What the profile's confidence is compared with: on the root rank.
+        machine, c_0 = self.run.machine, None
+        if machine.phase is Phase.PROFILE:
+            c_0 = self.run.selecting.c_0.get(machine.profile.teacher)
         return {
+            "c_0": torch.from_numpy(empty[0].c if c_0 is None else c_0),
             "steps": torch.tensor([t.step for t in history], dtype=torch.int64),
             "sizes": torch.tensor([len(t.target) for t in history], dtype=torch.int64),
             "target": torch.from_numpy(np.concatenate([t.target for t in history or empty])),
@@ -110,18 +120,24 @@ class Persistence:
 
     def _state(self, checksums: list[dict[str, str]]) -> dict:
         run = self.run
-        made = ["selection"] if self._selected() else []
-        if made and run.groups is not None:
-            made += ["c_theta_0", "c_theta_b"]
         return {
             "identity": identity(run.prepared, get_args()),
             "layout": parallel_layout(get_args()),
             "machine": run.machine.state_dict(),
+            "in_flight": run.flights.results(),
             "excluded": sorted(run.rows.excluded),
             "summary": run.summary.plain(),
             "checksums": checksums,
-            "made": {name: self._made_checksum(name) for name in made},
+            "made": {name: self._made_checksum(name) for name in self._made()},
         }
+
+    def _made(self) -> list[str]:
+        """Files that the run has made beside its state and goes on with."""
+        machine, names = self.run.machine, ["selection"] if self._selected() else []
+        if machine.phase in (Phase.PROFILE, Phase.TARGETED):
+            for profile in machine.profiles:
+                names += self.run.selecting.store_names(profile)
+        return names
 
     def _selected(self) -> bool:
         """Whether the run itself has made the selection that it trains with."""
@@ -129,7 +145,7 @@ class Persistence:
         return run.machine.phase is Phase.TARGETED and run.prepared.selection is None
 
     def _made_checksum(self, name: str) -> str:
-        path = self._made_path(name)
+        path = self.run.selecting.path(name)
         try:
             return sha256_file(path)
         except OSError as error:
@@ -137,9 +153,6 @@ class Persistence:
                 f"{path}: was written by this run and has gone ({error}); restore it, or start "
                 "again in another --save folder"
             ) from None
-
-    def _made_path(self, name: str) -> str:
-        return os.path.join(self.run.config.dir, f"{name}.safetensors")
 
     # ----------------------------------------------------------------------------------- restore
 
@@ -156,6 +169,7 @@ class Persistence:
             run.machine.load_state_dict(state["machine"])
         except ValueError as error:
             raise MismatchError(f"{self.folder.folder}: {error}") from None
+        run.flights.restore(state["in_flight"])
         run.rows.exclude(state["excluded"])
         run.summary.content = state["summary"]
         run.summary.update(arguments=asdict(run.config))
@@ -165,6 +179,9 @@ class Persistence:
             checksums = [of_rank[name] for of_rank in state["checksums"]]
             if name.startswith("iter_"):
                 run.meter.history = self._read_history(name, checksums, same_layout)
+                c_0 = self._read_c_0(name, checksums, same_layout) if run.is_root else None
+                if c_0 is not None:
+                    run.selecting.c_0[run.machine.profile.teacher] = c_0
                 continue
             # Whether this rank's file holds this rank's weights.
             mine = name.endswith(f"-{self.cut}")
@@ -181,13 +198,18 @@ class Persistence:
                 # Which random numbers a rank draws depends on its place in the layout.
                 random = written if same_layout else None
                 run.theta_0 = StartingPoint.from_file(context, weights, info, random)
+                continue
+            snapshot = WeightSnapshot(context)
+            snapshot.load(weights)
+            if name.startswith("in_flight-"):
+                iteration_of = int(name.split("-")[1])
+                run.weights_in_flight[iteration_of - run.machine.offset] = snapshot
             else:
-                run.candidate = WeightSnapshot(context)
-                run.candidate.load(weights)
-        if self._selected():
-            self._restore_selection(state["made"])
+                run.candidate = snapshot
+        self._restore_made(state["made"])
+        whose = "" if run.machine.teacher is None else f" of teacher {run.machine.teacher}"
         print_rank_0(
-            f"[t3s] resumed at iteration {iteration}: phase {run.machine.phase.value}, step "
+            f"[t3s] resumed at iteration {iteration}: phase {run.machine.phase.value}{whose}, step "
             f"{run.machine.phase_step}, theta_b {run.machine.theta_b_step or 'not yet known'}"
         )
         if not same_layout:
@@ -223,6 +245,13 @@ class Persistence:
             for ranks in zip(*parts, strict=True)
         ]
 
+    def _read_c_0(self, name: str, checksums: list[str], same_layout: bool) -> np.ndarray | None:
+        for rank in [self.rank] if same_layout else range(len(checksums)):
+            c_0 = self.folder.read_rank(name, rank, checksums[rank])[0]["c_0"].numpy()
+            if c_0.size:
+                return c_0
+        return None
+
     def _check_identity(self, saved: dict) -> None:
         mine = identity(self.run.prepared, get_args())
         differences = [
@@ -237,24 +266,24 @@ class Persistence:
                 "another --save."
             )
 
-    def _restore_selection(self, made: dict[str, str]) -> None:
+    def _restore_made(self, made: dict[str, str]) -> None:
         run = self.run
         for name, checksum in made.items():
-            path = self._made_path(name)
+            path = run.selecting.path(name)
             found = sha256_file(path) if os.path.exists(path) else "nothing"
             if found != checksum:
                 raise MismatchError(
                     f"{path}: expected checksum {checksum[:12]}, found {found[:12]}: it is not "
                     "the file that this run made; restore it, or start again"
                 )
-        corpus = run.prepared.corpus
-        run.rows.use_selection(Selection.load(self._made_path("selection"), corpus).keep)
-        if "c_theta_b" in made:
-            c_0, c_b = (
-                LogProbStore.load(self._made_path(name), corpus).c
-                for name in ("c_theta_0", "c_theta_b")
-            )
-            run.group_tokens(c_0, c_b)
+        known = [p for p in run.machine.profiles if set(run.selecting.store_names(p)) & set(made)]
+        for profile in known:
+            run.selecting.restore_profile(profile)
+        if "selection" in made:
+            path, corpus = run.selecting.path("selection"), run.prepared.corpus
+            run.rows.use_selection(Selection.load(path, corpus).keep)
+            if known:
+                run.groups = run.selecting.groups
 
 
 def _steps(tensors: dict[str, torch.Tensor]) -> list[StepTokens]:

@@ -19,7 +19,7 @@ from t3s_megatron.errors import T3SError
 from t3s_megatron.lengths import make_arrangement
 from t3s_megatron.method.phases import Plan
 from t3s_megatron.planning.advice import advice
-from t3s_megatron.planning.facts import Answers, Layout, Samples, Storage
+from t3s_megatron.planning.facts import Answers, Layout, Samples, Storage, Teacher
 from t3s_megatron.planning.measuring import Costs, measuring
 from t3s_megatron.planning.memory import disk, gpu_memory, host_memory
 from t3s_megatron.planning.phases import Walk, expected_and_longest
@@ -130,11 +130,14 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> Outcome:
     notes: list[str] = []
     _set_vocabulary(args, tokenizer, options.vocabulary, notes)
     samples = _samples(args, tokenizer, notes)
+    teachers = tuple(one.name for one in samples.teachers)
+    if config is not None:
+        config = config.for_teachers(len(teachers), args)
     layout = _layout(args)
     answers = _answers(config, args, samples, _held_out(config, args, tokenizer, notes), layout)
     if answers is not None and options.mean_answer_tokens is not None:
         answers = replace(answers, expected=min(options.mean_answer_tokens, answers.limit))
-    plan = config.plan(args.train_iters) if config else _plain(args.train_iters)
+    plan = config.plan(args.train_iters, teachers) if config else _plain(args.train_iters)
     plan.validate()
     expected, longest = expected_and_longest(plan)
     model = measure_model(args, options.expert_load)
@@ -147,7 +150,8 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> Outcome:
     )
     lengths = computed_lengths(make_arrangement(args), samples)
     scores = config is not None and config.scoring != "inline"
-    costs = Costs(layout, model, lengths, answers, scores, speed)
+    of_teachers = tuple(one.samples for one in samples.teachers)
+    costs = Costs(layout, model, lengths, answers, scores, speed, of_teachers)
     limit = round(options.gpu_memory_gib * GIB)
     worst = max(gpus, key=lambda gpu: gpu.total)
     per_node = min(options.gpus_per_node, world_size)
@@ -262,35 +266,61 @@ def _set_vocabulary(args, tokenizer, assumed: int, notes: list[str]) -> None:
 
 def _samples(args, tokenizer, notes: list[str]) -> Samples:
     """Of the data, where it and the tokenizer are here; else as long as --seq-length allows."""
-    corpus = _corpus(args, tokenizer, args.t3s_data, args.t3s_data_split)
-    if corpus is not None:
+    sources = args.t3s_data or []
+    if tokenizer is not None and sources and all(map(os.path.exists, sources)):
+        from t3s_megatron.data.teachers import question
+        from t3s_megatron.prepare import load_training_corpus
+
+        corpus, parts = load_training_corpus(args, tokenizer)
+        numbers: dict[tuple, int] = {}
         return Samples(
             counted=True,
             lengths=tuple(len(sample.tokens) for sample in corpus.samples),
             prompts=tuple(sample.prompt_length for sample in corpus.samples),
+            teachers=tuple(
+                Teacher(part.teacher, part.samples) for part in parts if part.teacher is not None
+            ),
+            questions=tuple(
+                numbers.setdefault(question(sample), len(numbers)) for sample in corpus.samples
+            ),
         )
+    return _assumed_samples(args, tokenizer, sources, notes)
+
+
+def _assumed_samples(args, tokenizer, sources: list[str], notes: list[str]) -> Samples:
+    """Each of several sources is taken for a teacher's, over the same prompts."""
+    from t3s_megatron.data.teachers import named_after
+
     missing = "--t3s-data" if tokenizer is not None else "--tokenizer-model"
     notes.append(
         f"{missing} is not on this machine: {_PAPER_SAMPLES} samples of --seq-length "
-        f"{args.seq_length} are assumed, with prompts of {_USUAL_PROMPT}. Plan where data and "
-        "tokenizer are, to have them counted"
+        f"{args.seq_length} are assumed{' for each source' if len(sources) > 1 else ''}, with "
+        f"prompts of {_USUAL_PROMPT}. Plan where data and tokenizer are, to have them counted"
     )
-    prompt = min(_USUAL_PROMPT, args.seq_length // 2)
+    prompt, n = min(_USUAL_PROMPT, args.seq_length // 2), _PAPER_SAMPLES
+    count = n * max(1, len(sources))
+    teachers = [
+        Teacher(named_after(source), tuple(range(k * n, (k + 1) * n)))
+        for k, source in enumerate(sources)
+    ]
     return Samples(
         counted=False,
-        lengths=(args.seq_length,) * _PAPER_SAMPLES,
-        prompts=(prompt,) * _PAPER_SAMPLES,
+        lengths=(args.seq_length,) * count,
+        prompts=(prompt,) * count,
+        teachers=tuple(teachers) if len(teachers) > 1 else (),
+        questions=tuple(i % n for i in range(count)),
     )
 
 
 def _corpus(args, tokenizer, path: str | None, split: str):
     """None where it or the tokenizer is not on this machine. T3SError for data with errors."""
-    from t3s_megatron.prepare import load_corpus
+    from t3s_megatron.data.records import load_records
+    from t3s_megatron.prepare import build_corpus
 
     if tokenizer is None or path is None or not os.path.exists(path):
         return None
     how = dict(prompt_format=args.t3s_prompt_format, overlong=args.t3s_overlong)
-    return load_corpus(path, args, tokenizer, split=split, **how)
+    return build_corpus(load_records(path, split=split), args, tokenizer, **how)
 
 
 def _held_out(config, args, tokenizer, notes: list[str]) -> list[int]:
@@ -310,17 +340,19 @@ def _held_out(config, args, tokenizer, notes: list[str]) -> list[int]:
 def _answers(config, args, samples: Samples, held_out: list[int], layout: Layout) -> Answers | None:
     if config is None or not config.needs_answers:
         return None
-    prompts = len(samples.prompts)
-    if config.accuracy_prompts:
-        prompts = min(prompts, config.accuracy_prompts)
+    prompts = samples.asked(config.accuracy_prompts)
     asked = prompts * config.accuracy_samples
+    asked_in_profiles = tuple(
+        len(one.samples[: config.accuracy_prompts or None]) * config.accuracy_samples
+        for one in samples.teachers
+    )
     evaluated = sum(
-        (len(samples.prompts) + len(held_out)) * (config.report_samples if temperature > 0 else 1)
+        (samples.asked(0) + len(held_out)) * (config.report_samples if temperature > 0 else 1)
         for temperature in config.report_temperatures
     )
     longest_prompt = max([*samples.prompts, *held_out])
     limit = config.max_new_tokens or args.seq_length + 1 - longest_prompt
-    on_a_rank = -(-max(asked, evaluated) // layout.data)
+    on_a_rank = -(-max(asked, evaluated, *asked_in_profiles) // layout.data)
     return Answers(
         prompts=prompts,
         asked=asked,
@@ -330,6 +362,7 @@ def _answers(config, args, samples: Samples, held_out: list[int], layout: Layout
         batch_size=min(config.generation_batch_size, on_a_rank),
         longest_prompt=longest_prompt,
         cached=layout.context == 1,
+        asked_in_profiles=asked_in_profiles,
     )
 
 

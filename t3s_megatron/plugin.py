@@ -109,6 +109,12 @@ class T3S:
     def _prepare(self, args) -> Prepared:
         if self._prepared is None:
             self._prepared = prepare(args)
+            if self._prepared.config.generation == "server":
+                from t3s_megatron.folders import exported_config
+                from t3s_megatron.megatron.hf_weights import require_mbridge
+
+                require_mbridge()
+                exported_config(args, args.t3s_hf_model, "--t3s-generation server")
             # On every rank: each writes its own part, and may see another file system.
             check_folder(os.path.join(self._prepared.config.dir, "state"))
             if self._prepared.config.selection_save:

@@ -11,8 +11,6 @@ import sys
 import time
 from typing import NoReturn
 
-from torch.distributed.checkpoint.api import CheckpointException
-
 from t3s_megatron import announcement
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.start import start_process
@@ -28,22 +26,27 @@ def main() -> None:
         _run(started, PlainTraining, parse_arguments, call_pretrain)
     except T3SError as error:
         announcement.end_with(error)
-    except CheckpointException as error:  # no Exception
-        _end_with_checkpoint(error)
     except Exception as error:
         # Ranks that lose a peer to an error of its own have nothing to add to it.
         if not announcement.was_said():
             raise
         print(f"t3s-megatron: ended with it ({type(error).__name__})", file=sys.stderr, flush=True)
         sys.exit(2)
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # torch's CheckpointException is no Exception
+        _end_with_checkpoint(error)
 
 
-def _end_with_checkpoint(error: CheckpointException) -> NoReturn:
+def _end_with_checkpoint(error: BaseException) -> NoReturn:
     """Of a save that failed on another rank, which alone knows the reason and tells it; or of an
     asynchronous one, which ends outside of the seam."""
+    # Not at the top: the CPU layer has to be there before torch's checkpoint package is imported.
+    from torch.distributed.checkpoint.api import CheckpointException
+
     from t3s_megatron.megatron.saving import write_error
 
-    if error.args[0] != "write":
+    if not isinstance(error, CheckpointException) or error.args[0] != "write":
         raise error
     if not error.failures:
         sys.exit(2)

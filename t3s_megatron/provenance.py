@@ -54,7 +54,9 @@ def parallel_layout(args) -> dict:
 #: skip what the run has stopped at.
 _FREE = ("data", "heldout_data", "selection_load", "selection_save", "dir", "device",
          "generation_batch_size", "generation_timeout", "verify_timeout", "verify_workers",
-         "verify_memory", "hf_model", "hf_export", "non_finite")  # fmt: skip
+         "verify_memory", "hf_model", "hf_export", "non_finite", "server_url", "server_model",
+         "server_weights", "server_reload", "server_reload_command", "server_reload_timeout",
+         "server_concurrency", "server_timeout", "server_retries", "server_agreement")  # fmt: skip
 
 
 def identity(prepared: Prepared, args) -> dict:

@@ -21,10 +21,10 @@ import time
 
 import numpy as np
 
-from t3s_megatron.data.arrangement import StepPlan
-from t3s_megatron.data.selection_file import Selection
-from t3s_megatron.data.stores import LogProbStore
+from t3s_megatron.accuracy.measurement import Measurement
+from t3s_megatron.data.arrangement import StepPlan, TrainingPlans
 from t3s_megatron.errors import T3SError
+from t3s_megatron.flights import Flights
 from t3s_megatron.measuring import Measurer
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.batches import RowMaker
@@ -34,7 +34,6 @@ from t3s_megatron.megatron.meter import (
     StepTokens,
     TokenGroups,
     TokenMeter,
-    inline_snapshots,
     step_figures,
 )
 from t3s_megatron.megatron.process import (
@@ -44,26 +43,21 @@ from t3s_megatron.megatron.process import (
     print_rank_0,
 )
 from t3s_megatron.megatron.residual import transfer_residual
-from t3s_megatron.megatron.rewind import StartingPoint
-from t3s_megatron.megatron.scoring import score_corpus
+from t3s_megatron.megatron.rewind import StartingPoint, training_batches
 from t3s_megatron.megatron.seam import CallbackContext, Seam
 from t3s_megatron.megatron.source_seam import SourceSeam
 from t3s_megatron.megatron.uneven import let_lengths_vary
 from t3s_megatron.megatron.weights import WeightSnapshot
+from t3s_megatron.method.overlap import OverlappingPhases
 from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine
-from t3s_megatron.method.selection import (
-    anchors,
-    delta_c,
-    disagreement,
-    keep_mask,
-    selection_counts,
-)
+from t3s_megatron.method.selection import selection_counts
 from t3s_megatron.monitor.curves import Curves, measurement_figures
 from t3s_megatron.monitor.summary import Summary
 from t3s_megatron.non_finite import NonFinitePolicy
 from t3s_megatron.persistence import Persistence
 from t3s_megatron.prepare import Prepared
-from t3s_megatron.provenance import model_shape, provenance
+from t3s_megatron.provenance import provenance
+from t3s_megatron.selecting import Selecting
 
 #: Actions that wait for the start of the next step; the module's docstring says why.
 _BEFORE_A_STEP = (ActionKind.SCORE_THETA_B, ActionKind.REWIND)
@@ -76,7 +70,10 @@ class T3SRun:
         self.prepared = prepared
         self.config = prepared.config
         self.rows = rows
-        self.machine = PhaseMachine(prepared.plan)
+        depth = self.config.accuracy_overlap
+        self.machine = (
+            OverlappingPhases(prepared.plan, depth) if depth else PhaseMachine(prepared.plan)
+        )
         self.meter = TokenMeter()
         self.forward = forward
         forward.observer = self.meter
@@ -84,8 +81,9 @@ class T3SRun:
         self.groups: TokenGroups | None = None
         self.theta_0: StartingPoint | None = None
         self.candidate: WeightSnapshot | None = None
-        self.c_0: np.ndarray | None = None  # root rank only
-        self.c_b: np.ndarray | None = None  # root rank only
+        # Of steps whose measurement is in flight, by step of the phase.
+        self.weights_in_flight: dict[int, WeightSnapshot] = {}
+        self.selecting = Selecting(self)
         self._phase_started = time.perf_counter()
 
     # ------------------------------------------------------------------------------------ events
@@ -97,13 +95,14 @@ class T3SRun:
         self.measurer = Measurer(
             self.prepared,
             self.root,
-            lambda what, seconds: self._spent(what, seconds, context.iteration),
+            lambda what, seconds: self.spent(what, seconds, context.iteration),
             self.say,
         )
+        self.flights = Flights(self.measurer)
         path = os.path.join(self.config.dir, "summary.json") if self.is_root else None
         self.summary = Summary(path)
         self.summary.update(
-            method=self.config.method + ("-simple" if self.config.simple else ""),
+            method=self.config.method + ("-simple" if self.prepared.plan.simple else ""),
             data=self.prepared.corpus.counts,
             unusable_gold=sorted(self.prepared.unusable_gold),
             arrangement=self.prepared.training_plans.summary(self.prepared.plan.budget),
@@ -125,8 +124,13 @@ class T3SRun:
                 f"--t3s-verifier {self.config.verifier} cannot read {unusable} gold answers: their "
                 "samples are trained on and never asked (unusable_gold in the summary)"
             )
+        self._introduce_teachers()
         self.non_finite = NonFinitePolicy(
-            self.config.non_finite == "skip", self.rows, self.summary, self.say
+            self.config.non_finite == "skip",
+            self.rows,
+            [part.samples for part in self.prepared.parts],
+            self.summary,
+            self.say,
         )
         self.guard = StepGuard(
             context,
@@ -140,6 +144,9 @@ class T3SRun:
         if get_args().iteration > 0:
             self.persistence.restore(context, get_args().iteration)
         self._phases_noted = len(self.machine.records)
+        self._order_data(context)
+        if self.config.needs_answers:
+            self.measurer.check(context)
         # Megatron's loop ends at args.train_iters: an upper bound while the profile is open.
         get_args().train_iters = self.machine.train_iters_now
 
@@ -150,14 +157,24 @@ class T3SRun:
         context.num_microbatches = len(self._step_plan().micro_batches)
         self.guard.before_step()
 
+    @property
+    def plans(self) -> TrainingPlans:
+        """Of the phase: a teacher's profile, or training on the samples of all."""
+        return self.prepared.plans_of(self.machine.teacher)
+
     def _step_plan(self) -> StepPlan:
         """Of the step that is about to begin, or has just been done."""
-        return self.prepared.training_plans.at(get_args().consumed_train_samples)
+        return self.plans.at(get_args().consumed_train_samples)
+
+    def _order_data(self, context: CallbackContext) -> None:
+        """Where each step of the phase finds its samples; what was consumed is not changed."""
+        for batches in training_batches(context.data_iterator):
+            batches.plans = self.plans
 
     def on_train_step_end(self, context: CallbackContext) -> None:
         self.seam.assert_called("train", "train_step")
         profiling = self.machine.phase is Phase.PROFILE
-        tokens = self.meter.finish_step(self.machine.phase_step + 1)
+        tokens = self.meter.finish_step(self.machine.live_step + 1)
         self.machine.step_done()
         if profiling:
             self.meter.history.append(tokens)
@@ -176,6 +193,7 @@ class T3SRun:
     def on_train_end(self, context: CallbackContext) -> None:
         if self.seam.calls["train_step"]:
             self.seam.assert_called("train", "train_step", "training_log")
+        self.flights.close()
         self.measurer.close()
         self.summary.update(finished=self.machine.phase is Phase.DONE)
         self.summary.write()
@@ -187,18 +205,25 @@ class T3SRun:
         handlers = {
             ActionKind.KEEP_THETA_0: self._keep_theta_0,
             ActionKind.MEASURE: self._measure,
+            ActionKind.SCORE: self._watch_confidence,
             ActionKind.KEEP_CANDIDATE: self._keep_candidate,
             ActionKind.SCORE_THETA_B: self._score_theta_b,
             ActionKind.REWIND: self._rewind,
             ActionKind.SCORE_THETA_0: self._score_theta_0,
+            ActionKind.NEXT_PROFILE: self._next_profile,
             ActionKind.SELECT: self._select,
             ActionKind.RESIDUAL_TRANSFER: self._transfer_residual,
             ActionKind.FINISH: self._finish,
+            ActionKind.KEEP_WEIGHTS: self._keep_weights,
+            ActionKind.BEGIN_MEASUREMENT: self._begin_measurement,
+            ActionKind.COLLECT: self._collect,
+            ActionKind.DISCARD: self._discard,
         }
         while (action := self.machine.next_action()) is not None:
             if between_steps and action.kind in _BEFORE_A_STEP:
                 break
             handlers[action.kind](context, action)
+            self._forget_weights()
             self._note_finished_phases()
             self._say_reasons()
         # Ends Megatron's loop with this step once the machine is done.
@@ -209,31 +234,72 @@ class T3SRun:
         self.machine.done(action)
 
     def _keep_candidate(self, context, action: Action) -> None:
-        if self.candidate is None:
+        if self.machine.phase_step in self.weights_in_flight:
+            self.candidate = self.weights_in_flight.pop(self.machine.phase_step)
+        elif self.candidate is None:
             self.candidate = WeightSnapshot(context)
         else:
             self.candidate.copy_from(context)
         self.machine.done(action)
 
     def _measure(self, context, action: Action) -> None:
+        teacher = self.machine.teacher
         settles = self.machine.settles if self.machine.seeks_minimum else None
-        measured = self.measurer.training_accuracy(context, settles=settles, **self._now())
+        measured = self.measurer.training_accuracy(
+            context, settles=settles, teacher=teacher, **self._now()
+        )
+        self._take_outcome(context, measured)
+
+    def _keep_weights(self, context, action: Action) -> None:
+        self.weights_in_flight[self.machine.live_step] = WeightSnapshot(context)
+        self.machine.done(action)
+
+    def _begin_measurement(self, context, action: Action) -> None:
+        self.flights.begin(context, **self._now(), teacher=self.machine.teacher)
+        self.machine.done(action)
+
+    def _collect(self, context, action: Action) -> None:
+        started = time.perf_counter()
+        measured = self.flights.collect()
+        self.spent("waiting", time.perf_counter() - started, context.iteration)
+        self._take_outcome(context, measured)
+
+    def _discard(self, context, action: Action) -> None:
+        self.flights.discard()
+        self.machine.done(action)
+
+    def _forget_weights(self) -> None:
+        if isinstance(self.machine, OverlappingPhases):
+            for step in set(self.weights_in_flight) - set(self.machine.kept):
+                del self.weights_in_flight[step]
+
+    def _take_outcome(self, context, measured: Measurement) -> None:
+        teacher = self.machine.teacher
         self.machine.measured(measured.outcome)
-        self.summary.append("measurements", measured)
-        self.curves.scalars(measurement_figures(measured), context.iteration)
+        self.summary.append("measurements", measured.to_dict() | _whose(teacher))
+        self.curves.scalars(measurement_figures(measured), context.iteration, teacher)
         self.say(
-            f"{measured.phase} step {measured.step}: accuracy {measured.describe()}, "
-            f"{measured.seconds:.1f} s"
+            f"{_prefix(teacher)}{measured.phase} step {measured.step}: accuracy "
+            f"{measured.describe()}, {measured.seconds:.1f} s"
         )
         self.summary.write()
 
+    def _watch_confidence(self, context, action: Action) -> None:
+        profile, step = self.machine.profile, self.machine.phase_step
+        fall = self.selecting.confidence_fall(context, profile, step)
+        self.machine.scored(fall)
+        self.summary.append("confidence", {"step": step, "fall": fall} | _whose(profile.teacher))
+        self.curves.scalars(
+            {"confidence_fall": fall, "confidence_turn": profile.turn.theta_b_step},
+            context.iteration,
+            profile.teacher,
+        )
+
     def _score_theta_b(self, context, action: Action) -> None:
-        if self.config.scoring != "inline":  # else read from the training forwards in _select
-            if not action.live:
-                assert self.candidate is not None
-                self.candidate.restore(context)
-            assert self.machine.theta_b_step is not None
-            self.c_b = self._score(context, "theta_b", self.machine.theta_b_step)
+        if self.config.scoring != "inline" and not action.live:
+            assert self.candidate is not None
+            self.candidate.restore(context)
+        self.selecting.score_theta_b(context, self.machine.profile)
         self.machine.done(action)
 
     def _rewind(self, context, action: Action) -> None:
@@ -242,23 +308,32 @@ class T3SRun:
         self.theta_0.rewind(context)
         seconds = time.perf_counter() - started
         self.machine.done(action)
-        self._spent("rewind", seconds, context.iteration)
+        self._order_data(context)
+        self.spent("rewind", seconds, context.iteration)
 
     def _score_theta_0(self, context, action: Action) -> None:
-        if self.config.scoring != "inline":
-            self.c_0 = self._score(context, "theta_0", 0)
+        self.selecting.score_theta_0(context, self.machine.profile)
         self.machine.done(action)
 
+    def _next_profile(self, context, action: Action) -> None:
+        self._close_profile(context)
+        self.machine.done(action)
+        self._order_data(context)
+        self.summary.write()
+
     def _select(self, context, action: Action) -> None:
-        keep = self._selection(context) if layout.speaks_for_its_samples() else None
-        keep = layout.broadcast(None if keep is None else np.packbits(keep), self.root)
-        n = self.prepared.corpus.n_targets
-        self._apply(np.unpackbits(keep, count=n).astype(bool))
-        self._draw_figure_4(context)
+        self._close_profile(context)
+        self._apply(self.selecting.select())
+        if self.machine.theta_b_step is not None:
+            self.groups = self.selecting.groups
         self.theta_0 = self.candidate = None  # there is no way back from here: free the host
-        self.meter.history.clear()
         self.machine.done(action)
         self.summary.write()
+
+    def _close_profile(self, context) -> None:
+        self.selecting.close_profile(context, self.machine.profile)
+        self.meter.history.clear()
+        self._note_theta_b()
 
     def _transfer_residual(self, context, action: Action) -> None:
         self._evaluate(context, "theta_f")
@@ -272,19 +347,30 @@ class T3SRun:
         self.theta_0 = self.candidate = None
         self.machine.done(action)
         self._note_finished_phases()
-        self.summary.update(
-            theta_b_step=self.machine.theta_b_step,
-            theta_b_reason=self.machine.theta_b_reason,
-        )
+        self._note_theta_b()
         self.summary.write()
 
+    def _note_theta_b(self) -> None:
+        """Of the profile under way, or the last."""
+        profile = self.machine.profile
+        self.note(
+            profile.teacher,
+            theta_b_step=profile.theta_b_step,
+            theta_b_reason=profile.theta_b_reason,
+            turn_step=profile.turn.theta_b_step,
+        )
+
     def _non_finite(self, what: str, samples: list[int]) -> None:
-        self.non_finite.found(what, samples, self.machine.phase.value, self.machine.phase_step + 1)
+        self.non_finite.found(what, samples, self.machine.phase.value, self.machine.live_step + 1)
+
+    def non_finite_log_prob(self, where: str, samples: list[int]) -> None:
+        """A scoring pass has found those of these samples."""
+        self.non_finite.found(f"log-prob at {where}", samples, **self._now())
 
     def _nothing_kept(self) -> None:
         self.summary.update(empty_steps=self.summary.content["empty_steps"] + 1)
         self.say(
-            f"{self.machine.phase.value} step {self.machine.phase_step + 1}: no token of the batch "
+            f"{self.machine.phase.value} step {self.machine.live_step + 1}: no token of the batch "
             "is kept, so it changes nothing"
         )
 
@@ -298,7 +384,7 @@ class T3SRun:
             )
 
     def _now(self) -> dict:
-        return {"step": self.machine.phase_step, "phase": self.machine.phase.value}
+        return {"step": self.machine.live_step, "phase": self.machine.phase.value}
 
     def _note_finished_phases(self) -> None:
         """Their iterations and seconds, for the summary."""
@@ -309,85 +395,6 @@ class T3SRun:
             self._phase_started = now
             self._phases_noted += 1
 
-    # --------------------------------------------------------------------- scoring and selection
-
-    def _score(self, context, tag: str, step: int) -> np.ndarray | None:
-        started = time.perf_counter()
-        c = score_corpus(context, self.rows)
-        bad: list[int] = []
-        if c is not None:
-            found = self.prepared.corpus.sample_index(np.flatnonzero(~np.isfinite(c)))
-            bad = sorted(set(found.tolist()) - self.rows.excluded)
-        bad = layout.broadcast(bad, self.root)
-        if bad:
-            self.non_finite.found(f"log-prob at {tag}", bad, **self._now())
-        if c is not None:
-            self._level_excluded(c)
-            self._store(c, tag, step, "exact")
-            if bad and self.c_b is not None:
-                self._store(self.c_b, "theta_b", self.machine.theta_b_step or 0, "exact")
-        seconds = time.perf_counter() - started
-        self._spent("scoring", seconds, context.iteration)
-        self.say(f"scored {tag}: {self.prepared.corpus.n_targets} tokens in {seconds:.1f} s")
-        return c
-
-    def _level_excluded(self, c: np.ndarray) -> None:
-        """Samples that were left out have delta_c = 0: neither anchors nor learned."""
-        for i in self.rows.excluded:
-            for values in (c, self.c_b):
-                if values is not None:
-                    values[self.prepared.corpus.target_slice(i)] = 0.0
-
-    def _store(self, c: np.ndarray, tag: str, step: int, mode: str) -> None:
-        shape = model_shape(get_args())
-        store = LogProbStore(c, self.prepared.corpus, tag=tag, step=step, mode=mode, model=shape)
-        store.save(os.path.join(self.config.dir, f"c_{tag}.safetensors"))
-
-    def _selection(self, context) -> np.ndarray | None:
-        """Compute and save on the root rank: bool[n_target_tokens], None on other ranks."""
-        config, corpus, step = self.config, self.prepared.corpus, self.machine.theta_b_step
-        approximate = None
-        if config.scoring != "exact" and step is not None:
-            approximate = inline_snapshots(self.meter.history, step, corpus.n_targets)
-        if not self.is_root:
-            return None
-        if config.scoring == "inline":
-            assert approximate is not None and step is not None
-            self.c_0, self.c_b, unseen = approximate
-            self._store(self.c_0, "theta_0", 0, "inline")
-            self._store(self.c_b, "theta_b", step, "inline")
-            self.say(
-                "inline scoring is approximate: a value may be one epoch old, and "
-                f"{unseen} of {corpus.n_targets} tokens were never seen",
-                root=True,
-            )
-        elif approximate is not None:
-            assert self.c_0 is not None and self.c_b is not None
-            difference = disagreement(
-                delta_c(self.c_b, self.c_0), delta_c(approximate[1], approximate[0])
-            )
-            self.summary.update(inline_disagreement=difference)
-            self.say(f"inline against exact scoring: {difference}", root=True)
-        keep = keep_mask(
-            config.method,
-            c_0=self.c_0,
-            c_b=self.c_b,
-            seed=config.seed,
-            share=config.mask_share,
-            tau=config.anchor_threshold,
-            n=corpus.n_targets,
-        )
-        delta = None
-        if self.c_b is not None and self.c_0 is not None:
-            delta = delta_c(self.c_b, self.c_0)
-        counts = selection_counts(keep, delta, tau=config.anchor_threshold)
-        self.summary.update(tokens=counts)
-        selection = Selection(keep, corpus, config.method, step, counts, model_shape(get_args()))
-        paths = [os.path.join(config.dir, "selection.safetensors"), config.selection_save]
-        for path in filter(None, paths):
-            selection.save(path)
-        return keep
-
     def _apply(self, keep: np.ndarray) -> None:
         if not keep.any():
             raise T3SError(
@@ -397,28 +404,6 @@ class T3SRun:
         self.rows.use_selection(keep)
         share = 1 - keep.mean()
         self.say(f"{share:.1%} of {keep.size} target tokens are masked out of the loss")
-
-    def _draw_figure_4(self, context) -> None:
-        """Mean delta_c of both groups over the profile's steps, now that the groups are known."""
-        known = layout.broadcast(self.c_b is not None, self.root)
-        if not known:
-            return
-        c_0, c_b = layout.broadcast((self.c_0, self.c_b), self.root)
-        delta = delta_c(c_b, c_0)
-        self.group_tokens(c_0, c_b)
-        assert self.groups is not None
-        iteration = context.iteration
-        self.curves.histogram("delta_c_at_theta_b", delta, iteration)
-        self.curves.scalars({"anchor_share": float(self.groups.is_anchor.mean())}, iteration)
-        first = iteration - len(self.meter.history)
-        for tokens in self.meter.history:
-            figures = step_figures(tokens, None, self.groups)
-            self._plot_groups(figures, first + tokens.step)
-            self.summary.append("figure_4", {"phase": "profile", "step": tokens.step} | figures)
-
-    def group_tokens(self, c_0: np.ndarray, c_b: np.ndarray) -> None:
-        """From here on each step's figures are told for anchors and the others apart."""
-        self.groups = TokenGroups(anchors(delta_c(c_b, c_0), self.config.anchor_threshold), c_0)
 
     # ---------------------------------------------------------------------------------- watching
 
@@ -431,15 +416,25 @@ class T3SRun:
         plan = self._step_plan()
         scalars |= plan.efficiency() | {"micro_batches": len(plan.micro_batches)}
         self.curves.scalars(scalars, iteration)
-        if self.groups is not None:
-            self._plot_groups(figures, iteration)
-            self.summary.append("figure_4", {"phase": "targeted", "step": tokens.step} | figures)
+        if self.groups is None:
+            return
+        self.plot_groups("targeted", tokens.step, figures, iteration)
+        for part in self.prepared.parts:
+            if part.teacher is not None:
+                of_teacher = step_figures(tokens.among(part.targets), self.rows.keep, self.groups)
+                self.plot_groups("targeted", tokens.step, of_teacher, iteration, part.teacher)
 
-    def _plot_groups(self, figures: dict, iteration: int) -> None:
+    def plot_groups(
+        self, phase: str, step: int, figures: dict, iteration: int, teacher: str | None = None
+    ) -> None:
+        """A step's point of Figure 4; `figures` is empty but on the last pipeline stage."""
         names = ("loss_anchor", "loss_other", "delta_anchor", "delta_other")
-        self.curves.scalars({name: figures[name] for name in names if name in figures}, iteration)
+        found = {name: figures[name] for name in names if name in figures}
+        self.curves.scalars(found, iteration, teacher)
+        where = {"phase": phase, "step": step} | _whose(teacher)
+        self.summary.append("figure_4", where | figures)
 
-    def _spent(self, what: str, seconds: float, iteration: int) -> None:
+    def spent(self, what: str, seconds: float, iteration: int) -> None:
         self.summary.add_seconds(what, seconds)
         self.curves.scalars({f"seconds_{what}": seconds}, iteration)
 
@@ -454,3 +449,34 @@ class T3SRun:
             print(f"[t3s] {line}", flush=True)
         else:
             print_rank_0(f"[t3s] {line}")
+
+    def note(self, teacher: str | None, **values) -> None:
+        """In the summary: of one of several teachers, or (None) of the run."""
+        if teacher is None:
+            self.summary.update(**values)
+        else:
+            self.summary.content["teachers"][teacher].update(values)
+
+    def _introduce_teachers(self) -> None:
+        plan, parts = self.prepared.plan, self.prepared.parts
+        if not plan.teachers:
+            return
+        self.summary.update(teachers={part.teacher: dict(part.corpus.counts) for part in parts})
+        named = ", ".join(f"{part.teacher} ({len(part.samples)} samples)" for part in parts)
+        steps = f"{plan.budget} steps on all of them"
+        if len(plan.profiles) > 1:
+            bound = plan.simple_step if plan.simple else plan.profile_iters
+            steps = f"a profile of at most {bound} steps for each, then {steps}"
+        self.say(
+            f"{len(parts)} teachers: {named}; {steps}, {plan.budget / len(parts):g} a teacher "
+            "(the paper: 50)"
+        )
+
+
+def _whose(teacher: str | None) -> dict:
+    """Part of an entry in the summary; with one teacher there is nothing to say."""
+    return {} if teacher is None else {"teacher": teacher}
+
+
+def _prefix(teacher: str | None) -> str:
+    return "" if teacher is None else f"teacher {teacher}: "

@@ -11,11 +11,16 @@ t3s_cluster() {
     # --- what to train, on what; OUT has to be one folder for all nodes
     [ -n "${HF_MODEL:-}" ] || t3s_refuse "HF_MODEL is not set: the student's Hugging Face folder"
     [ -n "${DATA:-}" ] || t3s_refuse "DATA is not set: the traces (.jsonl, .parquet or a dataset)"
+    local traces=("$DATA")
+    [ -e "$DATA" ] || traces=($DATA)  # a file for each of several teachers
     [ -n "${OUT:-}" ] || t3s_refuse "OUT is not set: the folder for everything the run writes"
     local METHOD=${METHOD:-t3s}              # any of --t3s-method
     local T3S_SIMPLE=${T3S_SIMPLE:-0}        # 1: step 10 is theta_b, nothing is generated
     local VERIFIER=${VERIFIER:-math}         # exact, numeric, choice, math, code, ..., yours
     local TEMPERATURE=${TEMPERATURE:-0.6}    # the paper's
+    local GENERATION=${GENERATION:-live}     # server: SERVER_URL answers (docs/generation.md)
+    local SERVER_URL=${SERVER_URL:-}         # http://HOST:PORT ...
+    local SERVER_RELOAD=${SERVER_RELOAD:-vllm}
     # Prompts answered together on a data-parallel rank: their keys and values at SEQ_LENGTH have to
     # fit beside weights, gradients and optimizer.
     local GENERATION_BATCH=${GENERATION_BATCH:-32}
@@ -77,7 +82,7 @@ t3s_cluster() {
         --tokenizer-type HuggingFaceTokenizer --tokenizer-model "$HF_MODEL"
         --load "$OUT/checkpoints" --save "$OUT/checkpoints" --save-interval "$SAVE_INTERVAL"
         --tensorboard-dir "$OUT/tensorboard" --log-interval 1 --eval-iters 0 --num-workers 0
-        --t3s --t3s-method "$METHOD" --t3s-dir "$OUT/t3s" --t3s-data "$DATA"
+        --t3s --t3s-method "$METHOD" --t3s-dir "$OUT/t3s" --t3s-data "${traces[@]}"
         --t3s-hf-model "$HF_MODEL" --t3s-hf-export "$OUT/hf"
         # Every sample at its own length: no padding, and GBS counts samples.
         --t3s-arrangement own
@@ -91,6 +96,8 @@ t3s_cluster() {
         args+=(--expert-model-parallel-size "$EP" --expert-tensor-parallel-size "$ETP")
     fi
     [ "$T3S_SIMPLE" = 1 ] && args+=(--t3s-simple)
+    [ "$GENERATION" = server ] && args+=(--t3s-generation server --t3s-server-url $SERVER_URL
+        --t3s-server-reload "$SERVER_RELOAD" --t3s-server-weights "$OUT/weights")
     if [ "$DEVICE" = cpu ]; then
         source "$ROOT/examples/lib/cpu.sh"
         args+=("${CPU_ARGS[@]}" --attention-softmax-in-fp32)

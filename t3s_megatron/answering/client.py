@@ -34,6 +34,7 @@ API_KEY = "T3S_SERVER_API_KEY"
 
 _CONNECT_TIMEOUT = 10.0
 _LONGEST_PAUSE = 30.0
+_WATCH = 0.1
 #: More than a JSON string needs for one token, and room for everything else in a reply.
 _BYTES_A_TOKEN, _BYTES_A_REPLY = 1024, 2**20
 _LONGEST_EXCERPT = 300
@@ -86,7 +87,8 @@ class Client:
     """`concurrency`: requests in flight at each URL. `timeout`: seconds that one attempt may take,
     from the connection to the last byte. `retries`: attempts after the first one, the first of them
     after `pause` seconds and each later one after twice as long. `extra`: further fields of every
-    request. `say(line)` is told when a URL is given up.
+    request. `say(line)` is told when a URL is given up. When `cancelled()` becomes true, what has
+    no answer is UNFINISHED at once.
 
     A URL is given up when it has failed `retries + 1` times in a row, over at least the time that
     the pauses of one request take; the others then get its requests. T3SError for a URL that is
@@ -104,6 +106,7 @@ class Client:
         pause: float = 1.0,
         extra: dict[str, Any] | None = None,
         say: Callable[[str], None] = lambda line: None,
+        cancelled: Callable[[], bool] = lambda: False,
     ):
         require_httpx()
         if not urls:
@@ -114,6 +117,7 @@ class Client:
         self.retries, self.pause = retries, pause
         self.extra = extra or {}
         self.say = say
+        self.cancelled = cancelled
 
     def complete(
         self,
@@ -145,6 +149,7 @@ class Client:
                 for server in servers
                 for _ in range(self.concurrency)
             ]
+            workers.append(asyncio.create_task(self._watch(job)))
             try:
                 async with asyncio.timeout(timeout) as time_limit:
                     await job.over
@@ -156,6 +161,12 @@ class Client:
                 for worker in workers:
                     worker.cancel()
                 await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _watch(self, job: _Job) -> None:
+        while not self.cancelled():
+            await asyncio.sleep(_WATCH)
+        job.why = "cancelled"
+        job.end()
 
     async def _work(self, http, server: _Server, servers: list[_Server], job: _Job) -> None:
         """One of the workers of one URL. Ends when the URL is given up, or is cancelled."""

@@ -168,7 +168,11 @@ class StepPlan:
 
 class TrainingPlans:
     """What each step of training computes: a pure function of the number of samples consumed, so
-    that a resume or a rewind has to know nothing else."""
+    that a resume or a rewind has to know nothing else.
+
+    `samples`: corpus indices of those that are trained on, in the order that `order` counts them;
+    None: all. A batch larger than their number has samples of several epochs.
+    """
 
     def __init__(
         self,
@@ -176,7 +180,9 @@ class TrainingPlans:
         lengths: Sequence[int],
         arrangement: Arrangement,
         global_batch_size: int,
+        samples: Sequence[int] | None = None,
     ):
+        self.samples = range(order.n) if samples is None else samples
         self.order = order
         self.lengths = lengths
         self.arrangement = arrangement
@@ -185,7 +191,7 @@ class TrainingPlans:
 
     def _make(self, consumed: int) -> StepPlan:
         places = range(consumed, consumed + self.global_batch_size)
-        samples = [self.order.sample_at(place) for place in places]
+        samples = [self.samples[self.order.sample_at(place)] for place in places]
         return StepPlan.of(self.arrangement.arrange(samples, self.lengths), self.lengths)
 
     def summary(self, steps: int) -> dict:

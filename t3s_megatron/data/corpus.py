@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -21,8 +22,8 @@ class Corpus:
     `lengths`: positions that each sample needs in a row, one less than it has tokens.
 
     `fingerprint`: sha256 over ids, token ids and targets in order; blind to where they came from.
-    `counts`: records read, samples kept, dropped_overlong, truncated_overlong, tokens,
-    target_tokens.
+    `counts`: samples kept, tokens, target_tokens; of one that was read also records,
+    dropped_overlong, truncated_overlong.
     """
 
     samples: list[Sample]
@@ -84,13 +85,15 @@ class Corpus:
             )
         counts = {
             "records": len(records),
-            "samples": len(kept),
             "dropped_overlong": len(samples) - len(kept),
             "truncated_overlong": truncated,
-            "tokens": int(sum(len(sample.tokens) for sample in kept)),
-            "target_tokens": int(sum(sample.n_targets for sample in kept)),
         }
-        return cls(kept, tokenizer_fingerprint(tokenizer), counts)
+        return cls(kept, tokenizer_fingerprint(tokenizer), counts | _counts(kept))
+
+    def subset(self, indices: Sequence[int]) -> Corpus:
+        """The samples of these indices as a corpus of their own, with its own numbering."""
+        samples = [self.samples[i] for i in indices]
+        return Corpus(samples, self.tokenizer_fingerprint, _counts(samples))
 
     def target_slice(self, index: int) -> slice:
         """Where sample `index` stands in a flat per-target array."""
@@ -113,6 +116,14 @@ class Corpus:
                 f"{'; '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}. Add it, or use "
                 "--t3s-simple, which measures nothing."
             )
+
+
+def _counts(samples: list[Sample]) -> dict:
+    return {
+        "samples": len(samples),
+        "tokens": sum(len(sample.tokens) for sample in samples),
+        "target_tokens": sum(sample.n_targets for sample in samples),
+    }
 
 
 def _truncate(sample: Sample, length: int) -> Sample:

@@ -28,7 +28,7 @@ class Record:
     """One sample as read. `where` names file and line (or row) for messages to people.
 
     `uid`: the given `id`, else 16 hex digits of sha256 over the content, with "#2", "#3", ... when
-    the same content comes again.
+    the same content comes again. Unique among the samples of a teacher.
     """
 
     uid: str
@@ -42,16 +42,17 @@ class Record:
 def load_records(source: str, *, split: str = "train") -> list[Record]:
     """All records of `source`, in file order. DataError names file and line of what is wrong."""
     records: list[Record] = []
-    places: dict[str, str] = {}
+    places: dict[tuple, str] = {}
     contents: dict[str, int] = {}
     for where, raw in raw_rows(source, split):
         record = _parse(raw, where, contents)
-        if record.uid in places:
+        key = record.teacher, record.uid
+        if key in places:
             raise DataError(
-                f"{where}: id {record.uid!r} was already used by {places[record.uid]}; "
-                "ids have to be unique"
+                f"{where}: id {record.uid!r} was already used by {places[key]}; ids have to be "
+                "unique"
             )
-        places[record.uid] = where
+        places[key] = where
         records.append(record)
     if not records:
         raise DataError(f"{source}: no samples in it")

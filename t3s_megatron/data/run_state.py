@@ -3,6 +3,7 @@
 
     state/theta_0-CUT/rank-00003.safetensors          weights of each rank at step 0, written once
     state/candidate-00007-CUT/rank-00003.safetensors  the same at the lowest accuracy so far
+    state/in_flight-00012-CUT/rank-00003.safetensors  the same at a step whose accuracy is not known
     state/iter_0000012/rank-00003.safetensors         the log-probs the rank has seen
     state/iter_0000012/state.json                     the commit: phases, summary, and the checksum
                                                       of every file that belongs to this iteration
@@ -31,7 +32,7 @@ from t3s_megatron.data.durable import replace_file, sha256_file, write_bytes
 from t3s_megatron.data.pieces import Piece, Source, assemble
 from t3s_megatron.errors import MismatchError
 
-FORMAT = 1
+FORMAT = 2
 
 
 class RankFile:

@@ -21,13 +21,13 @@ _KIND = "selection"
 
 @dataclass
 class Selection:
-    """keep bool[n_target_tokens] in the order of `corpus`. `model`: what selected, written down and
-    not checked."""
+    """keep bool[n_target_tokens] in the order of `corpus`. `theta_b_step`: by teacher where there
+    are several. `model`: what selected, written down and not checked."""
 
     keep: np.ndarray
     corpus: Corpus
     method: str
-    theta_b_step: int | None
+    theta_b_step: int | dict[str, int] | None
     counts: dict = field(default_factory=dict)
     model: dict = field(default_factory=dict)
 

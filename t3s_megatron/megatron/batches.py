@@ -10,7 +10,7 @@ so a rewind, or a resume, is setting one integer. How samples become rows and mi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -86,7 +86,10 @@ class RowMaker:
 
 
 class TrainingBatches:
-    """This rank's micro-batches in training order; Megatron's "external" data loader."""
+    """This rank's micro-batches in training order; Megatron's "external" data loader.
+
+    `plans` may be changed between two steps, with a `reset` for what was consumed of them.
+    """
 
     def __init__(self, rows: RowMaker, plans: TrainingPlans, consumed: int):
         self.rows = rows
@@ -110,13 +113,17 @@ class TrainingBatches:
         self.number = 0
 
 
-def scoring_batches(rows: RowMaker) -> tuple[int, Iterator[dict[str, torch.Tensor]]]:
-    """One pass over the corpus: (micro-batches on every rank, this rank's micro-batches).
+def scoring_batches(
+    rows: RowMaker, samples: Sequence[int] | None = None
+) -> tuple[int, Iterator[dict[str, torch.Tensor]]]:
+    """One pass over the corpus, or over its `samples` (indices): (micro-batches on every rank, this
+    rank's micro-batches).
 
     The number is the same on all data-parallel ranks, since a pipeline schedule is collective; what
     is missing is filled with empty rows.
     """
     lengths = rows.corpus.lengths
-    micro_batches = rows.arrangement.arrange(range(len(lengths)), lengths)
+    scored = range(len(lengths)) if samples is None else samples
+    micro_batches = rows.arrangement.arrange(scored, lengths)
     rank = mpu.get_data_parallel_rank()
     return len(micro_batches), (rows.batch(ranks[rank]) for ranks in micro_batches)

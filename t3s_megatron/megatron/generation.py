@@ -25,6 +25,7 @@ from megatron.core import mpu
 from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.utils import get_model_config, unwrap_model
 
+from t3s_megatron.answering.progress import Progress
 from t3s_megatron.megatron.forward import zigzag_slice
 from t3s_megatron.megatron.layout import gather_over_data
 from t3s_megatron.megatron.pause import training_paused
@@ -67,11 +68,13 @@ def generate(
     *,
     numbers: list[int] | None = None,
     timeout: float | None = None,
+    progress: Progress | None = None,
 ) -> list[Generated]:
     """One answer to each prompt. Same arguments and same result on every rank; collective.
 
     `numbers`: which answer of the measurement each one is, for its seed; default 0, 1, 2, ...
-    `timeout` in seconds: what is not answered by then is `unfinished`.
+    `timeout` in seconds: what is not answered by then is `unfinished`. `progress` is told of every
+    batch.
     """
     if not prompts:
         return []
@@ -96,6 +99,8 @@ def generate(
             )
             for part in gather_over_data(dict(zip(mine, texts, strict=True))):
                 answers.update(part)
+            if progress is not None:
+                progress.add(len(block), sum(len(answers[i].tokens) for i in block))
     return [answers[i] for i in range(len(prompts))]
 
 

@@ -29,6 +29,12 @@ class StepTokens(TokenScores):
 
     step: int  # of the phase, 1-based: the forward saw the weights after step - 1 updates
 
+    def among(self, targets: np.ndarray) -> StepTokens:
+        """Those with a number in `targets`, which are in ascending order."""
+        place = np.minimum(np.searchsorted(targets, self.target), len(targets) - 1)
+        mine = targets[place] == self.target
+        return StepTokens(self.target[mine], self.c[mine], self.step)
+
 
 class TokenMeter(TokenReader):
     """Observer of `TrainingForward`; `history` is filled by whoever wants to look back."""

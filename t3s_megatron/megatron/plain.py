@@ -7,7 +7,7 @@ from t3s_megatron.errors import T3SError
 from t3s_megatron.lengths import choose_arrangement
 from t3s_megatron.megatron.batches import RowMaker, TrainingBatches, take_over_batches
 from t3s_megatron.megatron.forward import TrainingForward
-from t3s_megatron.prepare import load_corpus, load_tokenizer, pad_token, plan_training
+from t3s_megatron.prepare import load_tokenizer, load_training_corpus, pad_token, plan_training
 
 
 class PlainTraining:
@@ -39,14 +39,7 @@ class PlainTraining:
             raise T3SError("samples differ in length: add --calculate-per-token-loss")
         tokenizer = load_tokenizer(args.tokenizer_model)
         if self._corpus is None:
-            self._corpus = load_corpus(
-                args.t3s_data,
-                args,
-                tokenizer,
-                split=args.t3s_data_split,
-                prompt_format=args.t3s_prompt_format,
-                overlong=args.t3s_overlong,
-            )
+            self._corpus, _ = load_training_corpus(args, tokenizer)
         take_over_batches(args)
         seed = args.seed if args.t3s_seed is None else args.t3s_seed
         plans = plan_training(self._corpus, seed, args)

@@ -8,6 +8,7 @@ same layout, as training.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -23,15 +24,18 @@ from t3s_megatron.megatron.seam import CallbackContext
 from t3s_megatron.megatron.token_reader import TokenReader, TokenScores
 
 
-def score_corpus(context: CallbackContext, rows: RowMaker) -> np.ndarray | None:
+def score_corpus(
+    context: CallbackContext, rows: RowMaker, samples: Sequence[int] | None = None
+) -> np.ndarray | None:
     """log p(y_t | y_<t, x), float32[n_target_tokens] in corpus order, on the root rank; else None.
 
+    `samples`: corpus indices of those to score, None for all; the targets of others are NaN.
     Collective over the world. Leaves training as it was (see `training_paused`).
     """
     stages = mpu.get_virtual_pipeline_model_parallel_world_size() or 1
     iterators, count = [], 0
     for _ in range(stages):
-        count, batches = scoring_batches(rows)
+        count, batches = scoring_batches(rows, samples)
         iterators.append(batches)
     reader = TokenReader()
     with training_paused(context):

@@ -3,7 +3,7 @@
 
     PROFILE ------ minimum confirmed / budget of the profile used up / step 10 (simple) -----+
       plain SFT from theta_0;                                                                |
-      accuracy measured,            score theta_b, REWIND to theta_0, score theta_0, select  |
+      measured and/or scored,       score theta_b, REWIND to theta_0, score theta_0, select  |
       candidate theta_b kept                                                                 v
       |        |                                                                         TARGETED
       | sft    | rrt: theta_0 + (theta_f - theta_b)                  masked SFT, full budget |
@@ -12,10 +12,14 @@
 
 With a loaded selection, or a baseline with a share of its own, the run starts in TARGETED.
 
+With several teachers (section 4.2) PROFILE comes once for each, every time from theta_0 and with
+that teacher's samples only: score theta_b, REWIND, score theta_0, next profile. After the last one
+there is one TARGETED phase over the samples of all.
+
 The driver asks `next_action()` until it is None, carries each action out and reports it with
-`measured(outcome)` or `done(action)`; then it makes one training step and calls `step_done()`.
-After a void measurement (too much of it failed) the step is unmeasured. Nothing here knows what a
-weight or a rank is.
+`measured(outcome)`, `scored(fall)` or `done(action)`; then it makes one training step and calls
+`step_done()`. After a void measurement (too much of it failed) the step is unmeasured. Nothing here
+knows what a weight or a rank is.
 """
 
 from __future__ import annotations
@@ -24,10 +28,15 @@ import enum
 from dataclasses import asdict, dataclass
 
 from t3s_megatron.errors import VoidMeasurementError
+from t3s_megatron.method.confidence import TurnDetector
 from t3s_megatron.method.detector import BottleneckDetector
 from t3s_megatron.method.outcome import Outcome
+from t3s_megatron.method.profile import Profile
 from t3s_megatron.method.schedule import MeasurementSchedule
 from t3s_megatron.method.selection import MASKING_BASELINES
+
+#: What says which step of the profile is theta_b.
+SIGNALS = ("accuracy", "confidence", "both", "fixed")
 
 
 class Phase(enum.StrEnum):
@@ -40,13 +49,20 @@ class Phase(enum.StrEnum):
 class ActionKind(enum.StrEnum):
     KEEP_THETA_0 = "keep theta_0"
     MEASURE = "measure"
+    SCORE = "score"
     KEEP_CANDIDATE = "keep candidate"
     SCORE_THETA_B = "score theta_b"
     REWIND = "rewind"
     SCORE_THETA_0 = "score theta_0"
+    NEXT_PROFILE = "next profile"
     SELECT = "select"
     RESIDUAL_TRANSFER = "residual transfer"
     FINISH = "finish"
+    # Of `overlap` alone:
+    KEEP_WEIGHTS = "keep weights"
+    BEGIN_MEASUREMENT = "begin measurement"
+    COLLECT = "collect"
+    DISCARD = "discard"
 
 
 @dataclass(frozen=True)
@@ -59,11 +75,12 @@ class Action:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run was asked to do. `budget` and `profile_iters` count training steps."""
+    """What a run was asked to do. `budget` and `profile_iters` count training steps; the latter
+    are the bound of each profile. `teachers`: their names where there are several, else empty."""
 
     method: str
     budget: int
-    simple: bool = False
+    signal: str = "accuracy"
     simple_step: int = 10
     profile_iters: int = 50
     accuracy_interval: int = 1  # 0: never measured
@@ -78,6 +95,14 @@ class Plan:
     loaded_selection: bool = False
     share: float | None = None
     measure_final: bool = True
+    teachers: tuple[str, ...] = ()
+
+    @property
+    def profiles(self) -> tuple[str | None, ...]:
+        """Whose samples each profile trains on, in order; None: all samples together."""
+        if self.starts_targeted or self.trains_to_theta_f or not self.teachers:
+            return (None,)
+        return self.teachers
 
     @property
     def starts_targeted(self) -> bool:
@@ -91,6 +116,15 @@ class Plan:
         return self.method in ("sft", "rrt")
 
     @property
+    def simple(self) -> bool:
+        """T3S-simple: theta_b is fixed beforehand."""
+        return self.signal == "fixed"
+
+    @property
+    def watches_confidence(self) -> bool:
+        return self.detects and self.signal in ("confidence", "both")
+
+    @property
     def detects(self) -> bool:
         return not (self.starts_targeted or self.simple or self.method == "sft")
 
@@ -98,8 +132,14 @@ class Plan:
         """ValueError for a plan that cannot be carried out."""
         if self.budget < 1 or self.profile_iters < 1:
             raise ValueError("budget and profile_iters must be at least 1 step")
-        if self.detects and self.accuracy_interval < 1:
+        if self.signal not in SIGNALS:
+            raise ValueError(f"unknown signal {self.signal!r}")
+        if self.detects and self.signal != "confidence" and self.accuracy_interval < 1:
             raise ValueError("the detector needs accuracy measurements")
+        if self.teachers and self.method == "rrt":
+            raise ValueError("a residual transfer has one theta_b: it is of one teacher")
+        if len(self.profiles) > 1 and self.detects and self.no_shock == "sft":
+            raise ValueError("one teacher's profile cannot go on as SFT of all of them")
         rewinds = self.detects and not self.trains_to_theta_f
         if rewinds and self.no_shock == "sft" and self.profile_iters > self.budget:
             raise ValueError(
@@ -115,7 +155,10 @@ class Plan:
 
 
 class PhaseMachine:
-    """See the module's docstring. `phase_step`: steps done in the phase; `total_steps`: in all."""
+    """See the module's docstring. `phase_step`: steps done in the phase; `total_steps`: in all.
+
+    `profiles`: one for each teacher; `number`: of the one under way, and then of the last.
+    """
 
     def __init__(self, plan: Plan):
         plan.validate()
@@ -123,24 +166,65 @@ class PhaseMachine:
         self.phase = Phase.TARGETED if plan.starts_targeted else Phase.PROFILE
         self.phase_step = 0
         self.offset = 0
-        self.candidate_step: int | None = None
-        self.theta_b_step: int | None = None
-        self.theta_b_reason: str | None = None
         self.goes_on_as_sft = False
-        self.detector = BottleneckDetector(
-            plan.patience, plan.min_delta, plan.confirm_level, plan.shock_level
-        )
-        self.schedule = MeasurementSchedule(plan.accuracy_interval, plan.coarse_interval)
+        self.profiles = [self._new_profile(teacher) for teacher in plan.profiles]
+        self.number = 0
         self.records: list[dict] = []
         self._log: list[str] = []
         self._pending: list[Action] = []
         self._begin()
+
+    # ---------------------------------------------------------------------------- what is known
+
+    @property
+    def profile(self) -> Profile:
+        """The one under way; after the profiles, the last of them."""
+        return self.profiles[self.number]
+
+    @property
+    def detector(self) -> BottleneckDetector:
+        return self.profile.detector
+
+    @property
+    def schedule(self) -> MeasurementSchedule:
+        return self.profile.schedule
+
+    @property
+    def candidate_step(self) -> int | None:
+        return self.profile.candidate_step
+
+    @property
+    def theta_b_step(self) -> int | None:
+        return self.profile.theta_b_step
+
+    @property
+    def theta_b_reason(self) -> str | None:
+        return self.profile.theta_b_reason
+
+    @property
+    def teacher(self) -> str | None:
+        """Whose samples are trained on; None: those of all."""
+        return self.profile.teacher if self.phase is Phase.PROFILE else None
+
+    @property
+    def turn(self) -> TurnDetector:
+        return self.profile.turn
+
+    @property
+    def finder(self) -> BottleneckDetector | TurnDetector:
+        """Which of the two says what theta_b is."""
+        return self.turn if self.plan.signal == "confidence" else self.detector
 
     # ------------------------------------------------------------------------------- what to do
 
     @property
     def total_steps(self) -> int:
         return self.offset + self.phase_step
+
+    @property
+    def live_step(self) -> int:
+        """The step of the phase that training has reached."""
+        return self.phase_step
 
     @property
     def train_iters_now(self) -> int:
@@ -150,7 +234,8 @@ class PhaseMachine:
             return self.total_steps
         if self.phase is not Phase.PROFILE or plan.trains_to_theta_f or self.goes_on_as_sft:
             return self.offset + plan.budget
-        return (plan.simple_step if plan.simple else plan.profile_iters) + plan.budget
+        bound = plan.simple_step if plan.simple else plan.profile_iters
+        return self.offset + bound * (len(self.profiles) - self.number) + plan.budget
 
     def next_action(self) -> Action | None:
         """What to do now; None when the next training step is due (or the run is done)."""
@@ -181,23 +266,36 @@ class PhaseMachine:
         if self._pending or self.phase is Phase.DONE:
             raise ValueError(f"no training step was due: {self.next_action()}")
         self.phase_step += 1
-        if self._measurement_is_due():
-            self._pending = [Action(ActionKind.MEASURE)]
+        if self._watching:
+            self._pending = [Action(ActionKind.SCORE)]
         else:
-            self._decide(new_minimum=False)
+            self._measure_or_decide(new_minimum=False)
+
+    def scored(self, fall: float) -> None:
+        """The SCORE action gave this `confidence_fall`; that of step 0 is the reference."""
+        self._pop(ActionKind.SCORE)
+        if self.phase_step == 0:
+            return
+        seen = self.turn.observe(self.phase_step, fall)
+        self._say(seen.reason)
+        if self.turn.near:
+            self._measure_densely()
+        self._measure_or_decide(seen.is_new_minimum and self.finder is self.turn)
 
     def measured(self, outcome: Outcome) -> None:
         """The MEASURE action gave this outcome.
 
-        VoidMeasurementError when it is the first of the run: what fails before training will fail
-        after it, and the detector would have no reference.
+        VoidMeasurementError when it is the first of the run or of a profile: what fails before
+        training will fail after it, and the detector would have no reference.
         """
         self._pop(ActionKind.MEASURE)
-        if self.total_steps == 0 and outcome.void:
+        first = self.total_steps == 0 or (self.phase is Phase.PROFILE and self.phase_step == 0)
+        if first and outcome.void:
             raise VoidMeasurementError(
-                "the accuracy before the first step could not be measured: too many of its answers "
-                "failed. The run has not begun; see the faults above, and --t3s-verify-timeout, "
-                "--t3s-verify-memory, --t3s-generation-timeout and --t3s-max-failed-share"
+                f"{self._of_teacher()}the accuracy before the first step could not be measured: "
+                "too many of its answers failed. No step of it was made; see the faults above, and "
+                "--t3s-verify-timeout, --t3s-verify-memory, --t3s-generation-timeout and "
+                "--t3s-max-failed-share"
             )
         new_minimum = False
         if self.phase is Phase.PROFILE and not self.plan.simple:
@@ -206,23 +304,28 @@ class PhaseMachine:
             new_minimum = seen.is_new_minimum
             if not settled:
                 self._say(seen.reason)
-            if self.detector.shock_seen and self.schedule.measure_densely(self.phase_step):
-                self._say("from here on accuracy is measured every --t3s-accuracy-interval steps")
+            if self.detector.shock_seen:
+                self._measure_densely()
         if self.phase_step > 0 and self.phase is not Phase.TRANSFERRED:
             self._decide(new_minimum)
 
     def done(self, action: Action) -> None:
         """Any other action was carried out."""
-        if action.kind is ActionKind.MEASURE:
-            raise ValueError("a measurement is reported with measured()")
+        if action.kind in (ActionKind.MEASURE, ActionKind.SCORE):
+            raise ValueError("what was measured is reported with measured() or scored()")
         self._pop(action.kind)
         if action.kind is ActionKind.KEEP_CANDIDATE:
-            self.candidate_step = self.phase_step
+            self.profile.candidate_step = self.phase_step
         elif action.kind is ActionKind.REWIND:
             self._say(f"rewound to theta_0 after {self.phase_step} profile steps")
-            self._enter(Phase.TARGETED)
+            last = self.number == len(self.profiles) - 1
+            self._enter(Phase.TARGETED if last else Phase.PROFILE)
+        elif action.kind is ActionKind.NEXT_PROFILE:
+            self.profile.close()
+            self.number += 1
+            self._say(f"profile {self.number + 1} of {len(self.profiles)} begins")
         elif action.kind is ActionKind.SELECT:
-            self.candidate_step = None
+            self.profile.close()
             self._say(f"targeted training begins: {self.plan.budget} steps")
         elif action.kind is ActionKind.RESIDUAL_TRANSFER:
             self._say(f"weights are theta_0 + (theta_f - theta_b), theta_b = {self.theta_b_step}")
@@ -248,9 +351,33 @@ class PhaseMachine:
         else:
             if plan.method != "sft":
                 actions.append(Action(ActionKind.KEEP_THETA_0))
-            if plan.accuracy_interval:
-                actions.append(Action(ActionKind.MEASURE))
+            actions += self._at_step_0()
         self._pending = actions
+
+    def _at_step_0(self) -> list[Action]:
+        """Of a profile, at theta_0."""
+        actions = []
+        if self.plan.watches_confidence:
+            actions.append(Action(ActionKind.SCORE))
+        if self.plan.accuracy_interval:
+            actions.append(Action(ActionKind.MEASURE))
+        return actions
+
+    @property
+    def _watching(self) -> bool:
+        """Whether the corpus is scored after this step."""
+        open_profile = self.phase is Phase.PROFILE and not self.goes_on_as_sft
+        return open_profile and self.plan.watches_confidence and not self.turn.confirmed
+
+    def _measure_densely(self) -> None:
+        if self.schedule.measure_densely(self.phase_step):
+            self._say("from here on accuracy is measured every --t3s-accuracy-interval steps")
+
+    def _measure_or_decide(self, new_minimum: bool) -> None:
+        if self._measurement_is_due():
+            self._pending = [Action(ActionKind.MEASURE)]
+        else:
+            self._decide(new_minimum)
 
     def _measurement_is_due(self) -> bool:
         plan, step = self.plan, self.phase_step
@@ -288,9 +415,9 @@ class PhaseMachine:
                 self._fix_theta_b(step, f"T3S-simple takes step {step}")
                 self._score_and_rewind()
             return
-        if self.detector.confirmed:
-            assert self.detector.confirmed_by is not None
-            self._fix_theta_b(self.detector.theta_b_step, self.detector.confirmed_by)
+        if self.finder.confirmed:
+            assert self.finder.confirmed_by is not None
+            self._fix_theta_b(self.finder.theta_b_step, self.finder.confirmed_by)
             self._score_and_rewind()
         elif step >= plan.profile_iters:
             self._end_of_profile()
@@ -299,25 +426,25 @@ class PhaseMachine:
 
     def _end_of_profile(self) -> None:
         plan = self.plan
-        if self.detector.shock_seen:
+        if self.finder.shock_seen:
             reason = f"lowest of all {self.phase_step} profile steps{self._void_count()}"
-            self._fix_theta_b(self.detector.theta_b_step, reason)
+            self._fix_theta_b(self.finder.theta_b_step, reason)
             self._score_and_rewind()
             return
         self._refuse_blindness()
         seen = (
-            f"no Imitation Shock in {self.phase_step} steps: accuracy never fell below step 0"
-            f"{self._void_count()}"
+            f"no Imitation Shock in {self.phase_step} steps: {self._what_falls} never fell below "
+            f"step 0{self._void_count()}"
         )
         if plan.no_shock == "simple":
             self._fix_theta_b(plan.simple_step, f"{seen}; going on as T3S-simple")
             self._score_and_rewind()
         elif plan.no_shock == "sft" and self.phase_step < plan.budget:
             self.goes_on_as_sft = True
-            self.theta_b_reason = f"{seen}; going on as plain SFT"
-            self._say(self.theta_b_reason)
+            self.profile.theta_b_reason = f"{seen}; going on as plain SFT"
+            self._say(self.profile.theta_b_reason)
         else:
-            self.theta_b_reason = seen
+            self.profile.theta_b_reason = seen
             self._say(f"{seen}; stopping here")
             self._pending.append(Action(ActionKind.FINISH))
 
@@ -333,13 +460,13 @@ class PhaseMachine:
         self._refuse_blindness()
         if plan.simple:
             self._fix_theta_b(plan.simple_step, f"T3S-simple takes step {plan.simple_step}")
-        elif self.detector.shock_seen:
-            self._fix_theta_b(self.detector.theta_b_step, "lowest training accuracy")
+        elif self.finder.shock_seen:
+            self._fix_theta_b(self.finder.theta_b_step, f"lowest training {self._what_falls}")
         elif plan.no_shock == "simple":
             self._fix_theta_b(plan.simple_step, "no Imitation Shock; going on as T3S-simple")
         else:
-            self.theta_b_reason = "no Imitation Shock: theta_f is left as it is"
-            self._say(self.theta_b_reason)
+            self.profile.theta_b_reason = "no Imitation Shock: theta_f is left as it is"
+            self._say(self.profile.theta_b_reason)
             self._pending.append(Action(ActionKind.FINISH))
             return
         self._pending.append(Action(ActionKind.RESIDUAL_TRANSFER))
@@ -347,14 +474,19 @@ class PhaseMachine:
             self._pending.append(Action(ActionKind.MEASURE))
         self._pending.append(Action(ActionKind.FINISH))
 
+    @property
+    def _what_falls(self) -> str:
+        return "confidence" if self.finder is self.turn else "accuracy"
+
     def _void_count(self) -> str:
-        return f" ({self.detector.void} unmeasured)" if self.detector.void else ""
+        return f" ({self.finder.void} unmeasured)" if self.finder.void else ""
 
     def _refuse_blindness(self) -> None:
         """No shock was seen, but was anything? VoidMeasurementError when it was not."""
-        if self.detector.void and not self.detector.measured:
+        if self.finder.void and not self.finder.measured:
             raise VoidMeasurementError(
-                f"every one of the {self.detector.void} accuracy measurements of the profile was "
+                f"{self._of_teacher()}every one of the {self.finder.void} accuracy measurements "
+                "of the profile was "
                 "void: there is nothing to find theta_b by. Start again from the last checkpoint "
                 "once generation and verification work, or from the start with --t3s-simple"
             )
@@ -364,14 +496,14 @@ class PhaseMachine:
         fallback = (
             self.plan.no_shock == "simple"
             and self.phase_step == self.plan.simple_step
-            and not self.detector.shock_seen
+            and not self.finder.shock_seen
         )
         if new_minimum or fallback:
             self._pending.append(Action(ActionKind.KEEP_CANDIDATE))
 
     def _fix_theta_b(self, step: int | None, reason: str) -> None:
         assert step is not None  # the detector has seen a minimum
-        self.theta_b_step, self.theta_b_reason = step, reason
+        self.profile.theta_b_step, self.profile.theta_b_reason = step, reason
         self._say(f"theta_b is step {step} ({reason})")
 
     def _score_and_rewind(self) -> None:
@@ -380,24 +512,35 @@ class PhaseMachine:
             Action(ActionKind.SCORE_THETA_B, live=live),
             Action(ActionKind.REWIND),
             Action(ActionKind.SCORE_THETA_0),
-            Action(ActionKind.SELECT),
         ]
+        if self.number < len(self.profiles) - 1:
+            self._pending += [Action(ActionKind.NEXT_PROFILE), *self._at_step_0()]
+            return
+        self._pending.append(Action(ActionKind.SELECT))
         if not self.plan.accuracy_interval and self.plan.targeted_accuracy_interval:
             self._pending.append(Action(ActionKind.MEASURE))  # step 0 was never measured
 
     # ------------------------------------------------------------------------------- bookkeeping
+
+    def _new_profile(self, teacher: str | None) -> Profile:
+        plan = self.plan
+        return Profile(
+            teacher,
+            BottleneckDetector(plan.patience, plan.min_delta, plan.confirm_level, plan.shock_level),
+            TurnDetector(plan.patience),
+            MeasurementSchedule(plan.accuracy_interval, plan.coarse_interval),
+        )
 
     def _enter(self, phase: Phase) -> None:
         self._close_record()
         self.offset, self.phase_step, self.phase = self.total_steps, 0, phase
 
     def _close_record(self) -> None:
+        whose = {} if self.teacher is None else {"teacher": self.teacher}
         self.records.append(
-            {
-                "phase": self.phase.value,
-                "first_iteration": self.offset + 1,
-                "last_iteration": self.total_steps,
-            }
+            {"phase": self.phase.value}
+            | whose
+            | {"first_iteration": self.offset + 1, "last_iteration": self.total_steps}
         )
 
     def _pop(self, kind: ActionKind) -> None:
@@ -406,29 +549,35 @@ class PhaseMachine:
         self._pending.pop(0)
 
     def _say(self, line: str) -> None:
-        self._log.append(line)
+        self._log.append(f"{self._of_teacher()}{line}")
+
+    def _of_teacher(self) -> str:
+        """The beginning of a sentence about one teacher's profile."""
+        return "" if self.teacher is None else f"teacher {self.teacher}: "
 
     def state_dict(self) -> dict:
         """JSON-able; a machine that loads it takes the same decisions from there on."""
         state = {
             key: value
             for key, value in vars(self).items()
-            if key not in ("plan", "detector", "schedule", "_pending", "phase")
+            if key not in ("plan", "profiles", "_pending", "phase")
         }
-        state["plan"] = asdict(self.plan)
+        state["plan"] = self._plan_state()
         state["phase"] = self.phase.value
-        state["detector"] = self.detector.state_dict()
-        state["schedule"] = self.schedule.state_dict()
+        state["profiles"] = [profile.state_dict() for profile in self.profiles]
         state["_pending"] = [[a.kind.value, a.live] for a in self._pending]
         return {k: list(v) if isinstance(v, list) else v for k, v in state.items()}
 
     def load_state_dict(self, state: dict) -> None:
         """ValueError when the state was made by a run with another plan."""
         state = dict(state)
-        if state.pop("plan") != asdict(self.plan):
+        if state.pop("plan") != self._plan_state():
             raise ValueError("the saved phases belong to a run with other --t3s arguments")
         self.phase = Phase(state.pop("phase"))
-        self.detector.load_state_dict(state.pop("detector"))
-        self.schedule.load_state_dict(state.pop("schedule"))
+        for profile, saved in zip(self.profiles, state.pop("profiles"), strict=True):
+            profile.load_state_dict(saved)
         self._pending = [Action(ActionKind(k), live) for k, live in state.pop("_pending")]
         vars(self).update({k: list(v) if isinstance(v, list) else v for k, v in state.items()})
+
+    def _plan_state(self) -> dict:
+        return asdict(self.plan) | {"teachers": list(self.plan.teachers)}  # as JSON has it

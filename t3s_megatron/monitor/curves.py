@@ -36,21 +36,31 @@ class Curves:
         self.tensorboard = tensorboard
         self.wandb = wandb
 
-    def scalars(self, values: Mapping[str, float | None], iteration: int) -> None:
-        """`values` without the `t3s/` prefix; non-finite ones (an empty group) are left out."""
+    def scalars(
+        self, values: Mapping[str, float | None], iteration: int, teacher: str | None = None
+    ) -> None:
+        """`values` without the `t3s/` prefix; non-finite ones (an empty group) are left out.
+        `teacher`: whose curves they are, where there are several."""
         for name, value in values.items():
             if value is None or not math.isfinite(value):
                 continue
+            curve = _curve(name, teacher)
             if self.tensorboard is not None:
-                self.tensorboard.add_scalar(f"t3s/{name}", value, iteration)
+                self.tensorboard.add_scalar(curve, value, iteration)
             if self.wandb is not None:
-                self.wandb.log({f"t3s/{name}": value}, iteration)
+                self.wandb.log({curve: value}, iteration)
 
-    def histogram(self, name: str, values: np.ndarray, iteration: int) -> None:
+    def histogram(
+        self, name: str, values: np.ndarray, iteration: int, teacher: str | None = None
+    ) -> None:
         values = values[np.isfinite(values)]  # TensorBoard has no bin for anything else
         if self.tensorboard is not None and values.size:
-            self.tensorboard.add_histogram(f"t3s/{name}", values, iteration)
+            self.tensorboard.add_histogram(_curve(name, teacher), values, iteration)
 
     def flush(self) -> None:
         if self.tensorboard is not None:
             self.tensorboard.flush()
+
+
+def _curve(name: str, teacher: str | None) -> str:
+    return f"t3s/{name}" if teacher is None else f"t3s/{name}/{teacher}"

@@ -51,14 +51,17 @@ def tables(summaries: list[dict]) -> str:
 
 def _by_step(summary: dict) -> str:
     lines = [_headline(summary)]
-    for phase in ("profile", "targeted", "transferred"):
-        measured = [m for m in summary["measurements"] if m["phase"] == phase]
-        if not measured:
-            continue
+    titles = {
+        (phase, teacher): phase if teacher is None else f"{phase} {teacher}"
+        for phase, teacher in _phases(summary["measurements"])
+    }
+    width = max([11, *map(len, titles.values())]) + 1
+    for (phase, teacher), title in titles.items():
+        measured = _of(summary["measurements"], phase, teacher)
         cells = [f"{m['step']}:{_accuracy(m)}" for m in measured]
         for first in range(0, len(cells), 12):
-            title = phase if first == 0 else ""
-            lines.append(f"  {title:<12}{'  '.join(cells[first : first + 12])}")
+            shown = title if first == 0 else ""
+            lines.append(f"  {shown:<{width}}{'  '.join(cells[first : first + 12])}")
     return "\n".join(lines)
 
 
@@ -73,14 +76,32 @@ def _accuracy(measurement: dict) -> str:
 def _headline(summary: dict) -> str:
     temperature = summary["arguments"]["temperature"]
     line = f"{summary['method']}: training accuracy by step at T = {temperature:g}"
-    if summary["theta_b_step"] is not None:
-        line += f"; theta_b = step {summary['theta_b_step']} ({summary['theta_b_reason']})"
-    tokens = summary["tokens"]
-    if tokens:
-        line += f"; {tokens['masked_share']:.0%} of {tokens['target_tokens']} tokens masked"
-    if tokens.get("anchor_share") is not None:
-        line += f", anchor share {tokens['anchor_share']:.2f}"
+    line += _selected(summary)
+    for teacher, found in summary.get("teachers", {}).items():
+        line += f"\n  teacher {teacher}: {found['samples']} samples{_selected(found)}"
     return line
+
+
+def _selected(found: dict) -> str:
+    """theta_b and what was masked, of a run or of one of its teachers, as far as there is any."""
+    said = ""
+    if found.get("theta_b_step") is not None:
+        said += f"; theta_b = step {found['theta_b_step']} ({found['theta_b_reason']})"
+    tokens = found.get("tokens")
+    if tokens:
+        said += f"; {tokens['masked_share']:.0%} of {tokens['target_tokens']} tokens masked"
+        if tokens.get("anchor_share") is not None:
+            said += f", anchor share {tokens['anchor_share']:.2f}"
+    return said
+
+
+def _phases(entries: list[dict]) -> list[tuple[str, str | None]]:
+    """(phase, teacher) of measurements or phase records, in the order of their first."""
+    return list(dict.fromkeys((one["phase"], one.get("teacher")) for one in entries))
+
+
+def _of(entries: list[dict], phase: str, teacher: str | None) -> list[dict]:
+    return [one for one in entries if (one["phase"], one.get("teacher")) == (phase, teacher)]
 
 
 def _by_weights(summaries: list[dict]) -> str:
@@ -130,20 +151,22 @@ def draw(summaries: list[dict], path: str) -> None:
     )
     colours = {"profile": "tab:blue", "targeted": "tab:green", "transferred": "tab:red"}
     for panel, summary in zip(panels[:, 0], summaries, strict=True):
-        offsets = {r["phase"]: r["first_iteration"] - 1 for r in summary["phases"]}
+        offsets = {
+            (r["phase"], r.get("teacher")): r["first_iteration"] - 1 for r in summary["phases"]
+        }
         for record in summary["phases"]:
             span = (record["first_iteration"] - 1, record["last_iteration"])
             panel.axvspan(*span, color=colours[record["phase"]], alpha=0.08)
-            panel.text(sum(span) / 2, 1.03, record["phase"], ha="center", fontsize=9)
-        for phase, colour in colours.items():
+            title = record.get("teacher", record["phase"])
+            panel.text(sum(span) / 2, 1.03, title, ha="center", fontsize=9)
+        for phase, teacher in _phases(summary["measurements"]):
+            colour = colours[phase]
             points = [
-                m
-                for m in summary["measurements"]
-                if m["phase"] == phase and m["accuracy"] is not None
+                m for m in _of(summary["measurements"], phase, teacher) if m["accuracy"] is not None
             ]
             if points:
                 panel.errorbar(
-                    [offsets.get(phase, 0) + m["step"] for m in points],
+                    [offsets.get((phase, teacher), 0) + m["step"] for m in points],
                     [m["accuracy"] for m in points],
                     yerr=[m["standard_error"] for m in points],
                     marker="o", markersize=3, linewidth=1, color=colour,
@@ -152,9 +175,12 @@ def draw(summaries: list[dict], path: str) -> None:
                 place = (points[-1]["step"], points[-1]["accuracy"])
                 label = "theta_0 + (theta_f - theta_b)  "
                 panel.annotate(label, place, ha="right", va="center", color=colour, fontsize=9)
-        if summary["theta_b_step"] is not None:
-            panel.axvline(summary["theta_b_step"], color="black", linestyle=":", linewidth=1)
-            panel.text(summary["theta_b_step"], 0.02, " theta_b", fontsize=9)
+        found = [(None, summary), *summary.get("teachers", {}).items()]
+        for teacher, known in found:
+            if known.get("theta_b_step") is not None:
+                at = offsets.get(("profile", teacher), 0) + known["theta_b_step"]
+                panel.axvline(at, color="black", linestyle=":", linewidth=1)
+                panel.text(at, 0.02, " theta_b", fontsize=9)
         panel.set_ylim(0, 1.1)
         panel.set_ylabel("training accuracy")
         panel.set_title(summary["method"], loc="left", fontsize=10)

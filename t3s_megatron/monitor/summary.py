@@ -18,6 +18,9 @@ class Summary:
     `skipped_samples`: those that --t3s-non-finite skip has left out; `empty_steps`: steps in which
     no token of the batch was kept, which change nothing.
 
+    `confidence`: the fall of the falling tokens by step, and `turn_step` its lowest point, where
+    --t3s-signal watches it.
+
     `measurements` are the accuracies on training prompts by step; `evaluations` those asked for
     with --t3s-report-temperatures at named weights (theta_0, theta_f, theta_rrt, theta_t3s, ...).
     """
@@ -31,7 +34,9 @@ class Summary:
             "method": None,
             "theta_b_step": None,
             "theta_b_reason": None,
+            "turn_step": None,
             "measurements": [],
+            "confidence": [],
             "evaluations": [],
             "tokens": {},
             "skipped_samples": [],

@@ -109,12 +109,34 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """One of several. `samples`: the numbers of its samples among all."""
+
+    name: str
+    samples: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Samples:
-    """Lengths in tokens. `counted`: from the data; else the upper bounds that the arguments set."""
+    """Lengths in tokens. `counted`: from the data; else the upper bounds that the arguments set.
+
+    `teachers`: where there are several; `questions` then has the same number for samples that ask
+    the same.
+    """
 
     counted: bool
     lengths: tuple[int, ...]
     prompts: tuple[int, ...]
+    teachers: tuple[Teacher, ...] = ()
+    questions: tuple[int, ...] = ()
+
+    def asked(self, first: int) -> int:
+        """Prompts of a measurement on the `first` of each teacher's samples (0: all); those of
+        several teachers count once."""
+        if not self.teachers:
+            return min(len(self.prompts), first or len(self.prompts))
+        asked = (self.questions[i] for one in self.teachers for i in one.samples[: first or None])
+        return len(set(asked))
 
     @property
     def targets(self) -> int:
@@ -134,9 +156,10 @@ class Storage:
 @dataclass(frozen=True)
 class Answers:
     """What is generated with the live weights. `prompts` and `asked`: prompts and answers of one
-    accuracy measurement; `evaluated`: answers of one evaluation at --t3s-report-temperatures;
-    `expected` (as the teacher's, or as given) and `limit`: tokens of an answer; `batch_size`:
-    answers generated together on one data-parallel rank; `cached`: with a key-value cache."""
+    accuracy measurement; `asked_in_profiles`: answers of one in the profile of each of several
+    teachers; `evaluated`: answers of one evaluation at --t3s-report-temperatures; `expected` (as
+    the teacher's, or as given) and `limit`: tokens of an answer; `batch_size`: answers generated
+    together on one data-parallel rank; `cached`: with a key-value cache."""
 
     prompts: int
     asked: int
@@ -146,3 +169,4 @@ class Answers:
     batch_size: int
     longest_prompt: int
     cached: bool
+    asked_in_profiles: tuple[int, ...] = ()

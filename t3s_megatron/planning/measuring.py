@@ -22,7 +22,8 @@ DOMINATES = 0.5
 @dataclass(frozen=True)
 class Costs:
     """What the parts of a run cost, however many of them there are. `lengths`: of the corpus's
-    rows, in positions computed; `scores`: whether there are scoring passes."""
+    rows, in positions computed; `scores`: whether there are scoring passes; `teachers`: the numbers
+    of the samples of each, where there are several."""
 
     layout: Layout
     model: Model
@@ -30,20 +31,39 @@ class Costs:
     answers: Answers | None
     scores: bool
     speed: Speed
+    teachers: tuple[tuple[int, ...], ...] = ()
 
     def of(self, walk: Walk, *, longest: bool = False) -> dict[str, Work]:
         """By part; answers as long as expected, or all of them at the limit."""
         how = self.layout, self.model, self.lengths
         work = {
-            "profile": training(*how, walk.profile_steps, self.speed),
+            "profile": self._profiles(walk),
             "scoring": scoring(*how, walk.scoring_passes if self.scores else 0, self.speed),
             "targeted": training(*how, walk.targeted_steps, self.speed),
         }
         if self.answers is not None:
-            asked = [self.answers.asked] * walk.measurements
-            asked += [self.answers.evaluated] * walk.evaluations
+            asked = self._asked(self.answers, walk)
             work["generation"] = self._generating(asked)[longest]
         return work
+
+    def _profiles(self, walk: Walk) -> Work:
+        """With several, each over the samples of its teacher."""
+        parts = [self.lengths]
+        if walk.profiles > 1:
+            parts = [[self.lengths[i] for i in samples] for samples in self.teachers]
+        steps = walk.profile_steps // walk.profiles
+        first, *others = (
+            training(self.layout, self.model, lengths, steps, self.speed) for lengths in parts
+        )
+        return sum(others, first)
+
+    @staticmethod
+    def _asked(answers: Answers, walk: Walk) -> list[int]:
+        asked = [answers.evaluated] * walk.evaluations
+        asked += [answers.asked] * walk.targeted_measurements
+        in_profiles = walk.measurements - walk.targeted_measurements
+        of_each = answers.asked_in_profiles if walk.profiles > 1 else (answers.asked,)
+        return asked + [*of_each] * (in_profiles // walk.profiles)
 
     def seconds(self, walk: Walk) -> float:
         return sum(part.seconds for part in self.of(walk).values())
@@ -123,7 +143,7 @@ def _served(plan: Plan, walk: Walk, costs: Costs, bandwidth: float) -> Served:
     """Every measurement needs the weights of its step, so training always waits for the export.
 
     With overlap it waits for the server only where that takes longer than the steps between two
-    measurements; and once, at the end of the profile, for the last one.
+    measurements; and once, at the end of each profile, for the last one.
     """
     exported = costs.model.parameters * costs.model.bytes_a_parameter
     export = exported / bandwidth
@@ -135,7 +155,7 @@ def _served(plan: Plan, walk: Walk, costs: Costs, bandwidth: float) -> Served:
         step = costs.of(walk)["profile"].seconds / walk.profile_steps
         between = step * max(1, plan.accuracy_interval)
     in_profile = walk.measurements - walk.targeted_measurements
-    hidden = max(0, in_profile - 1) * min(one, between)
+    hidden = max(0, in_profile - walk.profiles) * min(one, between)
     if plan.targeted_accuracy_interval and walk.targeted_steps:
         step = costs.of(walk)["targeted"].seconds / walk.targeted_steps
         interval = step * plan.targeted_accuracy_interval
@@ -162,13 +182,19 @@ def _changes(plan: Plan, answers: Answers | None) -> Iterator[tuple[str, Plan, A
         fewer = replace(plan, accuracy_interval=2 * plan.accuracy_interval)
         change = f"{first} --t3s-accuracy-interval {fewer.accuracy_interval}"
         yield change.strip(), fewer, answers
-    if answers.prompts > 1:
+        if not plan.coarse_interval and plan.detects:
+            coarse = replace(plan, coarse_interval=3 * plan.accuracy_interval)
+            change = f"{first} --t3s-accuracy-interval-coarse {coarse.coarse_interval}"
+            yield change.strip(), coarse, answers
+    if answers.prompts > 1 and not answers.asked_in_profiles:  # else it counts for each teacher
         half = answers.prompts // 2
         fewer_answers = replace(
             answers, prompts=half, asked=answers.asked * half // answers.prompts
         )
         yield f"{first} --t3s-accuracy-prompts {half}".strip(), plan, fewer_answers
     if plan.detects:
-        simple = replace(plan, simple=True, accuracy_interval=0, targeted_accuracy_interval=0,
+        silent = replace(plan, accuracy_interval=0, coarse_interval=0, targeted_accuracy_interval=0,
                          measure_final=answers.evaluated > 0)  # fmt: skip
+        yield "--t3s-signal confidence", replace(silent, signal="confidence"), answers
+        simple = replace(silent, signal="fixed")
         yield f"--t3s-simple (theta_b is step {plan.simple_step})", simple, answers

@@ -11,9 +11,11 @@ from t3s_megatron.method.phases import ActionKind, Phase, PhaseMachine, Plan
 
 @dataclass(frozen=True)
 class Walk:
-    """Counts over a whole run; `theta_b_step` is where its lowest accuracy was put."""
+    """Counts over a whole run; `theta_b_step` is where its bottleneck was put, in each of its
+    `profiles`. `scoring_passes` are over all samples."""
 
     theta_b_step: int | None
+    profiles: int
     profile_steps: int
     targeted_steps: int
     measurements: int
@@ -34,7 +36,7 @@ class Walk:
 
 
 def walk(plan: Plan, bottleneck: int) -> Walk:
-    """The run `plan` whose accuracy falls up to step `bottleneck` of the profile, then rises."""
+    """The run `plan` whose accuracy and confidence fall up to step `bottleneck`, then rise."""
     # The valley has no noise: its fall is a shock at any level.
     machine = PhaseMachine(replace(plan, shock_level=0.0))
     did = dict.fromkeys(ActionKind, 0)
@@ -50,20 +52,31 @@ def walk(plan: Plan, bottleneck: int) -> Walk:
         if action.kind is ActionKind.MEASURE:
             targeted += machine.phase is Phase.TARGETED
             machine.measured(Outcome(_accuracy(machine.phase_step, bottleneck, plan)))
+        elif action.kind is ActionKind.SCORE:
+            machine.scored(_fall(machine.phase_step, bottleneck))
         else:
             machine.done(action)
     return Walk(
         theta_b_step=machine.theta_b_step,
+        profiles=len(machine.profiles),
         profile_steps=steps[Phase.PROFILE],
         targeted_steps=steps[Phase.TARGETED],
         measurements=did[ActionKind.MEASURE],
         targeted_measurements=targeted,
-        scoring_passes=did[ActionKind.SCORE_THETA_0] + did[ActionKind.SCORE_THETA_B],
+        # Each profile scores the samples of its teacher.
+        scoring_passes=sum(did[kind] for kind in _SCORING) // len(machine.profiles),
         # At theta_0, at theta_f before a residual transfer, and at the end.
         evaluations=1 + did[ActionKind.RESIDUAL_TRANSFER] + did[ActionKind.FINISH],
         keeps_theta_0=did[ActionKind.KEEP_THETA_0] > 0,
         keeps_candidate=did[ActionKind.KEEP_CANDIDATE] > 0,
     )
+
+
+_SCORING = (ActionKind.SCORE, ActionKind.SCORE_THETA_0, ActionKind.SCORE_THETA_B)
+
+
+def _fall(step: int, bottleneck: int) -> float:
+    return -float(step) if step <= bottleneck else min(0.0, step - 2.0 * bottleneck)
 
 
 def _accuracy(step: int, bottleneck: int, plan: Plan) -> float:

@@ -82,6 +82,7 @@ def _head(outcome: Outcome) -> str:
     }
     split = ", ".join(f"{name} {n}" for name, n in sizes.items() if n > 1 or name in ("TP", "PP"))
     lengths = _lengths(samples)
+    teachers = ", ".join(f"{one.name} {len(one.samples)}" for one in samples.teachers)
     counted = "counted in the data" if samples.counted else "the data is not here: upper bounds"
     return "\n".join(
         [
@@ -92,6 +93,7 @@ def _head(outcome: Outcome) -> str:
             f"{_billions(model.matrix_parameters)}; {model.layers} layers",
             f"samples  {lengths['samples']} of {lengths['mean']:,.0f} tokens, at most "
             f"{lengths['longest']:,} ({counted})",
+            *([f"teachers {teachers} samples"] if teachers else []),
         ]
     )
 
@@ -154,6 +156,8 @@ def _work(outcome: Outcome) -> str:
     rows.append(["all", "", "", f"{flops:.2g}", _time(total[0]), "", "", _time(total[1])])
     speed = outcome.speed
     where = f"theta_b at step {expected.theta_b_step}" if expected.theta_b_step else "no theta_b"
+    if expected.profiles > 1:
+        where += f" of each of {expected.profiles} profiles"
     assumed = (
         f"estimated, not measured: {where}; {speed.mfu:.0%} MFU of {speed.peak_flops / 1e12:.0f} "
         "TFLOP/s while the pipeline is full, recomputation not counted as useful"
@@ -214,6 +218,7 @@ def _lengths(samples: Samples) -> dict:
         "mean": sum(samples.lengths) / len(samples.lengths),
         "longest": max(samples.lengths),
         "targets": samples.targets,
+        "teachers": {one.name: len(one.samples) for one in samples.teachers},
     }
 
 

@@ -29,6 +29,11 @@ class Work:
     flops: float
     seconds: float
 
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.tokens + other.tokens, self.flops + other.flops, self.seconds + other.seconds
+        )
+
 
 def forward_flops(model: Model, length: float) -> float:
     """Of one sequence of `length` tokens: 2 a matrix parameter and token, and causal attention."""

@@ -84,6 +84,7 @@ def arm(point: str) -> None:
 
     import t3s_megatron.megatron.rewind as rewind
     import t3s_megatron.run as run
+    import t3s_megatron.selecting as selecting
     from t3s_megatron.data import durable
     from t3s_megatron.data.run_state import StateFolder
     from t3s_megatron.megatron import generation
@@ -109,13 +110,21 @@ def arm(point: str) -> None:
     points = {
         "before the first save": lambda: before(Run, "on_train_step_end", at(Phase.PROFILE, 1)),
         "in the profile": lambda: before(Run, "on_train_step_end", at(Phase.PROFILE, 3)),
+        "in the second profile": lambda: before(
+            Run,
+            "on_train_step_end",
+            lambda self, _: (self.machine.number, self.machine.phase_step) == (1, 2),
+        ),
         "while a candidate is copied": lambda: after(run.WeightSnapshot, "copy_from"),
         "during generation": lambda: before(generation._Decoder, "_choose", on_call(70)),
-        "between the minimum and its confirmation": lambda: before(
-            Run, "on_train_step_start", lambda self, _: self.machine.detector.waited == 1
+        "with measurements in flight": lambda: before(
+            Run, "on_train_step_end", lambda self, _: self.machine.live_step == 4
         ),
-        "while theta_b is scored": lambda: before(run, "score_corpus"),
-        "while theta_0 is scored": lambda: before(run, "score_corpus", on_call(2)),
+        "between the minimum and its confirmation": lambda: before(
+            Run, "on_train_step_start", lambda self, _: self.machine.finder.waited == 1
+        ),
+        "while theta_b is scored": lambda: before(selecting, "score_corpus"),
+        "while theta_0 is scored": lambda: before(selecting, "score_corpus", on_call(2)),
         "while a store is written": lambda: before(
             durable, "sync_path", lambda path: "c_theta_b.safetensors.tmp" in path
         ),

@@ -21,7 +21,7 @@ def poison(what: str, sample: int) -> None:
     import torch
 
     from t3s_megatron.megatron import forward, scoring
-    from t3s_megatron.run import T3SRun
+    from t3s_megatron.selecting import Selecting
 
     class Infinite(torch.autograd.Function):
         @staticmethod
@@ -54,13 +54,13 @@ def poison(what: str, sample: int) -> None:
         broken = nan if what == "loss" else Infinite.apply
         forward.call_model = partial(poisoned, broken)
         return
-    original = T3SRun._score
+    original = Selecting._score
 
-    def score(run, context, tag, step):
+    def score(selecting, context, part, tag, step):
         scoring.call_model = partial(poisoned, nan) if tag == what else clean
-        return original(run, context, tag, step)
+        return original(selecting, context, part, tag, step)
 
-    T3SRun._score = score
+    Selecting._score = score
 
 
 def main() -> None:

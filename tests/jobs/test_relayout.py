@@ -45,7 +45,10 @@ class Move:
 
 MOVES = {
     "TP2 -> PP2 in the profile": Move((2, TP2), (2, PP2), leave=2),
-    "1 -> DP2 in the profile": Move((1, SHARDED), (2, SHARDED), leave=3),
+    # theta_0's log-probs go along, which the profile's are compared with.
+    "1 -> DP2 in the profile": Move(
+        (1, SHARDED), (2, SHARDED), leave=3, both=["--t3s-signal", "confidence"]
+    ),
     "TP2 x PP2 x VPP2 -> 1 in the profile": Move((4, [*TP2, *SP, *PP2, *VPP2]), (1, []), leave=3),
     "DP2 -> TP2 in targeted training": Move((2, SHARDED), (2, [*TP2, *SP, *SHARDED]), leave=8),
     # With as many expert-parallel ranks: Megatron cannot load its own optimizer state else.

@@ -63,7 +63,7 @@ def job(once, data_arguments):
 
         def make(out: str) -> None:
             done = run(
-                [*data_arguments, *schedule, *extra, *t3s, "--save", out, "--save-interval", 3],
+                [*data_arguments, *schedule, *extra, *t3s, "--save", out, "--save-interval", 4],
                 processes=processes,
                 module="tests.parallel.probed_job",
                 environment={
@@ -112,7 +112,7 @@ def test_patched_source_gives_the_same_run_with_nothing_wrapped(release, job, tm
     for file in ("selection", "c_theta_0", "c_theta_b"):
         name = f"t3s/{file}.safetensors"
         assert (patched.out / name).read_bytes() == (plain.out / name).read_bytes()
-    assert saves(patched.out) == saves(plain.out) == [f"iter_{n:07d}" for n in (3, 6, 7)]
+    assert saves(patched.out) == saves(plain.out) == [f"iter_{n:07d}" for n in (4, 7)]
 
 
 def saves(folder: Path) -> list[str]:

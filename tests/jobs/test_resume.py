@@ -42,6 +42,7 @@ CHAINS = [
     ("two", ["in the profile", "while theta_0 is scored", "between scoring and rewind"]),
     ("blocks", ["between the minimum and its confirmation"]),
     ("packed", ["in targeted training"]),
+    ("confidence", ["between the minimum and its confirmation"]),
     ("rrt", ["in the profile", "while the residual transfer is saved"]),
 ]  # fmt: skip
 
@@ -91,7 +92,7 @@ def test_old_states_are_removed_and_never_the_one_that_is_needed(uninterrupted):
 
 
 def test_another_job_is_not_taken_for_this_one(tmp_path, start, uninterrupted):
-    """Another detector, shorter answers, another arrangement, seed and batch size: each is named."""
+    """Another detector, shorter answers, arrangement, seed, batch size: each is named."""
     folder = str(tmp_path / "run")
     shutil.copytree(uninterrupted("one"), folder)
     changed = ["--t3s-patience", 3, "--t3s-max-new-tokens", 9, "--t3s-arrangement", "own",

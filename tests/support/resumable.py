@@ -35,6 +35,7 @@ SETTINGS = {
     "two": Setting(2, TWO, kill_rank="1"),
     "blocks": Setting(2, [*TWO, *BLOCKS], kill_rank="1"),
     "packed": Setting(1, ["--micro-batch-size", 1, "--t3s-arrangement", "packed"]),
+    "confidence": Setting(2, ["--t3s-signal", "confidence"], kill_rank="1"),
     "rrt": Setting(1, ["--t3s-method", "rrt"]),
 }  # fmt: skip
 

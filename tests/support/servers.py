@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -83,6 +84,17 @@ class HTTPCall:
             self._handler.wfile.write(b" ")
             self._handler.wfile.flush()
             time.sleep(0.02)
+
+    def forward(self, url: str, change: Callable[[bytes], bytes] = lambda reply: reply) -> None:
+        """Let the server at `url` answer; `change` its reply."""
+        body = None if self.body is None else json.dumps(self.body).encode()
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(url + self.path, body, headers, method=self.method)
+        try:
+            with urllib.request.urlopen(request, timeout=120) as reply:
+                self.send(change(reply.read()), reply.status)
+        except urllib.error.HTTPError as error:
+            self.send(error.read(), error.code)
 
     def complete(self, text: str = "4", reason: str = "stop", **changed) -> None:
         """A completion as vLLM sends it."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from t3s_megatron.config import METHODS, T3SConfig
 from t3s_megatron.errors import T3SError
-from t3s_megatron.method.phases import PhaseMachine
+from t3s_megatron.method.phases import SIGNALS, PhaseMachine
 from t3s_megatron.method.selection import MASKING_BASELINES
 from tests.support.arguments import config, namespace, parser
 
@@ -121,6 +121,7 @@ def test_the_profile_may_last_as_long_as_training_unless_bounded():
         ("--t3s-targeted-accuracy-interval 0", 0),
         ("--t3s-simple", 0),
         ("--t3s-simple --t3s-targeted-accuracy-interval 3", 3),
+        ("--t3s-signal confidence", 0),
     ],
 )
 def test_the_targeted_phase_is_measured_like_the_profile_unless_given(line, interval):
@@ -133,6 +134,9 @@ def test_the_targeted_phase_is_measured_like_the_profile_unless_given(line, inte
         ("", True),
         ("--t3s-method sft", True),
         ("--t3s-simple", False),
+        ("--t3s-signal fixed", False),
+        ("--t3s-signal confidence", False),
+        ("--t3s-signal both --t3s-accuracy-interval-coarse 4", True),
         ("--t3s-simple --t3s-report-temperatures 0", True),
         ("--t3s-simple --t3s-targeted-accuracy-interval 5", True),
         ("--t3s-method sft --t3s-accuracy-interval 0", False),
@@ -168,6 +172,10 @@ def test_gold_answers_are_needed_exactly_when_something_is_generated(line, neede
         "--t3s-method random --t3s-mask-share 0.3 --t3s-simple-step 99",
         "--t3s-method sft --t3s-accuracy-interval 0 --t3s-simple-step 99",
         "--t3s-simple --t3s-accuracy-interval 0",
+        "--t3s-simple --t3s-signal fixed",
+        "--t3s-signal both --t3s-accuracy-interval-coarse 4",
+        "--t3s-signal confidence --t3s-accuracy-interval 0 --t3s-method rrt",
+        "--t3s-signal accuracy --t3s-method sft",
         "--t3s-selection-load s --t3s-accuracy-interval 0 --t3s-simple-step 99",
         "--t3s-heldout-data h.jsonl --t3s-report-temperatures 0 0.6",
         "--t3s-anchor-threshold -0.5",
@@ -185,6 +193,7 @@ def test_the_plan_is_the_one_asked_for():
         "--t3s-targeted-accuracy-interval 4 --t3s-patience 6 --t3s-min-delta 0.25 "
         "--t3s-no-shock stop"
     ).plan(50)
+    assert made.signal == "accuracy"
     assert (made.method, made.budget, made.profile_iters) == ("inverse", 50, 7)
     assert (made.simple, made.simple_step) == (False, 3)
     assert (made.accuracy_interval, made.targeted_accuracy_interval) == (2, 4)
@@ -211,7 +220,7 @@ def test_the_plan_of_a_run_without_a_profile():
     args.t3s_selection_load = ""  # an unset variable of a script
     assert not T3SConfig.from_args(args).plan(50).loaded_selection
     simple = config("--t3s-simple").plan(50)
-    assert simple.simple and simple.accuracy_interval == 0 and not simple.starts_targeted
+    assert simple.signal == "fixed" and simple.accuracy_interval == 0 and not simple.starts_targeted
 
 
 # ---------------------------------------------------------------------------------- what is refused
@@ -329,6 +338,11 @@ _RANDOM = "--t3s-method random --t3s-mask-share 0.3"
         ("--t3s-selection-load s --t3s-method sft", "trains on every token", "drop one"),
         (f"--t3s-selection-load s {_RRT}", "trains on every token", "drop one"),
         ("--t3s-selection-load s --t3s-simple", "skips the profile", "drop --t3s-simple"),
+        ("--t3s-simple --t3s-signal both", "--t3s-simple is --t3s-signal fixed", "drop one"),
+        ("--t3s-signal both", "says when to stop measuring coarsely", "give --t3s-accuracy-int"),
+        ("--t3s-signal both --t3s-method sft", "no meaning with --t3s-method sft", "Drop it"),
+        (f"--t3s-signal confidence {_RANDOM}", "--t3s-mask-share there is none", "drop one"),
+        ("--t3s-selection-load s --t3s-signal fixed", "skips", "drop --t3s-signal fixed"),
         ("--t3s-heldout-data h", "only used with --t3s-report-temperatures", "give those"),
         ("--t3s-accuracy-interval 0", "detector needs accuracy", "choose --t3s-simple"),
         (f"{_RRT} --t3s-accuracy-interval 0", "detector needs accuracy", "at least 1"),
@@ -400,6 +414,7 @@ def _numbers(lowest: int):
 _FLOATS = st.one_of(st.floats(), st.sampled_from([0.0, 0.3, 0.6, -0.0, 1.0]))
 _VALUES = {
     "method": st.sampled_from(METHODS),
+    "signal": st.none() | st.sampled_from(SIGNALS),
     "simple": st.booleans(),
     "simple_step": _numbers(1),
     "mask_share": st.none() | st.none() | st.floats(0, 1) | _FLOATS,
@@ -460,6 +475,7 @@ def test_any_values_are_carried_out_or_refused_by_name(values, budget, save):
             "profile_iters": st.none() | st.integers(1, 30),
         },
         optional={
+            "signal": _VALUES["signal"],
             "simple": st.booleans(),
             "accuracy_interval": st.integers(0, 3),
             "targeted_accuracy_interval": st.integers(0, 3),

@@ -234,6 +234,7 @@ def test_a_tokenizer_folder_that_does_not_exist(ready, tmp_path):
     ("line", "refused"),
     [
         ("--t3s-data d --tokenizer-model ./gone", True),
+        ("--t3s-data d e --tokenizer-model ./gone", True),
         ("--tokenizer-model=/gone/too --num-layers 2 --t3s-data=d", True),
         ("--t3s-data d --tokenizer-model Qwen/Qwen3-8B", False),
         ("--t3s-data d --tokenizer-model /", False),
@@ -383,3 +384,58 @@ def test_a_selection_of_other_data(ready, selection):
 def test_a_selection_that_is_not_there(ready, tmp_path):
     with pytest.raises(MismatchError, match=r"/gone: cannot be read, it is missing or damaged"):
         ready(f"--t3s-selection-load {tmp_path}/gone")
+
+
+# ------------------------------------------------------------------------------ several teachers
+
+
+def of_teachers(**counts) -> list[dict]:
+    """Samples of these teachers, who answered the same prompts, in turn."""
+    made = make_samples(8, 0)
+    return [
+        sample | {"teacher": teacher}
+        for i, sample in enumerate(made)
+        for teacher, count in counts.items()
+        if i < count
+    ]
+
+
+def test_two_teachers_have_a_profile_each(ready):
+    made = ready(samples=of_teachers(r1=8, qwq=5), train_iters=100)
+    assert made.plan.teachers == made.plan.profiles == ("r1", "qwq")
+    assert (made.plan.budget, made.plan.profile_iters) == (100, 50)
+    assert [part.teacher for part in made.parts] == ["r1", "qwq"]
+    assert made.plans_of("qwq").order.n == 5 and made.plans_of(None).order.n == 13
+    assert (
+        ready("--t3s-profile-iters 40", samples=of_teachers(r1=8, qwq=5)).plan.profile_iters == 40
+    )
+
+
+def test_each_is_asked_its_own_prompts_and_all_of_them_every_prompt_once(ready):
+    made = ready(samples=of_teachers(qwq=5, r1=8))
+    asked = {whose: [s.uid for s in made.asked(whose)] for whose in ("qwq", "r1", None)}
+    assert asked["qwq"] == [f"qwq/s{i}" for i in range(5)]
+    assert asked["r1"] == [f"r1/s{i}" for i in range(8)]
+    assert asked[None] == asked["qwq"] + asked["r1"][5:]
+    assert [s.uid for s in made.asked(None, first=2)] == asked["qwq"][:2]
+
+
+def test_several_files(ready, tmp_path, tokenizer):
+    other = write(tmp_path / "qwq.jsonl", make_samples(4, 0))
+    made = ready(f"--t3s-data {tmp_path}/train.jsonl {other}")
+    assert made.plan.teachers == ("train", "qwq") and len(made.corpus.samples) == 12
+
+
+def test_what_one_teacher_alone_can_do_is_refused_for_two(ready):
+    two = of_teachers(r1=8, qwq=8)
+    for line, reason in {
+        "--t3s-method rrt": "with 2 teachers: .* the paper defines it for one teacher only",
+        "--t3s-no-shock sft --t3s-profile-iters 9 --t3s-simple-step 5": "--t3s-no-shock sft with 2",
+        "--t3s-simple-step 30": "--t3s-simple-step 30 lies beyond --t3s-profile-iters 25",
+    }.items():
+        ready(line)
+        with pytest.raises(T3SError, match=reason):
+            ready(line, samples=two)
+    assert ready("--t3s-method sft", samples=two).plan.profiles == (None,)
+    with pytest.raises(DataError, match="train.jsonl, line 2: no `teacher`"):
+        ready(samples=[two[0], *make_samples(8, 0)[1:]])

@@ -232,8 +232,8 @@ def test_damaged_states(committed, damages):
 
 @settings(max_examples=300)
 @given(any_json)
-@example({"format": 1})
-@example({"format": 1, "iteration": 4, "checksum": None})
+@example({"format": 2})
+@example({"format": 2, "iteration": 4, "checksum": None})
 def test_states_that_someone_made_up(committed, content):
     made, path, _, whole = committed
     Path(path).write_text(json.dumps(content))
@@ -242,8 +242,8 @@ def test_states_that_someone_made_up(committed, content):
 
 @pytest.mark.parametrize(
     "text",
-    ["[" * 100_000, '{"format": 1, "x": ' + "[" * 900 + "]" * 900 + "}", '{"format": ' + "1" * 5000]
-    + ['{"format": 1, "x": NaN}', '{"format": 1, "x": "\\ud800"}', "\0", "\ufeff{}"],
+    ["[" * 100_000, '{"format": 2, "x": ' + "[" * 900 + "]" * 900 + "}", '{"format": ' + "1" * 5000]
+    + ['{"format": 2, "x": NaN}', '{"format": 1, "x": "\\ud800"}', "\0", "\ufeff{}"],
 )
 def test_a_state_that_is_hard_to_read(committed, text):
     made, path, _, _ = committed

@@ -3,6 +3,8 @@
 
 The driver keeps what a real one keeps on the host, as names instead of tensors, and asserts that
 each action finds what it needs: a rewind its theta_0, a score of theta_b the weights of theta_b.
+Weights are (phase, step) behind the teacher whose samples made them: two teachers have nothing in
+common but theta_0.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from t3s_megatron.method.outcome import Outcome
 from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine, Plan
 
 Curve = Callable[[str, int], float]
-THETA_0 = ("profile", 0)
+THETA_0 = ("theta_0",)
 
 
 def curve(*accuracies: float, targeted: float = 0.9) -> Curve:
@@ -37,17 +39,25 @@ def paired(accuracy: float) -> Outcome:
 
 class Walk:
     """`refused`: why the run ended before its end, where it had nothing to go by.
-    `trace`: each action as "phase step: kind", with " (live)" where the weights are theta_b."""
+    `fall`: the confidence fall by profile step; by default what accuracy has lost since step 0.
+    `trace`: each action as "phase step: kind", with " (live)" where the weights are theta_b and
+    the teacher before it where there are several. `accuracies`: a curve for each teacher, by name;
+    those without one have `accuracy`."""
 
     def __init__(
         self,
         plan: Plan,
         accuracy: Curve | None = None,
         resume_at: Callable[[int], bool] = lambda event: False,
+        fall: Callable[[int], float] | None = None,
+        accuracies: dict[str, Curve] | None = None,
     ):
         self.plan, self.accuracy, self.resume_at = plan, accuracy or curve(0.5), resume_at
+        self.accuracies = accuracies or {}
+        self.fall = fall or self._lost_accuracy
         self.machine = PhaseMachine(plan)
-        self.weights = THETA_0
+        self.weights: tuple = THETA_0
+        self.starts: list[tuple] = []  # the weights that each profile and the targeted phase had
         self.kept_theta_0: tuple | None = None
         self.candidate: tuple | None = None  # the one slot
         self.events = 0
@@ -55,6 +65,11 @@ class Walk:
         self.log: list[str] = []
         self.steps = {"profile": 0, "targeted": 0}
         self.refused: str | None = None
+
+    def _lost_accuracy(self, step: int) -> float:
+        accuracy = self.accuracies.get(self.machine.teacher or "", self.accuracy)
+        lost = accuracy("profile", step) - accuracy("profile", 0)
+        return min(lost, 0.0) if math.isfinite(lost) else 0.0
 
     def run(self) -> Walk:
         try:
@@ -89,19 +104,26 @@ class Walk:
         machine = self.machine
         assert machine.total_steps < machine.train_iters_now, "Megatron's loop would have ended"
         before = machine.total_steps
+        if machine.phase_step == 0:
+            self.starts.append(self.weights)
         machine.step_done()
         assert machine.total_steps == before + 1
         self.steps[machine.phase.value] += 1
-        self.weights = (machine.phase.value, machine.phase_step)
+        self.weights = (machine.teacher, machine.phase.value, machine.phase_step)
 
     def _carry_out(self, action: Action) -> None:
         machine, kind = self.machine, action.kind
         live = " (live)" if action.live else ""
-        self.trace.append(f"{machine.phase.value} {machine.phase_step}: {kind.value}{live}")
-        theta_b = ("profile", machine.theta_b_step)
+        whose = "" if machine.teacher is None else f"{machine.teacher} "
+        self.trace.append(f"{whose}{machine.phase.value} {machine.phase_step}: {kind.value}{live}")
+        teacher = machine.profile.teacher
+        theta_b = (teacher, "profile", machine.theta_b_step)
         if kind is ActionKind.MEASURE:
-            accuracy = self.accuracy(machine.phase.value, machine.phase_step)
-            machine.measured(paired(accuracy))
+            accuracy = self.accuracies.get(machine.teacher or "", self.accuracy)
+            machine.measured(paired(accuracy(machine.phase.value, machine.phase_step)))
+            return
+        if kind is ActionKind.SCORE:
+            machine.scored(self.fall(machine.phase_step))
             return
         if kind is ActionKind.KEEP_THETA_0:
             assert self.weights == THETA_0
@@ -114,12 +136,12 @@ class Walk:
         elif kind is ActionKind.REWIND:
             assert self.kept_theta_0 == THETA_0
             self.weights = THETA_0
-        elif kind is ActionKind.SCORE_THETA_0 or kind is ActionKind.SELECT:
+        elif kind in (ActionKind.SCORE_THETA_0, ActionKind.NEXT_PROFILE, ActionKind.SELECT):
             assert self.weights == THETA_0
         elif kind is ActionKind.RESIDUAL_TRANSFER:
             assert self.kept_theta_0 == THETA_0 and self.candidate == theta_b
         machine.done(action)
         if kind is ActionKind.KEEP_CANDIDATE:
-            assert ("profile", machine.candidate_step) == self.candidate
+            assert (teacher, "profile", machine.candidate_step) == self.candidate
         elif kind is ActionKind.SELECT:
             assert machine.candidate_step is None

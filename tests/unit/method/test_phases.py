@@ -273,7 +273,7 @@ def test_no_shock_stops():
 
 @pytest.mark.parametrize("method", SELECTING)
 def test_simple_measures_nothing_and_scores_the_live_weights(method):
-    walk = Walk(plan(method, simple=True, accuracy_interval=0)).run()
+    walk = Walk(plan(method, signal="fixed", accuracy_interval=0)).run()
     assert walk.trace == [
         "profile 0: keep theta_0",
         "profile 2: score theta_b (live)",
@@ -284,10 +284,61 @@ def test_simple_measures_nothing_and_scores_the_live_weights(method):
 
 
 def test_simple_measures_in_the_targeted_phase_when_asked_from_theta_0_on():
-    asked = plan(simple=True, accuracy_interval=0, targeted_accuracy_interval=2)
+    asked = plan(signal="fixed", accuracy_interval=0, targeted_accuracy_interval=2)
     walk = Walk(asked).run()
     measured = [a for a in walk.trace if "measure" in a]
     assert measured == measures("targeted", (0, 2))
+
+
+# ------------------------------------------------------------------- the signal without generation
+
+FALLS = (0.0, -0.1, -0.2, -0.24, -0.25, -0.2, -0.1)  # slower from step 3 on
+
+
+def fall(step: int) -> float:
+    return FALLS[min(step, len(FALLS) - 1)]
+
+
+def test_by_confidence_the_turn_is_theta_b_and_nothing_is_measured():
+    asked = plan(signal="confidence", accuracy_interval=0, profile_iters=9)
+    walk = Walk(asked, fall=fall).run()
+    assert walk.trace == [
+        "profile 0: keep theta_0",
+        "profile 0: score",
+        *[f"profile {k}: {what}" for k in (1, 2, 3, 4) for what in ("score", "keep candidate")],
+        "profile 5: score",
+        "profile 6: score",
+        "profile 6: score theta_b",
+        "profile 6: rewind",
+        *SELECTED_AFTER_REWIND,
+    ]
+    assert walk.machine.theta_b_step == 4 and walk.machine.theta_b_reason == "patience 2"
+
+
+def test_by_confidence_without_a_fall_the_run_says_so():
+    asked = plan(signal="confidence", accuracy_interval=0)
+    walk = Walk(asked, fall=lambda step: 0.0).run()
+    assert walk.machine.theta_b_step == 2
+    assert "confidence never fell below step 0" in walk.machine.theta_b_reason
+
+
+def test_by_both_accuracy_decides_and_is_measured_once_the_fall_has_slowed():
+    asked = plan(signal="both", coarse_interval=6, profile_iters=9)
+    walk = Walk(asked, curve(0.7, 0.6, 0.5, 0.45, 0.5, 0.4, 0.45, 0.5, 0.5), fall=fall).run()
+    assert [a for a in walk.trace if "measure" in a] == measures("profile", (0, 3, 4, 5, 6, 7))
+    # The turn is confirmed at step 6, and then there is nothing left to score for.
+    assert [a for a in walk.trace if a.endswith(": score")] == [
+        f"profile {step}: score" for step in range(7)
+    ]
+    assert walk.machine.theta_b_step == 5
+    assert "from here on accuracy is measured every" in "\n".join(walk.log)
+
+
+def test_rrt_by_confidence_keeps_the_turn():
+    asked = plan("rrt", budget=8, signal="confidence", accuracy_interval=0)
+    walk = Walk(asked, fall=fall).run()
+    assert walk.machine.theta_b_step == 4 and walk.machine.phase is Phase.DONE
+    assert walk.trace[-2:] == ["profile 8: residual transfer", "transferred 8: finish"]
 
 
 # ---------------------------------------------------------------------------------- RRT and SFT
@@ -340,7 +391,7 @@ def test_rrt_without_shock_leaves_theta_f(no_shock):
 
 
 def test_rrt_simple():
-    walk = Walk(plan("rrt", budget=6, simple=True, accuracy_interval=0)).run()
+    walk = Walk(plan("rrt", budget=6, signal="fixed", accuracy_interval=0)).run()
     assert walk.trace == [
         "profile 0: keep theta_0",
         "profile 2: keep candidate",
@@ -401,7 +452,7 @@ def test_theta_0_is_not_measured_twice():
 
 
 def test_train_iters_is_an_upper_bound_until_the_profile_ends():
-    machine = PhaseMachine(plan(simple=True, accuracy_interval=0, budget=7))
+    machine = PhaseMachine(plan(signal="fixed", accuracy_interval=0, budget=7))
     assert machine.train_iters_now == 2 + 7
     assert PhaseMachine(plan(budget=7)).train_iters_now == 6 + 7
     assert PhaseMachine(plan("sft", budget=7)).train_iters_now == 7
@@ -420,7 +471,7 @@ def test_train_iters_is_an_upper_bound_until_the_profile_ends():
         (dict(method="rrt", accuracy_interval=0), "detector needs accuracy"),
         (dict(simple_step=7), "step 7"),
         (dict(simple_step=0), "step 0"),
-        (dict(simple=True, simple_step=7), "step 7"),
+        (dict(signal="fixed", simple_step=7), "step 7"),
         (dict(no_shock="sft", profile_iters=4), "cannot go on as SFT of 3"),
         (dict(method="rrt", simple_step=4), "step 4"),  # the budget of 3 is its profile
     ],

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from phase_walk import Walk
 
-from t3s_megatron.method.phases import Phase, PhaseMachine, Plan
+from t3s_megatron.method.phases import SIGNALS, Phase, PhaseMachine, Plan
 
 METHODS = ("t3s", "inverse", "random", "mask-top-confidence", "mask-bottom-confidence")
 quick = settings(max_examples=300, suppress_health_check=[HealthCheck.filter_too_much])
@@ -24,7 +24,8 @@ quick = settings(max_examples=300, suppress_health_check=[HealthCheck.filter_too
 def plans(draw) -> Plan:
     method = draw(st.sampled_from((*METHODS, "rrt", "sft")))
     baseline = method.startswith(("random", "mask-"))
-    simple = method != "sft" and draw(st.booleans())
+    signal = draw(st.sampled_from(SIGNALS)) if method != "sft" else "accuracy"
+    asks = signal in ("accuracy", "both")
     budget = draw(st.integers(1, 9))
     no_shock = draw(st.sampled_from(["simple", "sft", "stop"]))
     profile_iters = draw(st.integers(1, budget if no_shock == "sft" else 9))
@@ -32,18 +33,18 @@ def plans(draw) -> Plan:
     return Plan(
         method=method,
         budget=budget,
-        simple=simple,
+        signal=signal,
         simple_step=draw(st.integers(1, last)),
         profile_iters=profile_iters,
-        accuracy_interval=0 if simple else draw(st.integers(1, 4)),
+        accuracy_interval=draw(st.integers(1, 4)) if asks else 0,
         targeted_accuracy_interval=draw(st.integers(0, 4)),
         patience=draw(st.integers(1, 4)),
         min_delta=draw(st.sampled_from([0.0, 0.125])),
         confirm_level=draw(st.sampled_from([0.0, 0.3])),
         shock_level=draw(st.sampled_from([0.0, 0.0, 0.3])),
-        coarse_interval=draw(st.sampled_from([0, 4, 5])),
+        coarse_interval=draw(st.sampled_from([0, 4, 5])) if asks else 0,
         no_shock=no_shock,
-        loaded_selection=method in METHODS and not simple and draw(st.booleans()),
+        loaded_selection=method in METHODS and asks and draw(st.booleans()),
         share=0.25 if baseline and draw(st.booleans()) else None,
         measure_final=draw(st.booleans()),
     )
@@ -102,6 +103,8 @@ def test_theta_b_is_the_lowest_measured_accuracy_of_the_profile(plan, curve):
     machine = walk.machine
     if not plan.detects or plan.min_delta or plan.method == "rrt" or machine.theta_b_step is None:
         return
+    if plan.signal == "confidence":
+        return
     if plan.shock_level:  # what is lowest may be so by chance, or be taken over too late
         return
     measured = [
@@ -116,6 +119,22 @@ def test_theta_b_is_the_lowest_measured_accuracy_of_the_profile(plan, curve):
         assert machine.theta_b_step == min(s for s, a in finite.items() if a == lowest)
     else:
         assert plan.no_shock == "simple" and machine.theta_b_step == plan.simple_step
+
+
+@quick
+@given(plans(), curves())
+def test_by_confidence_theta_b_is_the_first_lowest_fall_and_nothing_is_asked(plan, curve):
+    walk = Walk(plan, curve).run()
+    assume(not walk.refused and plan.signal == "confidence" and plan.detects)
+    assert not any(a.startswith("profile") and a.endswith("measure") for a in walk.trace)
+    scored = [int(a.split()[1][:-1]) for a in walk.trace if a.endswith(": score")]
+    assert scored == list(range(scored[-1] + 1))
+    falls = {step: walk.fall(step) for step in scored[1:]}
+    lowest = min(falls.values())
+    if lowest < 0:
+        assert walk.machine.theta_b_step == min(s for s, f in falls.items() if f == lowest)
+    elif plan.no_shock == "simple":
+        assert walk.machine.theta_b_step == plan.simple_step
 
 
 @quick

@@ -213,3 +213,60 @@ def test_a_summary_that_lacks_what_the_tables_read(tmp_path):
     del summary["phases"], summary["arguments"]
     with pytest.raises(T3SError, match="damaged, it lacks arguments, phases; run it again"):
         read_summary(write(tmp_path / "summary.json", summary))
+
+
+# ----------------------------------------------------------------------------- several teachers
+
+
+def two_teachers() -> dict:
+    def of(teacher: str, step: int, accuracy: float) -> dict:
+        return measurement("profile", step, accuracy, teacher=teacher)
+
+    whole = t3s_summary()
+    return whole | {
+        "theta_b_step": None,
+        "theta_b_reason": None,
+        "teachers": {
+            name: {
+                "samples": n,
+                "theta_b_step": step,
+                "theta_b_reason": "patience 1",
+                "tokens": {"target_tokens": 100, "masked_share": share, "anchor_share": share},
+            }
+            for name, n, step, share in (("r1", 8, 1, 0.5), ("qwq", 5, 2, 0.22))
+        },
+        "measurements": [
+            *(of("r1", *one) for one in enumerate((0.5, 0.25, 0.5))),
+            *(of("qwq", *one) for one in enumerate((0.5, 0.375, 0.25, 0.5))),
+            measurement("targeted", 4, 0.875),
+        ],
+        "phases": [
+            {"phase": "profile", "teacher": "r1", "first_iteration": 1, "last_iteration": 2},
+            {"phase": "profile", "teacher": "qwq", "first_iteration": 3, "last_iteration": 5},
+            {"phase": "targeted", "first_iteration": 6, "last_iteration": 9},
+        ],
+    }
+
+
+def test_each_teacher_has_its_lines():
+    assert tables([two_teachers()]).split("\n\n")[0].splitlines() == [
+        "t3s: training accuracy by step at T = 0.6; 36% of 200 tokens masked, anchor share 0.36",
+        "  teacher r1: 8 samples; theta_b = step 1 (patience 1); 50% of 100 tokens masked, "
+        "anchor share 0.50",
+        "  teacher qwq: 5 samples; theta_b = step 2 (patience 1); 22% of 100 tokens masked, "
+        "anchor share 0.22",
+        "  profile r1  0:0.50  1:0.25  2:0.50",
+        "  profile qwq 0:0.50  1:0.38  2:0.25  3:0.50",
+        "  targeted    4:0.88",
+    ]
+
+
+def test_profiles_stand_one_after_the_other_with_a_theta_b_each(tmp_path, monkeypatch):
+    from matplotlib import axes
+
+    drawn, lines = [], []
+    monkeypatch.setattr(axes.Axes, "errorbar", lambda self, x, y, **_: drawn.append(x))
+    monkeypatch.setattr(axes.Axes, "axvline", lambda self, x, **_: lines.append(x))
+    draw([two_teachers()], str(tmp_path / "picture.png"))
+    assert drawn == [[0, 1, 2], [2, 3, 4, 5], [9]]
+    assert lines == [1, 2 + 2]

@@ -45,7 +45,7 @@ def test_evaluations_are_counted_with_them():
 
 
 def test_nothing_is_measured_by_a_run_that_generates_nothing():
-    assert measuring(replace(PLAN, simple=True), costs(answers=None), bandwidth=1.0) is None
+    assert measuring(replace(PLAN, signal="fixed"), costs(answers=None), bandwidth=1.0) is None
 
 
 @pytest.mark.parametrize("rate", [60.0, 1e9])  # a measurement is longer than a step, and shorter
@@ -67,7 +67,9 @@ def test_alternatives_are_other_runs_whole():
     assert list(by_change) == [
         "--t3s-targeted-accuracy-interval 0",
         "--t3s-targeted-accuracy-interval 0 --t3s-accuracy-interval 2",
+        "--t3s-targeted-accuracy-interval 0 --t3s-accuracy-interval-coarse 3",
         "--t3s-targeted-accuracy-interval 0 --t3s-accuracy-prompts 5",
+        "--t3s-signal confidence",
         "--t3s-simple",
     ]
     few = by_change["--t3s-targeted-accuracy-interval 0"]
@@ -77,6 +79,10 @@ def test_alternatives_are_other_runs_whole():
     rare = by_change["--t3s-targeted-accuracy-interval 0 --t3s-accuracy-interval 2"]
     assert rare.measurements == 1 + 10 + 1
     assert rare.seconds == pytest.approx(few.seconds - 5 * 5.0 + 5 * step_seconds())
+    # The fall is seen at step 3, and every step from there to 15 is measured.
+    coarse = by_change["--t3s-targeted-accuracy-interval 0 --t3s-accuracy-interval-coarse 3"]
+    assert coarse.measurements == 2 + 12 + 1
+    assert by_change["--t3s-signal confidence"].measurements == 0
     assert by_change["--t3s-simple"].measurements == 0
 
 

@@ -37,12 +37,20 @@ def test_before_the_shock_measurements_are_coarse_and_its_level_has_no_noise_to_
 
 
 def test_the_simple_method_keeps_no_candidate_and_measures_nothing():
-    plan = Plan(method="t3s", budget=50, simple=True, accuracy_interval=0,
+    plan = Plan(method="t3s", budget=50, signal="fixed", accuracy_interval=0,
                 targeted_accuracy_interval=0, measure_final=False)  # fmt: skip
     run, longest = expected_and_longest(plan)
     assert run == longest
     assert (run.profile_steps, run.measurements, run.snapshots) == (10, 0, 1)
     assert run.theta_b_step == 10
+
+
+def test_by_confidence_a_scoring_pass_takes_the_place_of_each_measurement():
+    plan = Plan(method="t3s", budget=50, signal="confidence", accuracy_interval=0, patience=5,
+                targeted_accuracy_interval=0, measure_final=False)  # fmt: skip
+    run = walk(plan, bottleneck=10)
+    assert (run.theta_b_step, run.profile_steps, run.measurements) == (10, 15, 0)
+    assert run.scoring_passes == 1 + 15 + 2  # at step 0, after each step, and of both at the end
 
 
 def test_plain_training_keeps_and_scores_nothing():
@@ -59,3 +67,14 @@ def test_rrt_keeps_both_and_evaluates_theta_f_as_well():
 def test_a_loaded_selection_goes_straight_to_the_targeted_phase():
     run = walk(Plan(method="t3s", budget=50, loaded_selection=True), bottleneck=10)
     assert (run.profile_steps, run.targeted_steps, run.snapshots) == (0, 50, 0)
+
+
+def test_each_teacher_has_its_profile_and_all_of_them_one_targeted_phase():
+    plan = Plan(method="t3s", budget=150, profile_iters=50, teachers=("r1", "235b", "qwq"))
+    run = walk(plan, bottleneck=10)
+    assert (run.profiles, run.profile_steps, run.targeted_steps) == (3, 3 * 15, 150)
+    assert run.profile_measurements == 3 * 16 and run.measurements == 3 * 16 + 150
+    # Each teacher's samples at theta_0 and at its own theta_b: all of them twice.
+    assert run.scoring_passes == 2 and run.snapshots == 2
+    plain = walk(Plan(method="sft", budget=150, teachers=("r1", "qwq")), bottleneck=10)
+    assert (plain.profiles, plain.profile_steps) == (1, 150)

@@ -11,7 +11,8 @@ import pytest
 from made_plans import answers, gpu, layout, model, stage
 
 from t3s_megatron.method.phases import Plan
-from t3s_megatron.planning.facts import Samples
+from t3s_megatron.planning.facts import Samples, Teacher
+from t3s_megatron.planning.measuring import Costs
 from t3s_megatron.planning.memory import Disk
 from t3s_megatron.planning.phases import walk
 from t3s_megatron.planning.report import Outcome, text
@@ -56,6 +57,25 @@ def test_answers_are_counted_at_their_length_and_batches_at_the_longest():
     # 20 answers, 5 at a time on 2 ranks: two batches. More of them take longer.
     one_at_a_time, _ = generating(layout(), model(), answers(batch_size=1), [20] * 7, SPEED)
     assert one_at_a_time.seconds == pytest.approx(5 * likely.seconds)
+
+
+def test_each_profile_asks_its_teachers_prompts_and_trains_on_its_samples():
+    plan = Plan(method="t3s", budget=50, profile_iters=50, teachers=("a", "b"))
+    run = walk(plan, bottleneck=10)  # 15 steps and 16 measurements in each profile, then 50 of both
+    asked = answers(asked=25, asked_in_profiles=(20, 10))
+    costs = Costs(layout(), model(), [10, 20, 40], asked, True, SPEED, teachers=((0, 2), (1,)))
+    found = costs.of(run)
+    assert found["generation"].tokens == (16 * (20 + 10) + 50 * 25) * 30
+    assert found["profile"].tokens == pytest.approx(15 * 64 * (25 + 20))
+    assert found["scoring"].tokens == 2 * (10 + 20 + 40)
+
+
+def test_what_two_teachers_answered_is_one_prompt_of_a_measurement():
+    teachers = (Teacher("a", (0, 1, 2)), Teacher("b", (3, 4)))
+    samples = Samples(True, (9,) * 5, (4,) * 5, teachers, questions=(0, 1, 2, 1, 3))
+    assert (samples.asked(0), samples.asked(1)) == (4, 2)
+    alone = Samples(True, (9,) * 5, (4,) * 5)
+    assert (alone.asked(0), alone.asked(3), alone.asked(9)) == (5, 3, 5)
 
 
 def test_without_a_cache_every_token_computes_its_sequence():

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One trajectory of plain fine-tuning with everything that a signal could be made of, and targeted
+training from many theta_b of it: a launch of `benchmarks/confidence.sh`.
+
+An ordinary T3S job, whose phases are replaced: PROFILE steps of SFT from theta_0, at each of which
+the accuracy is measured and the whole corpus is scored, and then for each step of GRID: rewind, the
+selection of that theta_b, --train-iters steps, and an evaluation. With PROFILE 0 the trajectory is
+the one that is there already. Writes TRAJECTORY (.npz), and evaluations to a .json beside it:
+
+    marks   bool[PROFILE + 1, prompts, answers]  which answers were correct, after each step
+    c       float32[PROFILE + 1, n]              exact log-probs of the n target tokens
+    seen    int64[.], seen_c float32[.], seen_step int64[.]   tokens of the training batches: the
+            forward of step k saw the weights after k - 1 updates
+    seconds float64[3]                           training, measuring, scoring, of all steps
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import numpy as np
+
+from t3s_megatron.megatron.start import start_process
+from t3s_megatron.method.outcome import RIGHT
+
+OUT = os.environ["TRAJECTORY"]
+PROFILE = int(os.environ["PROFILE"])
+GRID = [int(step) for step in os.environ["GRID"].split()]
+
+
+def main() -> None:
+    import sys
+
+    start_process(sys.argv)
+    import t3s_megatron.run as run_module
+    from t3s_megatron import pretrain
+    from t3s_megatron.megatron.plain import PlainTraining
+    from t3s_megatron.megatron.releases import call_pretrain, parse_arguments
+
+    run_module.T3SRun = _trajectory(run_module.T3SRun)
+    pretrain._run(time.time(), PlainTraining, parse_arguments, call_pretrain)
+
+
+def _trajectory(base):
+    from t3s_megatron.megatron.process import get_args
+    from t3s_megatron.megatron.rewind import StartingPoint
+    from t3s_megatron.megatron.scoring import score_corpus
+    from t3s_megatron.method.phases import Phase
+    from t3s_megatron.method.selection import anchors, delta_c
+
+    class Trajectory(base):
+        def on_train_start(self, context):
+            super().on_train_start(context)
+            steps = PROFILE + len(GRID) * self.prepared.plan.budget
+            get_args().train_iters = steps
+            self.marks, self.c, self.tokens = [], [], []
+            self.grid, self.step = list(GRID), 0
+            self.seconds = np.zeros(3)
+
+        def on_train_step_start(self, context):
+            if self.theta_0 is None:
+                self.theta_0 = StartingPoint(context)
+                if GRID:
+                    self._evaluate(context, "theta_0")
+                if PROFILE:
+                    self._look(context)
+            if self.machine.phase is Phase.PROFILE and self.step == PROFILE:
+                if PROFILE:
+                    self._write()
+                self.c = np.load(OUT)["c"]
+                self.machine.phase = Phase.TARGETED
+                self._next_selection(context)
+            elif self.machine.phase is Phase.TARGETED and self.step == self.prepared.plan.budget:
+                self._next_selection(context)
+            context.num_microbatches = len(self._step_plan().micro_batches)
+            self.guard.before_step()
+            self.began = time.perf_counter()
+
+        def on_train_step_end(self, context):
+            self.step += 1
+            tokens = self.meter.finish_step(self.step)
+            if self.machine.phase is Phase.PROFILE:
+                self.seconds[0] += time.perf_counter() - self.began
+                self.tokens.append(tokens)
+                self._look(context)
+                if self.step == PROFILE and not GRID:
+                    self._write()
+            elif self.step == self.prepared.plan.budget:
+                self._evaluate(context, f"theta_b={self.theta_b}")
+
+        def on_checkpoint_save(self, context):
+            pass
+
+        def _look(self, context):
+            began = time.perf_counter()
+            measured = self.measurer.training_accuracy(context, step=self.step, phase="profile")
+            marks = np.array([mark == RIGHT for mark in measured.marks])
+            self.marks.append(marks.reshape(-1, self.config.accuracy_samples))
+            self.seconds[1] += time.perf_counter() - began
+            began = time.perf_counter()
+            self.c.append(score_corpus(context, self.rows))
+            self.seconds[2] += time.perf_counter() - began
+            print(f"[t3s] step {self.step}: {measured.describe()}", flush=True)
+
+        def _next_selection(self, context):
+            self.theta_b, self.step = self.grid.pop(0), 0
+            keep = ~anchors(delta_c(self.c[self.theta_b], self.c[0]))
+            self._apply(keep)
+            self.theta_0.rewind(context)
+
+        def _write(self):
+            np.savez_compressed(
+                OUT,
+                marks=np.stack(self.marks),
+                c=np.stack(self.c),
+                seen=np.concatenate([t.target for t in self.tokens]),
+                seen_c=np.concatenate([t.c for t in self.tokens]),
+                seen_step=np.concatenate([np.full(len(t.target), t.step) for t in self.tokens]),
+                seconds=self.seconds,
+            )
+
+        def on_train_end(self, context):
+            super().on_train_end(context)
+            if not GRID:
+                return
+            with open(OUT.removesuffix(".npz") + ".json", "w") as file:
+                json.dump(self.summary.plain()["evaluations"], file)
+
+    return Trajectory
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`--t3s-generation live`: the training weights answer, in this process, on every rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from t3s_megatron.accuracy.measurement import Answer
+from t3s_megatron.answering.progress import Progress
+from t3s_megatron.megatron import layout
+from t3s_megatron.megatron.generation import Sampling, generate
+from t3s_megatron.megatron.seam import CallbackContext
+
+
+class LiveBackend:
+    """See `answering.backend.Backend`. `tell` is for a person who watches; only rank `root` is
+    told, and only its answers have a text."""
+
+    def __init__(self, tokenizer, root: int, tell: Callable[[str], None]):
+        self.tokenizer = tokenizer
+        self.is_root = layout.rank() == root
+        self.tell = tell
+
+    def check(self, context: CallbackContext) -> None:
+        pass
+
+    def take(self, context: CallbackContext, *, step: int) -> CallbackContext:
+        return context
+
+    def generate(
+        self,
+        weights: CallbackContext,
+        prompts: list[list[int]],
+        sampling: Sampling,
+        *,
+        numbers: list[int],
+        timeout: float | None,
+    ) -> list[Answer]:
+        progress = Progress(len(prompts), self.tell)
+        found = generate(
+            weights,
+            prompts,
+            sampling,
+            numbers=numbers,
+            timeout=timeout,
+            progress=progress if self.is_root else None,
+        )
+        return [
+            Answer(
+                str(self.tokenizer.decode(one.tokens)) if self.is_root else "",
+                len(one.tokens),
+                one.truncated,
+                one.unfinished,
+            )
+            for one in found
+        ]
+
+    def release(self, weights: CallbackContext) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`--t3s-generation server`: OpenAI-compatible servers answer with the weights they are given.
+
+Before a measurement the live weights are exported, the servers load them, and a few prompts are
+answered greedily by both (`probes`). A server that fails in any of it is left out of the
+measurement; without any, every answer is unfinished, and so the measurement void. One rank talks
+to the servers; all ranks export, answer the probes, and learn what came of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from t3s_megatron.accuracy.measurement import Answer
+from t3s_megatron.answering import reload
+from t3s_megatron.answering.client import Client, Completion, Finish, Request, ServerError, base_url
+from t3s_megatron.answering.exports import Exports
+from t3s_megatron.answering.probes import PROBE_TOKENS, PROBES, compare
+from t3s_megatron.answering.progress import Progress
+from t3s_megatron.answering.prompts import prompt_texts
+from t3s_megatron.errors import T3SError
+from t3s_megatron.megatron import layout
+from t3s_megatron.megatron.generation import Sampling, generate
+from t3s_megatron.megatron.pause import training_paused
+from t3s_megatron.megatron.process import get_args
+from t3s_megatron.megatron.seam import CallbackContext
+from t3s_megatron.prepare import Prepared
+
+#: Seeds of servers are of 31 bits at the least.
+_SEEDS = 2**31
+
+
+@dataclass
+class ServedWeights:
+    """`expected`: the live weights' answers to the probes, `earlier` those of other weights by
+    their names. `ready`: URL -> name of the model, of the servers that answer like them."""
+
+    folder: str
+    expected: list[str]
+    earlier: dict[str, list[str]]
+    ready: dict[str, str] = field(default_factory=dict)
+
+
+class ServerBackend:
+    """See `answering.backend.Backend`. `tell(line)`: for a person who watches, said by `root`."""
+
+    def __init__(self, prepared: Prepared, root: int, tell: Callable[[str], None]):
+        self.config = prepared.config
+        self.tokenizer = prepared.tokenizer
+        self.is_root = layout.rank() == root
+        self.root = root
+        self.tell = tell
+        self.urls = [base_url(url) for url in self.config.server_url]
+        samples = prepared.askable(prepared.corpus)
+        chosen = samples[:: max(1, len(samples) // PROBES)][:PROBES]
+        self.probes = [sample.tokens[: sample.prompt_length].tolist() for sample in chosen]
+        self.probe_tokens = min(PROBE_TOKENS, prepared.max_new_tokens)
+        self.exports = Exports(get_args(), self.config.server_weights)
+        self._earlier: dict[str, list[str]] = {}
+        self._in_use: set[str] = set()  # folders
+        self.cancelled = False
+        self._checked: ServedWeights | None = None
+
+    # -------------------------------------------------------------------------- on every rank
+
+    def check(self, context: CallbackContext) -> None:
+        """ServerError on all ranks unless a server loads the live weights and answers like them."""
+
+        def reach() -> None:
+            if self.is_root:
+                self._require_any(self._reachable())
+
+        layout.together(reach)
+        weights = self._export(context)
+
+        def answer() -> None:
+            if self.is_root:
+                self._require_any(self._make_ready(weights))
+
+        layout.together(answer)
+        if context.iteration == 0:
+            self._checked = weights
+        else:
+            self.release(weights)
+
+    def take(self, context: CallbackContext, *, step: int) -> ServedWeights:
+        if self._checked is not None:
+            if step == 0:
+                return self._checked
+            self.release(self._checked)
+            self._checked = None
+        return self._export(context)
+
+    def _export(self, context: CallbackContext) -> ServedWeights:
+        expected = self._live_answers(context)
+        with training_paused(context):  # an overlapped gather of the last update is waited for
+            folder = self.exports.write(context.model, context.iteration, keep=self._in_use)
+        self._in_use.add(folder)
+        weights = ServedWeights(folder, expected, dict(self._earlier))
+        now = f"iteration {context.iteration}"
+        self._earlier.setdefault("the start", expected)
+        # The start and the last one: what a server that has not loaded anything holds.
+        self._earlier = {"the start": self._earlier["the start"], now: expected}
+        return weights
+
+    def generate(
+        self,
+        weights: ServedWeights,
+        prompts: list[list[int]],
+        sampling: Sampling,
+        *,
+        numbers: list[int],
+        timeout: float | None,
+    ) -> list[Answer]:
+        answers: list[Answer] = []
+
+        def ask() -> list[tuple[int, bool, bool]] | None:
+            if not self.is_root:
+                return None
+            answers.extend(
+                self.answers(weights, prompts, sampling, numbers=numbers, timeout=timeout)
+            )
+            return [(one.tokens, one.truncated, one.unfinished) for one in answers]
+
+        told = layout.together(ask)[self.root]  # without the texts, which may be long
+        return answers if self.is_root else [Answer("", *one) for one in told]
+
+    def release(self, weights: ServedWeights) -> None:
+        self._in_use.discard(weights.folder)
+
+    def close(self) -> None:
+        self.exports.remove_all()
+
+    def _live_answers(self, context: CallbackContext) -> list[str]:
+        sampling = Sampling(
+            temperature=0.0,
+            max_new_tokens=self.probe_tokens,
+            end_token=self.tokenizer.eos_token_id,
+            seed=0,
+            vocab_size=len(self.tokenizer),
+            batch_size=self.config.generation_batch_size,
+        )
+        found = generate(context, self.probes, sampling)
+        # As servers do.
+        return [str(self.tokenizer.decode(one.tokens, skip_special_tokens=True)) for one in found]
+
+    # ----------------------------------------------------------------------- on the root alone
+
+    def answers(
+        self,
+        weights: ServedWeights,
+        prompts: list[list[int]],
+        sampling: Sampling,
+        *,
+        numbers: list[int],
+        timeout: float | None,
+    ) -> list[Answer]:
+        """`generate` without a word to other ranks."""
+        if not weights.ready and not self.cancelled:
+            for fault in self._make_ready(weights):
+                self.tell(fault)
+        if not weights.ready:
+            return [Answer("", 0, False, unfinished=True)] * len(prompts)
+        limit = sampling.max_new_tokens
+        requests = [
+            Request(
+                prompt,
+                # One more: an end token in the last place allowed is an end, and servers differ in
+                # whether they then say "stop" or "length".
+                max_tokens=limit + 1,
+                temperature=sampling.temperature,
+                seed=(sampling.seed * 1_000_003 + number) % _SEEDS,
+            )
+            for prompt, number in zip(self._rendered(prompts), numbers, strict=True)
+        ]
+        progress = Progress(len(requests), self.tell)
+        completions = self._complete(weights.ready, requests, timeout, progress)
+        faults = {one.why for one in completions if one.why is not None}
+        for fault in sorted(faults)[:3]:
+            self.tell(f"unfinished: {fault}")
+        if faults:
+            weights.ready = {}  # who knows what they hold now
+        return [_answer(one, limit) for one in completions]
+
+    def _complete(
+        self,
+        ready: dict[str, str],
+        requests: list[Request],
+        timeout: float | None,
+        progress: Progress,
+    ) -> list[Completion]:
+        # All servers of a run hold the same weights, and so have one name for them.
+        (model,) = set(ready.values())
+        client = Client(
+            list(ready),
+            model,
+            concurrency=self.config.server_concurrency,
+            timeout=self.config.server_timeout,
+            retries=self.config.server_retries,
+            extra=reload.sampling_fields(self.config.server_reload),
+            say=self.tell,
+            cancelled=lambda: self.cancelled,
+        )
+        return client.complete(
+            requests, timeout=timeout, finished=lambda _, one: progress.add(1, one.tokens)
+        )
+
+    def _rendered(self, prompts: list[list[int]]) -> list:
+        if reload.takes_token_ids(self.config.server_reload):
+            return prompts
+        return prompt_texts(self.tokenizer, prompts)
+
+    def _reachable(self) -> list[str]:
+        """What is wrong with each URL that does not answer."""
+        faults = []
+        for url in self.urls:
+            try:
+                reload.require_alive(url)
+            except ServerError as error:
+                faults.append(str(error))
+        return faults
+
+    def _require_any(self, faults: list[str]) -> None:
+        for fault in faults:
+            self.tell(fault)
+        if len(faults) == len(self.urls):
+            raise ServerError(f"--t3s-generation server: no server is of use: {'; '.join(faults)}")
+
+    def _make_ready(self, weights: ServedWeights) -> list[str]:
+        """Load the weights everywhere and set `ready`; what is wrong with each other URL."""
+        config = self.config
+        weights.ready = {}
+        if config.server_reload_command is not None:
+            try:
+                reload.run_command(
+                    config.server_reload_command,
+                    weights.folder,
+                    self.urls,
+                    config.server_reload_timeout,
+                )
+            except ServerError as error:
+                return [str(error)] * len(self.urls)
+        faults = []
+        # At once: each may take minutes.
+        with ThreadPoolExecutor(len(self.urls)) as threads:
+            loading = {url: threads.submit(self._load, url, weights) for url in self.urls}
+        for url, loaded in loading.items():
+            try:
+                weights.ready[url] = loaded.result()
+            except ServerError as error:
+                faults.append(str(error))
+        if len(set(weights.ready.values())) > 1:
+            raise T3SError(
+                f"the servers have different names for the model ({weights.ready}): give all of "
+                "them one (--served-model-name), or start them alike"
+            )
+        if faults:
+            self.tell(f"{len(weights.ready)} of {len(self.urls)} servers ready")
+        return faults
+
+    def _load(self, url: str, weights: ServedWeights) -> str:
+        """The name under which `url` answers with the weights. ServerError when it does not."""
+        config = self.config
+        reload.load(config.server_reload, url, weights.folder, config.server_reload_timeout)
+        if config.server_reload == "model":
+            model = weights.folder
+        else:
+            model = config.server_model or reload.served_model(url)
+        requests = [
+            Request(prompt, max_tokens=self.probe_tokens, temperature=0.0, seed=0)
+            for prompt in self._rendered(self.probes)
+        ]
+        # `transformers serve` loads the weights with the first of them.
+        timeout = config.server_reload_timeout + config.server_timeout
+        progress = Progress(len(requests), self.tell)
+        found = self._complete({url: model}, requests, timeout, progress)
+        lost = [one.why for one in found if one.why is not None]
+        if lost:
+            raise ServerError(f"{url}: {len(lost)} of {len(found)} probes unfinished: {lost[0]}")
+        finding = compare(
+            weights.expected,
+            [one.text for one in found],
+            weights.earlier,
+            config.server_agreement,
+        )
+        self.tell(f"{url}: {finding.describe(len(found))}")
+        if finding.fault is not None:
+            raise ServerError(f"{url}: {finding.fault}. Is it the same model, tokenizer and dtype?")
+        return model
+
+
+def _answer(completion: Completion, limit: int) -> Answer:
+    """The end token, which the server counts, is no part of an answer."""
+    if completion.finish is Finish.UNFINISHED:
+        return Answer("", 0, False, unfinished=True)
+    if completion.finish is Finish.LENGTH or completion.tokens > limit:
+        return Answer(completion.text, limit, truncated=True)
+    return Answer(completion.text, max(completion.tokens - 1, 0), truncated=False)

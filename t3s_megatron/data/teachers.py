@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which samples are whose: training data of one teacher, or of several (section 4.2).
+
+Teachers are named by the `teacher` field of their samples. Of several sources, each without that
+field is a teacher's that is named after it: `traces/r1.jsonl` is r1's. One name, or none, is one
+teacher, and nothing is told apart.
+
+The traces of two teachers for one prompt are two samples. They may have the same id: with several
+teachers, what a sample is called everywhere else is "teacher/id".
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from urllib.parse import quote
+
+import numpy as np
+
+from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.records import Record, load_records
+from t3s_megatron.data.tokenizing import Sample
+from t3s_megatron.errors import DataError
+
+_LONGEST_NAME = 100  # it is part of file names
+
+
+def load_training_records(sources: tuple[str, ...], *, split: str = "train") -> list[Record]:
+    """All records of `sources`, in their order; with several teachers each has one.
+
+    DataError, naming file and line, for a sample without a teacher where others have one, for two
+    sources that would have the same name, and for an id that a teacher has twice.
+    """
+    by_source = {source: load_records(source, split=split) for source in sources}
+    if len(by_source) < len(sources):
+        twice = next(source for source in sources if sources.count(source) > 1)
+        raise DataError(f"--t3s-data: {twice} is given twice")
+    if len(sources) > 1:
+        by_source = _named_after_their_source(by_source)
+    records = [record for of_source in by_source.values() for record in of_source]
+    teachers = {record.teacher for record in records}
+    if len(teachers) < 2:
+        return _unique(records)
+    nameless = next((record for record in records if record.teacher is None), None)
+    if nameless is not None:
+        named = next(record for record in records if record.teacher is not None)
+        raise DataError(
+            f"{nameless.where}: no `teacher`, while {named.where} has {named.teacher!r}. Each "
+            "teacher has a profile of its own, so every sample needs one, or none of them"
+        )
+    for teacher in sorted(filter(None, teachers)):
+        if len(quote(teacher, safe="")) > _LONGEST_NAME:
+            raise DataError(
+                f"teacher {teacher!r}: the name is too long for a file name; give a shorter one"
+            )
+    return _unique([replace(one, uid=f"{one.teacher}/{one.uid}") for one in records])
+
+
+def _named_after_their_source(by_source: dict[str, list[Record]]) -> dict[str, list[Record]]:
+    """Where not one record of a source has a teacher, all get the name of the source."""
+    named: dict[str, str] = {}
+    made = {}
+    for source, records in by_source.items():
+        if all(record.teacher is None for record in records):
+            name = named_after(source)
+            if name in named:
+                raise DataError(
+                    f"{named[name]} and {source} would both be the traces of teacher {name!r}: "
+                    "rename one, or give their samples a `teacher`"
+                )
+            named[name] = source
+            records = [replace(record, teacher=name) for record in records]
+        made[source] = records
+    return made
+
+
+def named_after(source: str) -> str:
+    """The teacher whose traces `source` holds, if its samples do not say."""
+    name, _ = os.path.splitext(os.path.basename(source.rstrip("/")))
+    return name
+
+
+def _unique(records: list[Record]) -> list[Record]:
+    """DataError for two records of one uid: they may come from two sources."""
+    places: dict[str, str] = {}
+    for record in records:
+        if record.uid in places:
+            raise DataError(
+                f"{record.where}: id {record.uid!r} was already used by {places[record.uid]}; ids "
+                "have to be unique"
+            )
+        places[record.uid] = record.where
+    return records
+
+
+@dataclass(frozen=True)
+class Part:
+    """The samples of one teacher within the corpus of a run; `teacher` None: all of it.
+
+    `samples`: their indices in the whole corpus, in its order. `targets` int64[n_target_tokens]:
+    the numbers of their targets there. `corpus`: these samples alone.
+    """
+
+    teacher: str | None
+    samples: tuple[int, ...]
+    targets: np.ndarray
+    corpus: Corpus
+
+    def file_name(self, name: str) -> str:
+        """Of a file that is this teacher's; with one teacher there is only one of it."""
+        return name if self.teacher is None else f"{name}-{quote(self.teacher, safe='')}"
+
+
+def whole(corpus: Corpus) -> Part:
+    """All samples together."""
+    return Part(None, tuple(range(len(corpus.samples))), np.arange(corpus.n_targets), corpus)
+
+
+def parts_of(corpus: Corpus, records: list[Record]) -> list[Part]:
+    """One for each teacher, in the order in which they come; with one teacher, the whole.
+
+    `records`: what the corpus was made of. DataError for a teacher of whom it holds nothing.
+    """
+    teachers = list(dict.fromkeys(record.teacher for record in records))
+    if len(teachers) < 2:
+        return [whole(corpus)]
+    for teacher in set(teachers) - {sample.teacher for sample in corpus.samples}:
+        raise DataError(
+            f"not one sample of teacher {teacher!r} fits --seq-length, and --t3s-overlong leaves "
+            "them out: raise --seq-length, or leave out the teacher"
+        )
+    return [_part(corpus, teacher) for teacher in teachers]
+
+
+def asked_once(by_teacher: list[list[Sample]]) -> list[Sample]:
+    """The samples of all, in order, but for those whose question an earlier teacher answered."""
+    asked: list[Sample] = []
+    known: set[tuple] = set()
+    for samples in by_teacher:
+        asked += [sample for sample in samples if question(sample) not in known]
+        known.update(map(question, samples))
+    return asked
+
+
+def question(sample: Sample) -> tuple:
+    """What is equal where two samples ask the same: prompt, gold answer, and metadata for the
+    verifier."""
+    prompt = sample.tokens[: sample.prompt_length].tobytes()
+    return prompt, sample.answer, repr(sample.metadata)
+
+
+def _part(corpus: Corpus, teacher: str | None) -> Part:
+    samples = tuple(i for i, s in enumerate(corpus.samples) if s.teacher == teacher)
+    slices = [corpus.target_slice(i) for i in samples]
+    targets = np.concatenate([np.arange(one.start, one.stop) for one in slices])
+    return Part(teacher, samples, targets, corpus.subset(samples))

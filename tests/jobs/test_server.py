@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`--t3s-generation server` against a real `transformers serve` on this CPU.
+
+Greedily and in float32 its answers are the live weights', token for token, so that a whole run
+measures the same, takes the same theta_b and ends with the same weights. Where something has to go
+wrong, a proxy stands between.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from t3s_megatron.answering.client import Client, Request
+from tests.support.hf_models import save_model
+from tests.support.launch import run
+from tests.support.reference import read_tensors
+from tests.support.resumable import SCHEDULE, errors_of
+from tests.support.servers import free_port, scripted_server, transformers_serve
+
+GREEDY = ["--t3s", "--t3s-max-new-tokens", 16, "--t3s-temperature", 0, "--t3s-patience", 2,
+          "--t3s-profile-iters", 8, "--t3s-simple-step", 2]  # fmt: skip
+#: Two data-parallel ranks whose parameters are gathered late: an export has to wait for that.
+DISTRIBUTED = "--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather".split()
+
+
+@pytest.fixture(scope="module")
+def server():
+    with transformers_serve() as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def start(student, data_arguments):
+    def arguments(folder, *extra) -> list:
+        return [*data_arguments, *SCHEDULE, *GREEDY, *DISTRIBUTED,
+                "--save", folder, "--load", folder, "--pretrained-checkpoint", student,
+                "--save-interval", 2, "--dist-ckpt-optim-fully-reshardable", *extra]  # fmt: skip
+
+    return arguments
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory, start):
+    """Folder of the run that asks its own weights."""
+    folder = tmp_path_factory.mktemp("live")
+    run(start(folder), processes=2)
+    return folder
+
+
+def served(*urls_and_more) -> list:
+    return ["--t3s-generation", "server", "--t3s-server-url", *urls_and_more]
+
+
+def measurements(folder) -> list[dict]:
+    with open(f"{folder}/t3s/summary.json") as file:
+        found = json.load(file)["measurements"]
+    return [{k: v for k, v in one.items() if k != "seconds"} for one in found]
+
+
+def assert_same_end(wanted, got) -> None:
+    """theta_b, selection and final weights, bit for bit."""
+    for name in ("selection", "c_theta_0", "c_theta_b"):
+        files = [folder / "t3s" / f"{name}.safetensors" for folder in (wanted, got)]
+        assert files[0].read_bytes() == files[1].read_bytes(), name
+    tensors = read_tensors(str(wanted)), read_tensors(str(got))
+    assert tensors[0].keys() == tensors[1].keys()
+    assert all(torch.equal(tensor, tensors[1][key]) for key, tensor in tensors[0].items())
+
+
+class Proxy:
+    """Between a job and its server, which it makes worse. `folders`: as they were asked for; those
+    of the check and of step 0 are one. `stale`: the number of the folder that is never loaded: the
+    server goes on with the one before. Once each: a request that fails with 500, one that is
+    answered with garbage, one whose connection is closed, and one that is never answered."""
+
+    def __init__(self, url: str, stale: int, copies):
+        self.url, self.stale, self.copies = url, stale, copies
+        self.folders: list[str] = []
+        self.faults = ["500", "garbage", "closed", "hangs"]
+
+    def answer(self, call) -> None:
+        if call.path != "/v1/completions":
+            return call.forward(self.url) if call.method == "GET" else call.send({})
+        folder = call.body["model"]
+        if folder not in self.folders:
+            if len(self.folders) == self.stale - 1:
+                shutil.copytree(folder, self.copies)
+            self.folders.append(folder)
+        if len(self.folders) == 3 and call.body["max_tokens"] == 17 and self.faults:
+            fault = self.faults.pop(0)
+            if fault == "500":
+                return call.send({"detail": "out of memory"}, 500)
+            if fault == "garbage":
+                return call.send(b"\x00\xff<html>")
+            if fault == "hangs":
+                time.sleep(15)
+            return None
+        if self.folders.index(folder) != self.stale:
+            return call.forward(self.url)
+        call.body["model"] = str(self.copies)
+        loaded, asked = json.dumps(str(self.copies)), json.dumps(folder)
+        return call.forward(self.url, lambda b: b.replace(loaded.encode(), asked.encode()))
+
+
+def test_a_server_and_the_live_weights_find_the_same_through_every_fault(
+    tmp_path, start, server, live
+):
+    """Single requests fail in four ways and are made up for. One measurement of the targeted phase
+    meets a server that still holds the weights of the step before: it is void, and no other is."""
+    profile = sum(one["phase"] == "profile" for one in measurements(live))
+    proxy = Proxy(server, stale=profile, copies=tmp_path / "copy")
+    with scripted_server(proxy.answer) as url:
+        dead = f"http://localhost:{free_port()}"
+        job = run(
+            start(tmp_path, *served(url, dead), "--t3s-server-timeout", 10,
+                  "--t3s-measurement-retries", 1),
+            processes=2,
+        )  # fmt: skip
+    assert proxy.faults == []
+    assert_same_end(live, tmp_path)
+    wanted, got = measurements(live), measurements(tmp_path)
+    assert [one["void"] for one in got] == [i == profile for i in range(len(got))]
+    assert got[profile]["unfinished"] == got[profile]["total"] == 24
+    del got[profile], wanted[profile]
+    assert got == wanted
+    assert "it has not loaded the weights it was given" in job.output
+    assert f"{dead}/health" in job.output and "1 of 2 servers ready" in job.output
+    assert not os.listdir(tmp_path / "t3s" / "weights"), "exports are left"
+
+
+class LikeVLLM:
+    """vLLM's routes in front of `transformers serve`, whose answers it gives: one model's name,
+    weights by a call to the workers, prompts as token ids."""
+
+    def __init__(self, url: str, tokenizer: str):
+        self.url = url
+        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+        self.folder = None
+        self.calls: list[str] = []
+
+    def answer(self, call) -> None:
+        self.calls.append(call.path)
+        if call.path == "/v1/models":
+            return call.send({"object": "list", "data": [{"id": "student"}]})
+        if call.path == "/collective_rpc":
+            assert call.body["method"] == "reload_weights"
+            self.folder = call.body["kwargs"]["weights_path"]
+            return call.send({"results": [None]})
+        if call.path != "/v1/completions":
+            return call.send({})
+        assert call.body["model"] == "student" and call.body["top_k"] == -1
+        call.body["model"] = self.folder
+        call.body["prompt"] = self.tokenizer.decode(call.body["prompt"])
+        for name in ("top_k", "min_p", "repetition_penalty"):
+            del call.body[name]
+        folder = json.dumps(self.folder).encode()
+        return call.forward(self.url, lambda reply: reply.replace(folder, b'"student"'))
+
+
+def test_training_goes_on_while_the_server_measures(tmp_path, start, server, live, task):
+    """Two measurements in flight, and killed with both of them: started again, it has the
+    measurements, theta_b and end of a run that waits, bit for bit."""
+    proxy = LikeVLLM(server, task[1])
+    death = {"KILL_AT": "with measurements in flight", "KILL_MARK": str(tmp_path / "mark")}
+    again = dict(processes=2, module="tests.jobs.killed_job", environment=death)
+    with scripted_server(proxy.answer) as url:
+        how = served(url, "--t3s-accuracy-overlap", 2, "--t3s-server-reload", "vllm")
+        run(start(tmp_path, *how), **again, expect=1)
+        job = run(start(tmp_path, *how), **again)
+    assert "resumed at iteration 4" in job.output
+    assert "steps beyond the decision are thrown away" in job.output
+    assert_same_end(live, tmp_path)
+    assert measurements(tmp_path) == measurements(live)
+    assert proxy.calls.count("/collective_rpc") == proxy.calls.count("/reset_prefix_cache") > 5
+
+
+def test_servers_of_no_use_end_the_job_before_it_trains(tmp_path, start):
+    """One is not there, and one has another model. Every rank ends with the reason."""
+
+    def answer(call):
+        call.complete("0+0=0") if call.method == "POST" and call.body else call.send({})
+
+    dead = f"http://localhost:{free_port()}"
+    with scripted_server(answer) as url:
+        job = run(start(tmp_path, *served(dead, url)), processes=2, expect=1)
+    (error,) = set(errors_of(job).splitlines())
+    assert f"no server is of use: {dead}/reset: " in error
+    assert f"{url}: its greedy answers agree with the live weights' to 0." in error
+    assert "iteration        1/" not in job.output
+
+
+def test_transformers_serve_keeps_to_its_seeds_one_request_at_a_time(tmp_path, server, task):
+    """And takes nothing but the temperature from the request: the settings are the folder's."""
+    folder = save_model(str(tmp_path / "model"), vocab_size=20)
+    shutil.copytree(task[1], folder, dirs_exist_ok=True)
+    settings = {"do_sample": True, "temperature": 1.0, "top_k": 0, "eos_token_id": 1}
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps(settings))
+    asked = [Request("<user>1+2<assistant>", 12, 1.0, seed=seed) for seed in range(6)]
+    client = Client([server], folder, concurrency=1)
+    first = client.complete(asked)
+    assert len({one.text for one in first}) > 3
+    assert client.complete(asked[::-1]) == first[::-1]
+    greedy = client.complete([Request("<user>1+2<assistant>", 12, 0.0, seed=i) for i in (1, 2)])
+    assert greedy[0] == greedy[1]
