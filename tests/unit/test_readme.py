@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The README says what the code does: its argument table is the parser's, its files are there."""
+"""README and docs say what the code does: the argument table is the parser's, files are there."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
+
 from t3s_megatron.config import T3SConfig
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def argument_table() -> str:
@@ -28,18 +30,22 @@ def argument_table() -> str:
 
 
 def test_the_argument_table_is_the_parsers():
-    assert argument_table() in README, f"the table has to be:\n{argument_table()}"
+    page = (ROOT / "docs/arguments.md").read_text()
+    assert argument_table() in page, f"the table has to be:\n{argument_table()}"
 
 
-def test_every_argument_that_is_mentioned_exists():
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_argument_that_is_mentioned_exists(page):
     known = {f"--t3s-{f.name.replace('_', '-')}" for f in fields(T3SConfig)} | {"--t3s"}
-    assert set(re.findall(r"--t3s(?:-[a-z]+)*", README)) <= known
+    assert set(re.findall(r"--t3s(?:-[a-z]+)*", page.read_text())) <= known
 
 
-def test_every_file_that_is_mentioned_exists():
-    links = re.findall(r"\]\(([^)#]+)\)", README)
-    commands = re.findall(r"bash ([\w/]+\.sh)", README)
-    paths = re.findall(r"`((?:tests|benchmarks|examples|t3s_megatron)/[\w/.]*)`", README)
-    mentioned = {x for x in (*links, *commands, *paths) if not x.startswith("http")}
-    assert len(mentioned) > 8
-    assert [x for x in sorted(mentioned) if not os.path.exists(ROOT / x)] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_is_mentioned_exists(page):
+    text = page.read_text()
+    links = {x for x in re.findall(r"\]\(([^)#]+)\)", text) if not x.startswith("http")}
+    commands = re.findall(r"bash ([\w/]+\.sh)", text)
+    paths = re.findall(r"`((?:tests|benchmarks|examples|t3s_megatron)/[\w/.]*)`", text)
+    missing = [x for x in sorted({*commands, *paths}) if not os.path.exists(ROOT / x)]
+    missing += [x for x in sorted(links) if not os.path.exists(page.parent / x)]
+    assert missing == []
