@@ -10,7 +10,7 @@ STUDENTS=${STUDENTS:-"0:700 1:450 2:450"}   # number (also of its seed) and step
 RUNS=${RUNS:-"0:0:5e-4:25 0:1:5e-4:16 0:2:5e-4:12 1:0:5e-4:12 1:1:5e-4:12 2:0:5e-4:12 2:1:5e-4:12
               0:0:2e-4:22 1:0:2e-4:22 2:0:2e-4:22"}
 # trajectory, and the theta_b that targeted training is tried with
-TRAINED=${TRAINED:-"st0-seed0-lr5e-4:2,3,4,5,6,8,10,15"}
+TRAINED=${TRAINED:-"st0-seed0-lr5e-4:2,3,4,5,6,8,10,15 st1-seed0-lr5e-4:3,10 st2-seed0-lr5e-4:3,10"}
 SAMPLES=${SAMPLES:-2}                       # answers a prompt for each accuracy
 
 source "$ROOT/examples/lib/python.sh"

@@ -334,6 +334,7 @@ def test_a_program_ends_with_the_worker_that_is_killed():
         asking = threading.Thread(target=lambda: judged.extend(pool.verify([sleeps])))
         asking.start()
         while not marked():
+            assert asking.is_alive(), judged
             time.sleep(0.02)
         os.kill(pool._workers[0].process.pid, signal.SIGKILL)
         asking.join()
