@@ -70,7 +70,9 @@ def summary_of(folder: str) -> dict:
     """Without what may differ: seconds and the folder's name."""
     with open(f"{folder}/t3s/summary.json") as file:
         summary = json.load(file)
-    del summary["seconds"], summary["arguments"]["dir"]
+    del summary["seconds"]
+    for inside in ("dir", "server_weights"):
+        del summary["arguments"][inside]
     for one in (*summary["measurements"], *summary["phases"]):
         del one["seconds"]
     summary["log"] = [re.sub(r"[\d.]+ s\b", "", line) for line in summary["log"]]

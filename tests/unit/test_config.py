@@ -49,7 +49,7 @@ def test_the_defaults_are_the_ones_of_the_paper_and_the_help():
 @pytest.mark.parametrize(
     ("name", "words", "value"),
     [
-        ("data", "b.jsonl", "b.jsonl"),
+        ("data", "b.jsonl c.jsonl", ["b.jsonl", "c.jsonl"]),
         ("simple_step", "7", 7),
         ("mask_share", "0.25", 0.25),
         ("min_delta", "1e-3", 0.001),

@@ -111,16 +111,24 @@ class Walk:
         self.steps[machine.phase.value] += 1
         self.weights = (machine.teacher, machine.phase.value, machine.phase_step)
 
+    def _where(self) -> str:
+        machine = self.machine
+        whose = "" if machine.teacher is None else f"{machine.teacher} "
+        return f"{whose}{machine.phase.value} {machine.phase_step}"
+
+    def _accuracy(self) -> float:
+        """Of the step that is decided about."""
+        accuracy = self.accuracies.get(self.machine.teacher or "", self.accuracy)
+        return accuracy(self.machine.phase.value, self.machine.phase_step)
+
     def _carry_out(self, action: Action) -> None:
         machine, kind = self.machine, action.kind
         live = " (live)" if action.live else ""
-        whose = "" if machine.teacher is None else f"{machine.teacher} "
-        self.trace.append(f"{whose}{machine.phase.value} {machine.phase_step}: {kind.value}{live}")
+        self.trace.append(f"{self._where()}: {kind.value}{live}")
         teacher = machine.profile.teacher
         theta_b = (teacher, "profile", machine.theta_b_step)
         if kind is ActionKind.MEASURE:
-            accuracy = self.accuracies.get(machine.teacher or "", self.accuracy)
-            machine.measured(paired(accuracy(machine.phase.value, machine.phase_step)))
+            machine.measured(paired(self._accuracy()))
             return
         if kind is ActionKind.SCORE:
             machine.scored(self.fall(machine.phase_step))

@@ -16,6 +16,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from phase_walk import Walk, curve, paired
 from test_phases_properties import curves, plans, quick
+from test_profiles import runs as several_teachers
 
 from t3s_megatron.method.outcome import Outcome
 from t3s_megatron.method.overlap import OverlappingPhases
@@ -34,7 +35,7 @@ class OverlappingWalk(Walk):
         super().__init__(plan, accuracy, **how)
         self.make = partial(OverlappingPhases, plan, depth)
         self.machine = self.make()
-        self.in_flight: list[tuple[str, int]] = []
+        self.in_flight: list[tuple] = []
         self.kept: dict[int, tuple] = {}
         self.most_in_flight = self.most_kept = self.discarded = 0
         self.collected: list[tuple[int, int]] = []
@@ -53,26 +54,29 @@ class OverlappingWalk(Walk):
         machine.step_done()
         assert machine.offset + machine.live_step == done + 1
         self.steps[machine.phase.value] += 1
-        self.weights = (machine.phase.value, machine.live_step)
+        self.weights = self._live()
+
+    def _live(self) -> tuple:
+        return (self.machine.teacher, self.machine.phase.value, self.machine.live_step)
 
     def _carry_out(self, action: Action) -> None:
         machine, kind = self.machine, action.kind
-        phase = machine.phase.value
+        decided = (machine.teacher, machine.phase.value, machine.phase_step)
         if kind is ActionKind.KEEP_WEIGHTS:
             self.kept[machine.live_step] = self.weights
             self.most_kept = max(self.most_kept, len(self.kept))
             machine.done(action)
         elif kind is ActionKind.BEGIN_MEASUREMENT:
-            assert self.weights == (phase, machine.live_step)
+            assert self.weights == self._live()
             self.in_flight.append(self.weights)
             self.most_in_flight = max(self.most_in_flight, len(self.in_flight))
             machine.done(action)
         elif kind is ActionKind.COLLECT:
             measured = self.in_flight.pop(0)
-            assert measured == (phase, machine.phase_step)
+            assert measured == decided
             self.collected.append((machine.phase_step, machine.live_step))
-            self.trace.append(f"{phase} {machine.phase_step}: measure")
-            machine.measured(paired(self.accuracy(*measured)))
+            self.trace.append(f"{self._where()}: measure")
+            machine.measured(paired(self._accuracy()))
         elif kind is ActionKind.DISCARD:
             self.discarded += machine.live_step - machine.phase_step
             self.in_flight = []
@@ -80,12 +84,12 @@ class OverlappingWalk(Walk):
         else:
             if kind is ActionKind.KEEP_CANDIDATE and machine.phase_step in self.kept:
                 live, self.weights = self.weights, self.kept.pop(machine.phase_step)
-                assert self.weights == (phase, machine.phase_step)
+                assert self.weights == decided
                 super()._carry_out(action)
                 self.weights = live
             else:
                 if kind is ActionKind.KEEP_CANDIDATE:
-                    assert self.weights == (phase, machine.phase_step)
+                    assert self.weights == decided
                 super()._carry_out(action)
         self.kept = {step: self.kept[step] for step in self.kept if step in machine.kept}
         assert set(machine.kept) == set(self.kept)
@@ -110,6 +114,20 @@ def test_the_same_measurements_candidates_and_theta_b_as_a_run_that_waits(plan, 
     assert walk.steps["targeted"] == plain.steps["targeted"]
     assert walk.steps["profile"] == plain.steps["profile"] + walk.discarded
     assert walk.machine.phase is Phase.DONE and walk.machine.total_steps == sum(walk.steps.values())
+
+
+@quick
+@given(several_teachers(), depths)
+def test_several_teachers_are_decided_about_as_in_a_run_that_waits(plain, depth):
+    walk = OverlappingWalk(plain.plan, None, depth, accuracies=plain.accuracies).run()
+    again = OverlappingWalk(
+        plain.plan, None, depth, accuracies=plain.accuracies, resume_at=lambda event: True
+    ).run()
+    assert (again.trace, again.log, again.refused) == (walk.trace, walk.log, walk.refused)
+    plain.run()
+    assert walk.refused == plain.refused and decisions(walk) == decisions(plain)
+    for mine, wanted in zip(walk.machine.profiles, plain.machine.profiles, strict=True):
+        assert mine.state_dict() == wanted.state_dict()
 
 
 @quick

@@ -94,7 +94,7 @@ def test_a_void_start_of_a_later_profile_ends_the_run_and_names_the_teacher():
 
 
 def test_simple_measures_nothing_until_the_targeted_phase():
-    asked = plan(teachers=("a", "b"), simple=True, accuracy_interval=0,
+    asked = plan(teachers=("a", "b"), signal="fixed", accuracy_interval=0,
                  targeted_accuracy_interval=2)  # fmt: skip
     walk = Walk(asked).run()
     assert [a for a in walk.trace if "measure" in a] == [
@@ -136,7 +136,8 @@ def test_what_one_teacher_alone_can_do(changed, reason):
 
 @st.composite
 def runs(draw) -> Walk:
-    simple = draw(st.booleans())
+    signal = draw(st.sampled_from(["accuracy", "fixed", "confidence"]))
+    simple = signal == "fixed"
     teachers = TEACHERS[: draw(st.integers(2, 3))]
     values = st.one_of(st.integers(0, 8).map(lambda k: k / 8), st.just(math.nan))
     profile_iters = draw(st.integers(1, 7))
@@ -144,10 +145,10 @@ def runs(draw) -> Walk:
         draw(st.sampled_from(["t3s", "inverse", "random", "mask-top-confidence"])),
         teachers=teachers,
         budget=draw(st.integers(1, 5)),
-        simple=simple,
+        signal=signal,
         simple_step=draw(st.integers(1, profile_iters)),
         profile_iters=profile_iters,
-        accuracy_interval=0 if simple else draw(st.integers(1, 3)),
+        accuracy_interval=0 if simple else draw(st.integers(int(signal == "accuracy"), 3)),
         targeted_accuracy_interval=draw(st.integers(0, 2)),
         patience=draw(st.integers(1, 3)),
         no_shock=draw(st.sampled_from(["simple", "stop"])),

@@ -73,7 +73,7 @@ def test_each_teacher_has_its_profile_and_all_of_them_one_targeted_phase():
     plan = Plan(method="t3s", budget=150, profile_iters=50, teachers=("r1", "235b", "qwq"))
     run = walk(plan, bottleneck=10)
     assert (run.profiles, run.profile_steps, run.targeted_steps) == (3, 3 * 15, 150)
-    assert run.profile_measurements == 3 * 16 and run.measurements == 3 * 16 + 150
+    assert (run.measurements, run.targeted_measurements) == (3 * 16 + 150, 150)
     # Each teacher's samples at theta_0 and at its own theta_b: all of them twice.
     assert run.scoring_passes == 2 and run.snapshots == 2
     plain = walk(Plan(method="sft", budget=150, teachers=("r1", "qwq")), bottleneck=10)
