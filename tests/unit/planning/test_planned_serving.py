@@ -117,7 +117,7 @@ def test_the_report_says_who_waits_for_whom():
     assert "generation is of the probes only" in said
     (row,) = [line for line in said.splitlines() if line.startswith("export ")]
     assert row.split()[1:3] == ["66", "exports"]
-    unmeasured = text(outcome(answers=made.answers, work=parts))
+    unmeasured = text(outcome(answers=made.answers, measuring=measuring(PLAN, made), work=parts))
     assert "3 servers, each like the GPUs of a data-parallel rank, with 4 answers at" in unmeasured
 
 
