@@ -137,7 +137,6 @@ def test_what_one_teacher_alone_can_do(changed, reason):
 @st.composite
 def runs(draw) -> Walk:
     signal = draw(st.sampled_from(["accuracy", "fixed", "confidence"]))
-    simple = signal == "fixed"
     teachers = TEACHERS[: draw(st.integers(2, 3))]
     values = st.one_of(st.integers(0, 8).map(lambda k: k / 8), st.just(math.nan))
     profile_iters = draw(st.integers(1, 7))
@@ -148,7 +147,7 @@ def runs(draw) -> Walk:
         signal=signal,
         simple_step=draw(st.integers(1, profile_iters)),
         profile_iters=profile_iters,
-        accuracy_interval=0 if simple else draw(st.integers(int(signal == "accuracy"), 3)),
+        accuracy_interval=draw(st.integers(1, 3)) if signal == "accuracy" else 0,
         targeted_accuracy_interval=draw(st.integers(0, 2)),
         patience=draw(st.integers(1, 3)),
         no_shock=draw(st.sampled_from(["simple", "stop"])),
