@@ -90,7 +90,7 @@ def test_what_would_cost_more_is_not_advised():
     free = costs(speed=replace(FAST, generation=1e12))
     found = measuring(replace(PLAN, targeted_accuracy_interval=0), free, bandwidth=1.0)
     assert not found.dominates
-    # Every second step finds theta_b later: more training steps.
+    # Twice the interval confirms theta_b later; measuring coarsely at first does not.
     assert not any("accuracy-interval 2" in other.change for other in found.alternatives)
 
 
