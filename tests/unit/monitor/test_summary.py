@@ -42,7 +42,6 @@ def test_a_summary_starts_empty_and_unfinished(path):
         "measurements": [],
         "confidence": [],
         "evaluations": [],
-        "confidence": [],
         "tokens": {},
         "skipped_samples": [],
         "empty_steps": 0,
