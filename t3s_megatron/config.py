@@ -324,7 +324,7 @@ class T3SConfig:
 
     @property
     def detects(self) -> bool:
-        """Whether a theta_b has to be found by accuracy."""
+        """Whether a theta_b has to be found, by accuracy or by confidence."""
         has_profile = not (self.selection_load or self._needs_no_profile)
         return has_profile and self.method != "sft" and self.signal != "fixed"
 
@@ -553,6 +553,11 @@ class T3SConfig:
                 "--t3s-accuracy-overlap does not go with --t3s-accuracy-interval-coarse and "
                 "--t3s-accuracy-blocks: which steps are measured, and how far, would depend on "
                 "outcomes that are not there yet. Drop one of them"
+            )
+        if self.accuracy_overlap and not (self.measures_profile or self.targeted_accuracy_interval):
+            refuse(
+                "--t3s-accuracy-overlap has nothing to overlap: this run measures no accuracy "
+                "while it trains. Give --t3s-targeted-accuracy-interval, or drop it"
             )
         if (self.server_reload == "command") != bool(self.server_reload_command):
             refuse(

@@ -42,7 +42,7 @@ def replace_file(path: str, write: Callable[[str], None]) -> None:
     except (OSError, SafetensorError) as error:
         raise WriteError(
             f"{path}: cannot be written ({error}). Make room, or make its folder writable, and "
-            "start the same command again: it goes on from its last checkpoint"
+            "start the same command again"
         ) from error
     finally:
         with contextlib.suppress(OSError):

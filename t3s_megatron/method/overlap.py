@@ -30,6 +30,8 @@ class OverlappingPhases(PhaseMachine):
             raise ValueError("an overlap is of at least one measurement")
         if plan.coarse_interval:
             raise ValueError("a coarse interval depends on outcomes that are not there yet")
+        if plan.watches_confidence and plan.accuracy_interval:
+            raise ValueError("confidence is scored at weights that training has left behind")
         self.depth = depth
         self.ahead: list[int] = []
         self.in_flight: list[int] = []

@@ -136,6 +136,8 @@ class Plan:
             raise ValueError(f"unknown signal {self.signal!r}")
         if self.detects and self.signal != "confidence" and self.accuracy_interval < 1:
             raise ValueError("the detector needs accuracy measurements")
+        if self.detects and self.signal == "confidence" and self.accuracy_interval:
+            raise ValueError("by confidence nothing is measured in a profile: accuracy_interval 0")
         if self.teachers and self.method == "rrt":
             raise ValueError("a residual transfer has one theta_b: it is of one teacher")
         if len(self.profiles) > 1 and self.detects and self.no_shock == "sft":

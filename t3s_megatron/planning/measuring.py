@@ -203,7 +203,8 @@ def _beside(plan: Plan, costs: Costs, answers: Answers) -> Beside:
         other = replace(costs, answers=replace(answers, servers=servers))
         return other.seconds(other.walks(plan)[0])
 
-    overlaps = not plan.coarse_interval and answers.blocks == 1
+    measures = plan.accuracy_interval or plan.targeted_accuracy_interval
+    overlaps = measures and not plan.coarse_interval and answers.blocks == 1
     return Beside(waits=seconds(0), overlapped=seconds(1) if overlaps else None)
 
 
@@ -240,6 +241,10 @@ def _changes(plan: Plan, answers: Answers | None) -> Iterator[tuple[str, Plan, A
     if plan.detects:
         silent = replace(plan, accuracy_interval=0, coarse_interval=0, targeted_accuracy_interval=0,
                          measure_final=answers.evaluated > 0)  # fmt: skip
-        yield "--t3s-signal confidence", replace(silent, signal="confidence"), answers
+        drop = ""
+        if answers.servers is not None and answers.overlap:
+            drop = " without --t3s-accuracy-overlap"  # there is nothing to overlap
+            answers = replace(answers, servers=replace(answers.servers, overlap=0))
+        yield f"--t3s-signal confidence{drop}", replace(silent, signal="confidence"), answers
         simple = replace(silent, signal="fixed")
-        yield f"--t3s-simple (theta_b is step {plan.simple_step})", simple, answers
+        yield f"--t3s-simple{drop} (theta_b is step {plan.simple_step})", simple, answers

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The jobs that tests break off, and the same jobs left alone, once a session."""
+"""The jobs that tests break off, the same jobs left alone, and a server: once a session."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 
 from tests.support.launch import run
 from tests.support.resumable import SETTINGS, job_arguments
+from tests.support.servers import transformers_serve
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +27,11 @@ def uninterrupted(once, start):
         )
 
     return of
+
+
+@pytest.fixture(scope="session")
+def server():
+    """URL of a `transformers serve`. One for each worker process: it has one seed for all that it
+    does, and another test's requests would change what this one's are answered."""
+    with transformers_serve() as url:
+        yield url

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A run of two ranks whose measurements end early and whose minimum a paired test confirms.
 
-Beside it the same run with whole measurements and patience alone; both are also those that
-tests/jobs/test_resume.py kills.
+Confidence is watched in it too, and decides nothing. Beside it the same run with whole measurements
+and patience alone; both are also those that tests/jobs/test_resume.py kills.
 """
 
 from __future__ import annotations

@@ -41,8 +41,7 @@ CHAINS = [
     ),
     ("two", ["in the profile", "while theta_0 is scored", "between scoring and rewind"]),
     ("blocks", ["between the minimum and its confirmation"]),
-    ("packed", ["in targeted training"]),
-    ("confidence", ["between the minimum and its confirmation"]),
+    ("confidence", ["between the minimum and its confirmation", "in targeted training"]),
     ("rrt", ["in the profile", "while the residual transfer is saved"]),
 ]  # fmt: skip
 

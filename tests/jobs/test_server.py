@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from tests.support.hf_models import save_model
 from tests.support.launch import run
 from tests.support.reference import read_tensors
 from tests.support.resumable import SCHEDULE, errors_of
-from tests.support.servers import free_port, scripted_server, transformers_serve
+from tests.support.servers import free_port, scripted_server
 
 GREEDY = ["--t3s", "--t3s-max-new-tokens", 16, "--t3s-temperature", 0, "--t3s-patience", 2,
           "--t3s-profile-iters", 8, "--t3s-simple-step", 2]  # fmt: skip
@@ -30,13 +31,7 @@ GREEDY = ["--t3s", "--t3s-max-new-tokens", 16, "--t3s-temperature", 0, "--t3s-pa
 DISTRIBUTED = "--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather".split()
 
 
-@pytest.fixture(scope="module")
-def server():
-    with transformers_serve() as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def start(student, data_arguments):
     def arguments(folder, *extra) -> list:
         return [*data_arguments, *SCHEDULE, *GREEDY, *DISTRIBUTED,
@@ -46,12 +41,10 @@ def start(student, data_arguments):
     return arguments
 
 
-@pytest.fixture(scope="module")
-def live(tmp_path_factory, start):
+@pytest.fixture(scope="session")
+def live(once, start) -> Path:
     """Folder of the run that asks its own weights."""
-    folder = tmp_path_factory.mktemp("live")
-    run(start(folder), processes=2)
-    return folder
+    return Path(once("live", lambda folder: run(start(folder), processes=2)))
 
 
 def served(*urls_and_more) -> list:

@@ -20,7 +20,7 @@ import pytest
 from t3s_megatron.data.records import load_records
 from tests.support.hf_models import save_model
 from tests.support.launch import ROOT
-from tests.support.servers import scripted_server, transformers_serve
+from tests.support.servers import scripted_server
 from tests.support.task import make_samples, make_tokenizer
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ROOT}
@@ -71,35 +71,34 @@ def teacher(tmp_path_factory) -> str:
     return folder
 
 
-def test_a_killed_generation_goes_on_and_ends_as_one_that_was_not(teacher, tmp_path):
+def test_a_killed_generation_goes_on_and_ends_as_one_that_was_not(teacher, server, tmp_path):
     """SIGKILL after 3 of 8 samples, with one in flight that the server has not seen: one at a time,
     since `transformers serve` has one seed for all that it does."""
     samples = [{k: s[k] for k in ("id", "prompt", "answer")} for s in make_samples(4, 0)]
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
-    with transformers_serve() as server:
-        proxy = Proxy(server)
-        with scripted_server(proxy) as url:
+    proxy = Proxy(server)
+    with scripted_server(proxy) as url:
 
-            def ask(output: Path) -> list:
-                how = f"--samples 2 --temperature 1 --max-tokens 12 --concurrency 1 --url {url}"
-                return ["generate", prompts, *how.split(), "--model", teacher, "--output", output]
+        def ask(output: Path) -> list:
+            how = f"--samples 2 --temperature 1 --max-tokens 12 --concurrency 1 --url {url}"
+            return ["generate", prompts, *how.split(), "--model", teacher, "--output", output]
 
-            whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
-            done = run(*ask(whole))
-            assert done.returncode == 0, done.stderr
-            assert set(proxy.asked.values()) == {1} and len(proxy.asked) == 8
-            requests, proxy.asked, proxy.answers = set(proxy.asked), Counter(), 3
-            with subprocess.Popen(command(*ask(broken)), env=ENVIRONMENT) as process:
-                assert proxy.stuck.wait(120)
-                process.send_signal(signal.SIGKILL)
-            lines = broken.read_bytes().splitlines(keepends=True)
-            assert len(lines) == 3
-            # A line whose end the kill cut off, as it would in the middle of a write.
-            broken.write_bytes(b"".join(lines) + lines[0][:50])
-            proxy.answers = sys.maxsize
-            done = run(*ask(broken))
-            assert done.returncode == 0 and "3 samples are there, 5 are asked for" in done.stderr
+        whole, broken = tmp_path / "whole.jsonl", tmp_path / "broken.jsonl"
+        done = run(*ask(whole))
+        assert done.returncode == 0, done.stderr
+        assert set(proxy.asked.values()) == {1} and len(proxy.asked) == 8
+        requests, proxy.asked, proxy.answers = set(proxy.asked), Counter(), 3
+        with subprocess.Popen(command(*ask(broken)), env=ENVIRONMENT) as process:
+            assert proxy.stuck.wait(120)
+            process.send_signal(signal.SIGKILL)
+        lines = broken.read_bytes().splitlines(keepends=True)
+        assert len(lines) == 3
+        # A line whose end the kill cut off, as it would in the middle of a write.
+        broken.write_bytes(b"".join(lines) + lines[0][:50])
+        proxy.answers = sys.maxsize
+        done = run(*ask(broken))
+        assert done.returncode == 0 and "3 samples are there, 5 are asked for" in done.stderr
     assert set(proxy.asked) == requests and set(proxy.asked.values()) == {1}
     assert sorted(broken.read_text().splitlines()) == sorted(whole.read_text().splitlines())
     rows = [json.loads(line) for line in whole.read_text().splitlines()]

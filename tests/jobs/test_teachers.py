@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.tables import load_table
 from t3s_megatron.data.teachers import load_training_records, parts_of
-from tests.support.launch import run
+from tests.support.launch import Job, run
 from tests.support.resumable import T3S, assert_same, summary_of
 from tests.support.task import make_samples
 
@@ -46,10 +47,9 @@ def traces(teacher: str) -> list[dict]:
     return made
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> dict[str, str]:
+@pytest.fixture(scope="session")
+def data(once) -> dict[str, str]:
     """A file of each teacher, and "both": one with a column, in which they take turns."""
-    folder = tmp_path_factory.mktemp("teachers")
     by_teacher = {
         teacher: [sample | {"teacher": teacher} for sample in traces(teacher)]
         for teacher in TEACHERS
@@ -57,13 +57,17 @@ def data(tmp_path_factory) -> dict[str, str]:
     first, second = by_teacher.values()
     both = [s for i, s in enumerate(first) for s in (s, *second[i : i + 1])]
     files = {teacher: traces(teacher) for teacher in TEACHERS} | {"both": both}
-    for name, samples in files.items():
-        lines = "".join(json.dumps(sample) + "\n" for sample in samples)
-        (folder / f"{name}.jsonl").write_text(lines)
-    return {name: str(folder / f"{name}.jsonl") for name in files}
+
+    def make(folder: str) -> None:
+        for name, samples in files.items():
+            lines = "".join(json.dumps(sample) + "\n" for sample in samples)
+            Path(folder, f"{name}.jsonl").write_text(lines)
+
+    folder = once("teachers", make)
+    return {name: f"{folder}/{name}.jsonl" for name in files}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def start(data, task, student):
     """start(folder, names...): the command of a run on these files."""
 
@@ -78,12 +82,15 @@ def start(data, task, student):
     return command
 
 
-@pytest.fixture(scope="module")
-def together(tmp_path_factory, start):
+@pytest.fixture(scope="session")
+def together(once, start):
     """(folder, job) of the run with both teachers, in one process, with dropout."""
-    folder = str(tmp_path_factory.mktemp("together"))
-    job = run(watched(start(folder, *TEACHERS), folder))
-    return folder, job
+
+    def make(folder: str) -> None:
+        run(watched(start(folder, *TEACHERS), folder)).write(folder)
+
+    folder = once("together", make)
+    return folder, Job.read(folder)
 
 
 def watched(command: list, folder) -> list:

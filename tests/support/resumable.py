@@ -21,6 +21,9 @@ TWO = ["--bf16", "--attention-softmax-in-fp32", "--use-distributed-optimizer",
        "--overlap-grad-reduce", "--overlap-param-gather"]  # fmt: skip
 #: Of 24 answers a test shows little: levels at which it shows something.
 BLOCKS = ["--t3s-accuracy-blocks", 3, "--t3s-accuracy-stop-level", 0.9, "--t3s-confirm-level", 0.6]
+#: Watched beside accuracy, which is measured at the same steps as without it.
+BOTH = ["--t3s-signal", "both", "--t3s-accuracy-interval-coarse", 1]
+PACKED = ["--micro-batch-size", 1, "--t3s-arrangement", "packed"]
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,10 @@ class Setting:
 SETTINGS = {
     "one": Setting(1, ["--attention-dropout", 0.1, "--hidden-dropout", 0.1]),
     "two": Setting(2, TWO, kill_rank="1"),
-    "blocks": Setting(2, [*TWO, *BLOCKS], kill_rank="1"),
-    "packed": Setting(1, ["--micro-batch-size", 1, "--t3s-arrangement", "packed"]),
-    "confidence": Setting(2, ["--t3s-signal", "confidence"], kill_rank="1"),
+    "blocks": Setting(2, [*TWO, *BLOCKS, *BOTH], kill_rank="1"),
+    "confidence": Setting(
+        1, [*PACKED, "--t3s-signal", "confidence", "--t3s-targeted-accuracy-interval", 1]
+    ),
     "rrt": Setting(1, ["--t3s-method", "rrt"]),
 }  # fmt: skip
 

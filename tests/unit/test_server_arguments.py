@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from t3s_megatron.errors import T3SError
+from t3s_megatron.method.overlap import OverlappingPhases
 from tests.support.arguments import config
 
 SERVER = "--t3s-generation server --t3s-server-url http://a:8000"
@@ -25,6 +26,8 @@ SERVER = "--t3s-generation server --t3s-server-url http://a:8000"
             f"{SERVER} --t3s-accuracy-overlap 1 --t3s-accuracy-interval-coarse 4",
             "does not go with",
         ),
+        (f"{SERVER} --t3s-accuracy-overlap 1 --t3s-signal confidence", "nothing to overlap"),
+        (f"{SERVER} --t3s-accuracy-overlap 1 --t3s-simple", "nothing to overlap"),
         (f"{SERVER} --t3s-accuracy-overlap -1", "must not be negative"),
         (f"{SERVER} --t3s-server-concurrency 0", "must be at least 1"),
         (f"{SERVER} --t3s-server-timeout 0", "must be more than 0"),
@@ -35,6 +38,12 @@ SERVER = "--t3s-generation server --t3s-server-url http://a:8000"
 def test_what_cannot_work_is_refused(line, said):
     with pytest.raises(T3SError, match=said):
         config(line)
+
+
+def test_where_the_profile_is_not_measured_targeted_training_can_overlap():
+    for signal in ("--t3s-signal confidence", "--t3s-simple"):
+        line = f"{SERVER} --t3s-accuracy-overlap 1 {signal} --t3s-targeted-accuracy-interval 2"
+        OverlappingPhases(config(line).plan(budget=50), 1)
 
 
 def test_what_is_filled_in():

@@ -12,7 +12,8 @@ from t3s_megatron.answering.client import API_KEY, Client, Finish, Request, Serv
 from t3s_megatron.errors import T3SError
 from tests.support.servers import free_port, scripted_server
 
-QUICK = dict(timeout=1.0, retries=1, pause=0.02)
+#: The time for a reply is what a busy machine may need; only who does not answer uses it up.
+QUICK = dict(timeout=30.0, retries=1, pause=0.02)
 
 
 def requests(n: int, **changed) -> list[Request]:
@@ -84,6 +85,7 @@ def test_no_more_requests_in_flight_than_asked_for():
     assert most[0] == 3
 
 
+SLOW = "no whole reply within 2 s"
 LIES = {
     "no JSON": lambda call: call.send(b"<html>502 Bad Gateway</html>"),
     "is no completion": lambda call: call.send({"choices": [{}]}),
@@ -102,15 +104,19 @@ LIES = {
     "the text is none": lambda call: call.complete("\ud800"),
     "HTTP status 500": lambda call: call.send(b"out of memory", 500),
     "HTTP status 404": lambda call: call.send({"error": "no such model"}, 404),
-    "no whole reply within 1 s": lambda call: call.trickle(3),
+    SLOW: lambda call: call.trickle(60),
     "longer than": lambda call: call.send(b"x" * (2**20 + 9000)),
     "/v1/completions: ": lambda call: None,
 }  # fmt: skip
 
 
+def timeout_for(why: str) -> dict:
+    return {"timeout": 2.0} if why == SLOW else {}
+
+
 @pytest.mark.parametrize("why", LIES)
 def test_no_lie_is_an_answer(why):
-    (found,), said = ask(LIES[why])
+    (found,), said = ask(LIES[why], **timeout_for(why))
     assert found.finish is Finish.UNFINISHED and (found.text, found.tokens) == ("", 0)
     assert why in found.why and found.why.startswith("http://localhost:")
     assert len(said) == 1 and "is given up" in said[0]
@@ -124,7 +130,7 @@ def test_a_lie_is_made_up_for_by_another_attempt_with_the_same_seed(why):
         seeds.append(call.body["seed"])
         LIES[why](call) if len(seeds) == 1 else call.complete("right")
 
-    (found,), said = ask(answer)
+    (found,), said = ask(answer, **timeout_for(why))
     assert found.text == "right" and seeds == [0, 0] and not said
 
 
@@ -146,15 +152,19 @@ def test_a_dead_url_alone_ends_the_work_before_its_time():
 
 
 def test_time_for_all_is_a_deadline_and_what_was_answered_is_kept():
+    over = threading.Event()
+
     def answer(call):
         if call.body["prompt"] == "prompt 1":
-            time.sleep(3)
+            over.wait(60)
         call.complete()
 
     with scripted_server(answer) as url:
-        found = Client([url], "m", concurrency=1, retries=0).complete(requests(3), timeout=0.5)
+        client = Client([url], "m", concurrency=1, retries=0)
+        found = client.complete(requests(3), timeout=2)
+        over.set()
     assert [one.finish for one in found] == [Finish.STOP, Finish.UNFINISHED, Finish.UNFINISHED]
-    assert found[1].why == "no answer within the 0.5 s of all 3 requests"
+    assert found[1].why == "no answer within the 2 s of all 3 requests"
 
 
 def test_many_requests_that_fail_at_once_are_no_reason_to_give_up():

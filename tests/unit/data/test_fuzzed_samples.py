@@ -84,7 +84,8 @@ def read(path: str, tokenizer) -> list[Record] | None:
         assert path in str(error)
         str(error).encode()  # it can be printed
         return None
-    assert len(made.samples) == len(records) == len({sample.uid for sample in made.samples})
+    named = {(sample.teacher, sample.uid) for sample in made.samples}
+    assert len(made.samples) == len(records) == len(named)
     assert all(sample.n_targets > 1 for sample in made.samples)
     return records
 
@@ -98,7 +99,8 @@ def check(path: str, content: bytes, tokenizer) -> list[Record] | None:
         assert len(records) == len(lines), "a sample was dropped without a word"
         for record, line in zip(records, lines, strict=True):
             raw = json.loads(line.removeprefix(b"\xef\xbb\xbf"))
-            said = raw["messages"][-1]["content"] if "messages" in raw else raw["response"]
+            turns = raw.get("messages")  # null is as if it were not there
+            said = raw["response"] if turns is None else turns[-1]["content"]
             assert record.messages[-1]["content"] == said
     return records
 

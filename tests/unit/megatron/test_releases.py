@@ -108,7 +108,7 @@ def test_megatrons_own_parser_takes_the_group_and_has_what_the_config_reads(task
     args = parse_arguments(add_t3s_arguments, {})
     made = T3SConfig.from_args(args)
     assert (made.patience, made.profile_iters, made.seed) == (7, 15, args.seed)
-    assert (made.dir, made.data) == ("s/t3s", "d.jsonl")
+    assert (made.dir, made.data) == ("s/t3s", ("d.jsonl",))
     args.calculate_per_token_loss = False
     with pytest.raises(T3SError, match="--calculate-per-token-loss"):
         T3SConfig.from_args(args)

@@ -41,8 +41,8 @@ class Walk:
     """`refused`: why the run ended before its end, where it had nothing to go by.
     `fall`: the confidence fall by profile step; by default what accuracy has lost since step 0.
     `trace`: each action as "phase step: kind", with " (live)" where the weights are theta_b and
-    the teacher before it where there are several. `accuracies`: a curve for each teacher, by name;
-    those without one have `accuracy`."""
+    the teacher before it where there are several. `accuracies`, `falls`: a curve for each teacher,
+    by name; those without one have `accuracy` and `fall`."""
 
     def __init__(
         self,
@@ -51,9 +51,10 @@ class Walk:
         resume_at: Callable[[int], bool] = lambda event: False,
         fall: Callable[[int], float] | None = None,
         accuracies: dict[str, Curve] | None = None,
+        falls: dict[str, Callable[[int], float]] | None = None,
     ):
         self.plan, self.accuracy, self.resume_at = plan, accuracy or curve(0.5), resume_at
-        self.accuracies = accuracies or {}
+        self.accuracies, self.falls = accuracies or {}, falls or {}
         self.fall = fall or self._lost_accuracy
         self.machine = PhaseMachine(plan)
         self.weights: tuple = THETA_0
@@ -131,7 +132,10 @@ class Walk:
             machine.measured(paired(self._accuracy()))
             return
         if kind is ActionKind.SCORE:
-            machine.scored(self.fall(machine.phase_step))
+            decided = (machine.teacher, machine.phase.value, machine.phase_step)
+            assert self.weights == (decided if machine.phase_step else THETA_0)
+            fall = self.falls.get(machine.teacher or "", self.fall)
+            machine.scored(fall(machine.phase_step))
             return
         if kind is ActionKind.KEEP_THETA_0:
             assert self.weights == THETA_0

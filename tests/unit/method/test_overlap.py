@@ -23,8 +23,15 @@ from t3s_megatron.method.overlap import OverlappingPhases
 from t3s_megatron.method.phases import Action, ActionKind, Phase, Plan
 
 depths = st.integers(1, 4)
-#: Measured at steps that do not depend on outcomes.
-even_plans = plans().map(lambda plan: replace(plan, coarse_interval=0))
+
+
+def evenly(plan: Plan) -> Plan:
+    """Measured at steps that do not depend on outcomes, nor on anything else that is watched."""
+    signal = "accuracy" if plan.signal == "both" else plan.signal
+    return replace(plan, coarse_interval=0, signal=signal)
+
+
+even_plans = plans().map(evenly)
 
 
 class OverlappingWalk(Walk):
@@ -118,13 +125,14 @@ def test_the_same_measurements_candidates_and_theta_b_as_a_run_that_waits(plan, 
 
 @quick
 @given(several_teachers(), depths)
-def test_several_teachers_are_decided_about_as_in_a_run_that_waits(plain, depth):
-    walk = OverlappingWalk(plain.plan, None, depth, accuracies=plain.accuracies).run()
-    again = OverlappingWalk(
-        plain.plan, None, depth, accuracies=plain.accuracies, resume_at=lambda event: True
-    ).run()
+def test_several_teachers_are_decided_about_as_in_a_run_that_waits(drawn, depth):
+    plan = evenly(drawn.plan)
+    curves = dict(accuracies=drawn.accuracies, falls=drawn.falls)
+    walk = OverlappingWalk(plan, None, depth, **curves).run()
+    again = OverlappingWalk(plan, None, depth, **curves, resume_at=lambda event: True).run()
     assert (again.trace, again.log, again.refused) == (walk.trace, walk.log, walk.refused)
-    plain.run()
+    assert again.machine.state_dict() == walk.machine.state_dict()
+    plain = Walk(plan, **curves).run()
     assert walk.refused == plain.refused and decisions(walk) == decisions(plain)
     for mine, wanted in zip(walk.machine.profiles, plain.machine.profiles, strict=True):
         assert mine.state_dict() == wanted.state_dict()
@@ -175,5 +183,7 @@ def test_training_may_not_go_on_where_something_is_due():
         machine.step_done()
     with pytest.raises(ValueError, match="outcomes that are not there yet"):
         OverlappingPhases(Plan(method="t3s", budget=3, coarse_interval=2), 1)
+    with pytest.raises(ValueError, match="weights that training has left behind"):
+        OverlappingPhases(Plan(method="t3s", budget=3, signal="both"), 1)
     with pytest.raises(ValueError, match="at least one"):
         OverlappingPhases(Plan(method="t3s", budget=3), 0)

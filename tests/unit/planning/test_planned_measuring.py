@@ -80,6 +80,7 @@ def test_by_confidence_the_corpus_is_scored_at_every_step_and_nothing_measured()
     inline = costs(scores=False)
     assert inline.of(inline.walks(plan)[0])["scoring"].tokens == 16 * 40
     assert "none in the profile; 1 later" in text(outcome(measuring=found))
+    assert found.beside.overlapped is None, "there is nothing to overlap"
 
 
 def test_alternatives_are_other_runs_whole():
@@ -111,7 +112,7 @@ def test_what_would_cost_more_is_not_advised():
     free = costs(speed=replace(FAST, generation=1e12))
     found = measuring(replace(PLAN, targeted_accuracy_interval=0), free)
     assert not found.dominates
-    # Half as often finds theta_b five steps later.
+    # Twice the interval confirms theta_b later; measuring coarsely at first does not.
     assert not any("accuracy-interval 2" in other.change for other in found.alternatives)
 
 

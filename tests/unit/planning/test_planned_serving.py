@@ -10,8 +10,9 @@ from made_plans import answers, layout, model
 from test_planned_measuring import FAST, PLAN, costs
 from test_planned_work import outcome
 
+from t3s_megatron.config import T3SConfig
 from t3s_megatron.method.phases import ActionKind, Plan
-from t3s_megatron.plan import _in_process
+from t3s_megatron.plan import _in_process, _unplanned
 from t3s_megatron.planning.facts import Samples, Servers, Storage
 from t3s_megatron.planning.measuring import measuring
 from t3s_megatron.planning.memory import disk, generation, host_memory
@@ -104,6 +105,9 @@ def test_overlap_takes_from_the_wait_and_not_from_the_work():
     # the profile's decides after one more step, and of 50 the last has nothing beside it.
     assert waits.seconds - overlaps.seconds == pytest.approx((15 + 49) * step)
     assert not any("coarse" in other.change for other in overlaps.alternatives), "refused with it"
+    assert overlaps.alternatives[-1].change.startswith(
+        "--t3s-simple without --t3s-accuracy-overlap"
+    )
 
 
 def test_the_report_says_who_waits_for_whom():
@@ -153,3 +157,12 @@ def test_weights_in_flight_are_on_the_host_and_exports_on_the_disk():
     assert disk(model(), storage, run, samples, answers()).served == 0
     said = text(outcome(longest=run, disk=found))
     assert "(theta_0, the candidate and 3 with a measurement in flight of the weights)" in said
+
+
+def test_what_depends_on_the_answers_is_said_to_be_unplanned():
+    shorter = T3SConfig(signal="accuracy", accuracy_blocks=4, confirm_level=0.05)
+    blocks, level = _unplanned(shorter)
+    assert blocks.startswith("--t3s-accuracy-blocks: every measurement is planned with all of its")
+    assert level.startswith("--t3s-confirm-level: every profile is planned up to --t3s-patience")
+    assert not list(_unplanned(replace(shorter, signal="confidence")))
+    assert not list(_unplanned(T3SConfig(signal="accuracy")))
