@@ -24,6 +24,8 @@ HEAD
     plan "Qwen3-8B, 8 GPUs" run_t3s_qwen3_8b.sh
     plan "Qwen3-32B, 16 GPUs" run_t3s_qwen3_32b.sh
     plan "Qwen3-32B, 64 GPUs" run_t3s_qwen3_32b.sh NNODES=8
+    plan "Qwen3-32B, 16 GPUs, two servers with an overlap" run_t3s_qwen3_32b.sh GENERATION=server \
+        SERVER_URL="http://gpu-a:8000 http://gpu-b:8000" EXTRA_ARGS="--t3s-accuracy-overlap 2"
     plan "Qwen3-32B, 16 GPUs, T3S-simple" run_t3s_qwen3_32b.sh T3S_SIMPLE=1
     plan "Qwen3-235B-A22B, 128 GPUs" run_t3s_qwen3_235b_a22b.sh
     plan "Qwen3-235B-A22B, 512 GPUs" run_t3s_qwen3_235b_a22b.sh NNODES=64

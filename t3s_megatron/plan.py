@@ -12,17 +12,19 @@ import argparse
 import json
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 
+from t3s_megatron.answering.probes import PROBE_TOKENS, PROBES
 from t3s_megatron.config import T3SConfig
 from t3s_megatron.errors import T3SError
 from t3s_megatron.lengths import make_arrangement
 from t3s_megatron.method.phases import Plan
 from t3s_megatron.planning.advice import advice
-from t3s_megatron.planning.facts import Answers, Layout, Samples, Storage, Teacher
+from t3s_megatron.planning.facts import Answers, Layout, Samples, Servers, Storage, Teacher
 from t3s_megatron.planning.measuring import Costs, measuring
 from t3s_megatron.planning.memory import disk, gpu_memory, host_memory
-from t3s_megatron.planning.phases import Walk, expected_and_longest
+from t3s_megatron.planning.phases import Walk
 from t3s_megatron.planning.report import Outcome, text
 from t3s_megatron.planning.work import (
     Speed,
@@ -78,7 +80,8 @@ def add_command(commands) -> None:
         "--generation-rate",
         type=float,
         metavar="TOKENS_S",
-        help="tokens a second that a data-parallel rank generates, where you have measured it "
+        help="tokens a second that a data-parallel rank, or a server, generates, where you have "
+        "measured it "
         "(default: worked out from the memory bandwidth, a lower bound of the time)",
     )
     add(
@@ -135,23 +138,25 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> Outcome:
         config = config.for_teachers(len(teachers), args)
     layout = _layout(args)
     answers = _answers(config, args, samples, _held_out(config, args, tokenizer, notes), layout)
+    in_process = _in_process(answers, layout)
     if answers is not None and options.mean_answer_tokens is not None:
         answers = replace(answers, expected=min(options.mean_answer_tokens, answers.limit))
     plan = config.plan(args.train_iters, teachers) if config else _plain(args.train_iters)
     plan.validate()
-    expected, longest = expected_and_longest(plan)
     model = measure_model(args, options.expert_load)
-    gpus = gpu_memory(layout, model, answers, round(options.reserve_gib * GIB))
+    gpus = gpu_memory(layout, model, in_process, round(options.reserve_gib * GIB))
     speed = Speed(
         options.peak_tflops * 1e12,
         options.mfu,
         options.memory_bandwidth_tbs * 1e12,
         options.generation_rate,
+        options.export_bandwidth_gbs * 1e9,
     )
     lengths = computed_lengths(make_arrangement(args), samples)
     scores = config is not None and config.scoring != "inline"
     of_teachers = tuple(one.samples for one in samples.teachers)
     costs = Costs(layout, model, lengths, answers, scores, speed, of_teachers)
+    expected, longest = costs.walks(plan)
     limit = round(options.gpu_memory_gib * GIB)
     worst = max(gpus, key=lambda gpu: gpu.total)
     per_node = min(options.gpus_per_node, world_size)
@@ -160,7 +165,8 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> Outcome:
             f"experts: the busiest rank is taken to get {options.expert_load:g} of its even share "
             "(--expert-load); routing decides"
         )
-    if answers is not None and not answers.cached:
+    notes += _unplanned(config)
+    if in_process is not None and not in_process.cached:
         notes.append(
             "with context parallelism there is no key-value cache: every token computes its whole "
             "sequence"
@@ -175,16 +181,16 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> Outcome:
         gpus=gpus,
         gpu_limit=limit,
         host=host_memory(model, longest, per_node),
-        disk=disk(model, _storage(args), longest, samples),
+        disk=disk(model, _storage(args), longest, samples, answers),
         expected=expected,
         longest=longest,
         work=_work(costs, expected, longest),
-        measuring=measuring(plan, costs, options.export_bandwidth_gbs * 1e9),
+        measuring=measuring(plan, costs),
         speed=speed,
         notes=notes,
         advice=[]
         if worst.total <= limit
-        else advice(layout, model, worst, limit, per_node, answers),
+        else advice(layout, model, worst, limit, per_node, in_process),
     )
 
 
@@ -363,7 +369,38 @@ def _answers(config, args, samples: Samples, held_out: list[int], layout: Layout
         longest_prompt=longest_prompt,
         cached=layout.context == 1,
         asked_in_profiles=asked_in_profiles,
+        blocks=config.accuracy_blocks,
+        servers=Servers(len(config.server_url), config.server_concurrency, config.accuracy_overlap)
+        if config.generation == "server"
+        else None,
     )
+
+
+def _in_process(answers: Answers | None, layout: Layout) -> Answers | None:
+    """What the live weights answer: beside servers, the probes."""
+    if answers is None or answers.servers is None:
+        return answers
+    return replace(
+        answers,
+        limit=min(answers.limit, PROBE_TOKENS),
+        batch_size=min(answers.batch_size, -(-PROBES // layout.data)),
+    )
+
+
+def _unplanned(config: T3SConfig | None) -> Iterator[str]:
+    """What may make a run shorter, by how much depends on its answers."""
+    if config is None or not config.measures_profile or not config.detects:
+        return
+    if config.accuracy_blocks > 1:
+        yield (
+            "--t3s-accuracy-blocks: every measurement is planned with all of its answers, an upper "
+            "bound; which of them end early depends on the answers"
+        )
+    if config.confirm_level:
+        yield (
+            "--t3s-confirm-level: every profile is planned up to --t3s-patience, an upper bound; a "
+            "test that confirms theta_b sooner depends on the answers"
+        )
 
 
 def _storage(args) -> Storage:
@@ -384,4 +421,4 @@ def _plain(budget: int) -> Plan:
 def _work(costs: Costs, expected: Walk, longest: Walk) -> dict[str, tuple[Work, Work]]:
     """By part of the run: (expected, at most)."""
     likely, most = costs.of(expected), costs.of(longest, longest=True)
-    return {name: (likely[name], work) for name, work in most.items() if work.tokens}
+    return {name: (likely[name], work) for name, work in most.items() if work.seconds}

@@ -154,12 +154,23 @@ class Storage:
 
 
 @dataclass(frozen=True)
+class Servers:
+    """Who answers with --t3s-generation server. `urls`: how many; `concurrency`: answers at once at
+    each; `overlap`: measurements in flight while training goes on, 0: it waits."""
+
+    urls: int
+    concurrency: int
+    overlap: int = 0
+
+
+@dataclass(frozen=True)
 class Answers:
-    """What is generated with the live weights. `prompts` and `asked`: prompts and answers of one
-    accuracy measurement; `asked_in_profiles`: answers of one in the profile of each of several
-    teachers; `evaluated`: answers of one evaluation at --t3s-report-temperatures; `expected` (as
-    the teacher's, or as given) and `limit`: tokens of an answer; `batch_size`: answers generated
-    together on one data-parallel rank; `cached`: with a key-value cache."""
+    """What is generated. `prompts` and `asked`: prompts and answers of one accuracy measurement;
+    `asked_in_profiles`: answers of one in the profile of each of several teachers; `evaluated`:
+    answers of one evaluation at --t3s-report-temperatures; `expected` (as the teacher's, or as
+    given) and `limit`: tokens of an answer; `batch_size`: answers generated together on one
+    data-parallel rank; `cached`: with a key-value cache; `blocks`: of a measurement; `servers`:
+    None where the live weights answer."""
 
     prompts: int
     asked: int
@@ -170,3 +181,9 @@ class Answers:
     longest_prompt: int
     cached: bool
     asked_in_profiles: tuple[int, ...] = ()
+    blocks: int = 1
+    servers: Servers | None = None
+
+    @property
+    def overlap(self) -> int:
+        return 0 if self.servers is None else self.servers.overlap

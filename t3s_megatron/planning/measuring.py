@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from t3s_megatron.method.phases import Plan
-from t3s_megatron.planning.facts import Answers, Layout, Model
+from t3s_megatron.planning.facts import Answers, Layout, Model, Servers
 from t3s_megatron.planning.phases import Walk, expected_and_longest
+from t3s_megatron.planning.serving import waited
 from t3s_megatron.planning.work import Speed, Work, generating, scoring, training
 
 #: Advice is given when measuring takes more than this share of the run.
@@ -22,8 +23,8 @@ DOMINATES = 0.5
 @dataclass(frozen=True)
 class Costs:
     """What the parts of a run cost, however many of them there are. `lengths`: of the corpus's
-    rows, in positions computed; `scores`: whether there are scoring passes; `teachers`: the numbers
-    of the samples of each, where there are several."""
+    rows, in positions computed; `scores`: whether theta_0 and theta_b are scored in passes of their
+    own; `teachers`: the numbers of the samples of each, where there are several."""
 
     layout: Layout
     model: Model
@@ -33,37 +34,85 @@ class Costs:
     speed: Speed
     teachers: tuple[tuple[int, ...], ...] = ()
 
+    def walks(self, plan: Plan) -> tuple[Walk, Walk]:
+        """The run `plan` as it is expected, and at the most."""
+        overlap = 0 if self.answers is None else self.answers.overlap
+        return expected_and_longest(plan, overlap=overlap, scores=self.scores)
+
     def of(self, walk: Walk, *, longest: bool = False) -> dict[str, Work]:
-        """By part; answers as long as expected, or all of them at the limit."""
+        """By part; answers as long as expected, or all of them at the limit. Where servers answer,
+        the seconds of generation are those for which training waits, and so are an export's."""
         how = self.layout, self.model, self.lengths
         work = {
             "profile": self._profiles(walk),
-            "scoring": scoring(*how, walk.scoring_passes if self.scores else 0, self.speed),
+            "scoring": scoring(*how, walk.scoring_passes, self.speed),
             "targeted": training(*how, walk.targeted_steps, self.speed),
         }
         if self.answers is not None:
-            asked = self._asked(self.answers, walk)
-            work["generation"] = self._generating(asked)[longest]
+            work["generation"] = self.generation(walk, longest=longest)
+            if self.answers.servers is not None:
+                waits = self._waited(walk, longest)
+                work["generation"] = replace(work["generation"], seconds=waits)
+                work["export"] = Work(0.0, 0.0, self.exports(walk) * self.export)
         return work
 
     def _profiles(self, walk: Walk) -> Work:
         """With several, each over the samples of its teacher."""
-        parts = [self.lengths]
-        if walk.profiles > 1:
-            parts = [[self.lengths[i] for i in samples] for samples in self.teachers]
         steps = walk.profile_steps // walk.profiles
-        first, *others = (
-            training(self.layout, self.model, lengths, steps, self.speed) for lengths in parts
-        )
+        first, *others = (self._training(walk, k, steps) for k in range(walk.profiles))
         return sum(others, first)
 
-    @staticmethod
-    def _asked(answers: Answers, walk: Walk) -> list[int]:
-        asked = [answers.evaluated] * walk.evaluations
-        asked += [answers.asked] * walk.targeted_measurements
+    def _training(self, walk: Walk, profile: int | None, steps: int) -> Work:
+        lengths = self.lengths
+        if profile is not None and walk.profiles > 1:
+            lengths = [lengths[i] for i in self.teachers[profile]]
+        return training(self.layout, self.model, lengths, steps, self.speed)
+
+    def generation(self, walk: Walk, *, longest: bool = False) -> Work:
+        """All of it, whether or not training waits for it."""
+        assert self.answers is not None
+        asked = [self.answers.evaluated] * walk.evaluations
+        asked += [self.answers.asked] * walk.targeted_measurements
         in_profiles = walk.measurements - walk.targeted_measurements
-        of_each = answers.asked_in_profiles if walk.profiles > 1 else (answers.asked,)
-        return asked + [*of_each] * (in_profiles // walk.profiles)
+        of_each = [self._asked(walk, k) for k in range(walk.profiles)]
+        return self._generating(asked + of_each * (in_profiles // walk.profiles))[longest]
+
+    def _asked(self, walk: Walk, profile: int | None) -> int:
+        """Answers of a measurement."""
+        assert self.answers is not None
+        if profile is None or walk.profiles == 1:
+            return self.answers.asked
+        return self.answers.asked_in_profiles[profile]
+
+    def _waited(self, walk: Walk, longest: bool) -> float:
+        assert self.answers is not None
+
+        def seconds(asked: int) -> float:
+            return self._generating([asked])[longest].seconds
+
+        evaluations = walk.evaluations * seconds(self.answers.evaluated)
+        return evaluations + waited(
+            walk.events,
+            step=lambda profile: self._training(walk, profile, 1).seconds,
+            measurement=lambda profile: seconds(self._asked(walk, profile)),
+            export=self.export,
+        )
+
+    @property
+    def exported(self) -> int:
+        """Bytes of one copy of the weights for a server."""
+        return self.model.parameters * self.model.bytes_a_parameter
+
+    @property
+    def export(self) -> float:
+        """Seconds."""
+        return self.exported / self.speed.export
+
+    def exports(self, walk: Walk) -> int:
+        """The first one, with which servers are tried, is evaluated as well."""
+        assert self.answers is not None
+        evaluated = walk.evaluations - 1 if self.answers.evaluated else 0
+        return 1 + sum(event.exports for event in walk.events) + evaluated
 
     def seconds(self, walk: Walk) -> float:
         return sum(part.seconds for part in self.of(walk).values())
@@ -79,16 +128,13 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Served:
-    """The measurements of the profile by a server of the same speed as the training GPUs, on GPUs
-    of its own. Seconds. `export`: of one copy of the weights, `exported` bytes; `waits`: of the
-    whole run, training waiting for each measurement; `overlapped`: measured while the steps up to
-    the next one train."""
+class Beside:
+    """A run whose live weights answer, if servers on as many GPUs more did. Seconds of the whole
+    run: `waits`, training waiting for each measurement; `overlapped`, with one in flight, None
+    where its arguments do not allow that."""
 
-    exported: int
-    export: float
     waits: float
-    overlapped: float
+    overlapped: float | None
 
 
 @dataclass(frozen=True)
@@ -103,7 +149,9 @@ class Alternative:
 @dataclass(frozen=True)
 class Measuring:
     """`one` measurement and its `prompts`; how many there are, and in the targeted phase; `seconds`
-    and `share` of the whole run, evaluations included."""
+    and `share` of the whole run, evaluations and exports included; `generating`: seconds of those
+    who answer, waited for or not. `exported` bytes and `export` seconds: of one copy of the weights
+    for servers; `exports`: (expected, at most), None and `beside` where live weights answer."""
 
     prompts: int
     one: Work
@@ -111,7 +159,11 @@ class Measuring:
     targeted: int
     seconds: float
     share: float
-    served: Served
+    generating: float
+    exported: int
+    export: float
+    exports: tuple[int, int] | None
+    beside: Beside | None
     alternatives: tuple[Alternative, ...]
 
     @property
@@ -119,54 +171,47 @@ class Measuring:
         return self.share > DOMINATES
 
 
-def measuring(plan: Plan, costs: Costs, bandwidth: float) -> Measuring | None:
-    """None for a run that generates nothing. `bandwidth`: bytes a second at which all ranks
-    together write the weights for a server."""
-    if costs.answers is None:
+def measuring(plan: Plan, costs: Costs) -> Measuring | None:
+    """None for a run that generates nothing."""
+    answers = costs.answers
+    if answers is None:
         return None
-    walk, _ = expected_and_longest(plan)
+    walk, longest = costs.walks(plan)
     work = costs.of(walk)
-    spent, whole = work["generation"].seconds, costs.seconds(walk)
+    spent = sum(work[part].seconds for part in ("generation", "export") if part in work)
+    whole = costs.seconds(walk)
+    served = answers.servers is not None
     return Measuring(
-        prompts=costs.answers.prompts,
+        prompts=answers.prompts,
         one=costs.one()[0],
         measurements=walk.measurements,
         targeted=walk.targeted_measurements,
         seconds=spent,
         share=spent / whole if whole else 0.0,
-        served=_served(plan, walk, costs, bandwidth),
+        generating=costs.generation(walk).seconds,
+        exported=costs.exported,
+        export=costs.export,
+        exports=(costs.exports(walk), costs.exports(longest)) if served else None,
+        beside=None if served else _beside(plan, costs, answers),
         alternatives=tuple(_alternatives(plan, walk, costs)),
     )
 
 
-def _served(plan: Plan, walk: Walk, costs: Costs, bandwidth: float) -> Served:
-    """Every measurement needs the weights of its step, so training always waits for the export.
+def _beside(plan: Plan, costs: Costs, answers: Answers) -> Beside:
+    def seconds(overlap: int) -> float:
+        servers = Servers(costs.layout.data, answers.batch_size, overlap)
+        other = replace(costs, answers=replace(answers, servers=servers))
+        return other.seconds(other.walks(plan)[0])
 
-    With overlap it waits for the server only where that takes longer than the steps between two
-    measurements; and once, at the end of each profile, for the last one.
-    """
-    exported = costs.model.parameters * costs.model.bytes_a_parameter
-    export = exported / bandwidth
-    one = costs.one()[0].seconds
-    live = costs.seconds(walk)
-    waits = live + walk.measurements * export
-    between = 0.0
-    if walk.profile_steps:
-        step = costs.of(walk)["profile"].seconds / walk.profile_steps
-        between = step * max(1, plan.accuracy_interval)
-    in_profile = walk.measurements - walk.targeted_measurements
-    hidden = max(0, in_profile - walk.profiles) * min(one, between)
-    if plan.targeted_accuracy_interval and walk.targeted_steps:
-        step = costs.of(walk)["targeted"].seconds / walk.targeted_steps
-        interval = step * plan.targeted_accuracy_interval
-        hidden += max(0, walk.targeted_measurements - 1) * min(one, interval)
-    return Served(exported, export, waits, waits - hidden)
+    overlaps = not plan.coarse_interval and answers.blocks == 1
+    return Beside(waits=seconds(0), overlapped=seconds(1) if overlaps else None)
 
 
 def _alternatives(plan: Plan, walk: Walk, costs: Costs) -> Iterator[Alternative]:
     for change, other, answers in _changes(plan, costs.answers):
-        run, _ = expected_and_longest(other)
-        seconds = replace(costs, answers=answers).seconds(run)
+        changed = replace(costs, answers=answers)
+        run, _ = changed.walks(other)
+        seconds = changed.seconds(run)
         if seconds < costs.seconds(walk):
             yield Alternative(change, run.measurements, seconds)
 
@@ -182,7 +227,7 @@ def _changes(plan: Plan, answers: Answers | None) -> Iterator[tuple[str, Plan, A
         fewer = replace(plan, accuracy_interval=2 * plan.accuracy_interval)
         change = f"{first} --t3s-accuracy-interval {fewer.accuracy_interval}"
         yield change.strip(), fewer, answers
-        if not plan.coarse_interval and plan.detects:
+        if not plan.coarse_interval and plan.detects and not answers.overlap:
             coarse = replace(plan, coarse_interval=3 * plan.accuracy_interval)
             change = f"{first} --t3s-accuracy-interval-coarse {coarse.coarse_interval}"
             yield change.strip(), coarse, answers

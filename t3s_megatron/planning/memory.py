@@ -98,38 +98,48 @@ def generation(layout: Layout, model: Model, stage: Stage, answers: Answers) -> 
 
 
 def host_memory(model: Model, run: Walk, gpus_per_node: int) -> int:
-    """Of a node: theta_0 and the candidate theta_b of each of its GPUs."""
+    """Of a node: theta_0, the candidate theta_b, and the weights whose measurement is in flight,
+    of each of its GPUs."""
     return run.snapshots * gpus_per_node * max(stage.snapshot for stage in model.stages)
 
 
 @dataclass(frozen=True)
 class Disk:
-    """`checkpoint`: one of Megatron's; `checkpoints`: how many stay; `state`: theta_0 and the
-    candidate beside them until the selection is made; `stores`: log-probs and selection."""
+    """`checkpoint`: one of Megatron's; `checkpoints`: how many stay; `state`: the copies of the
+    weights beside them until the selection is made; `stores`: log-probs and selection; `served`:
+    folders for servers, each of `served_size`."""
 
     checkpoint: int
     checkpoints: int
     state: int
     stores: int
     export: int
+    served: int = 0
+    served_size: int = 0
 
     @property
     def total(self) -> int:
-        return self.checkpoint * self.checkpoints + self.state + self.stores + self.export
+        beside = self.state + self.stores + self.export + self.served * self.served_size
+        return self.checkpoint * self.checkpoints + beside
 
 
-def disk(model: Model, storage: Storage, run: Walk, samples: Samples) -> Disk:
-    parameters = model.parameters
-    checkpoint = parameters * model.bytes_a_parameter
+def disk(
+    model: Model, storage: Storage, run: Walk, samples: Samples, answers: Answers | None = None
+) -> Disk:
+    parameters, weights = model.parameters, model.parameters * model.bytes_a_parameter
+    checkpoint = weights
     if storage.saves_optimizer:
         checkpoint += parameters * _OPTIMIZER_BYTES
-    scored = 0 if run.scoring_passes == 0 else 2 * 4 * samples.targets
+    # The one that is written and the one before, or those that are in flight.
+    served = 0 if answers is None or answers.servers is None else max(2, answers.overlap)
     return Disk(
         checkpoint=checkpoint,
         checkpoints=_checkpoints(storage, run.steps),
         state=run.snapshots * parameters * _SNAPSHOT_BYTES,
-        stores=scored + samples.targets // 8,
-        export=parameters * model.bytes_a_parameter if storage.export else 0,
+        stores=run.scored * 4 * samples.targets + samples.targets // 8,
+        export=weights if storage.export else 0,
+        served=served,
+        served_size=weights,
     )
 
 

@@ -3,27 +3,45 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from t3s_megatron.method.outcome import Outcome
+from t3s_megatron.method.overlap import OverlappingPhases
 from t3s_megatron.method.phases import ActionKind, Phase, PhaseMachine, Plan
+
+
+class Event(NamedTuple):
+    """Something of a run that takes time: a training step (None), or what has to do with a
+    measurement. `profile`: the number of the one it belongs to, None after them; `exports`: whether
+    a server is first given the weights (those of the start it has)."""
+
+    kind: ActionKind | None
+    profile: int | None
+    exports: bool
 
 
 @dataclass(frozen=True)
 class Walk:
     """Counts over a whole run; `theta_b_step` is where its bottleneck was put, in each of its
-    `profiles`. `scoring_passes` are over all samples."""
+    `profiles`. `scoring_passes` are over all samples; `scored`: weights whose log-probs are stored.
+    Measurements count when they are begun. With an overlap, `discarded_steps` of the profiles' are
+    made beyond a decision, and `in_flight` copies of the weights wait for outcomes at once."""
 
     theta_b_step: int | None
     profiles: int
     profile_steps: int
     targeted_steps: int
+    discarded_steps: int
     measurements: int
     targeted_measurements: int  # of them
     scoring_passes: int
+    scored: int
     evaluations: int
     keeps_theta_0: bool
     keeps_candidate: bool
+    in_flight: int
+    events: tuple[Event, ...] = field(repr=False)
 
     @property
     def steps(self) -> int:
@@ -32,47 +50,69 @@ class Walk:
     @property
     def snapshots(self) -> int:
         """Copies of the weights that are on the host at once, at the most."""
-        return int(self.keeps_theta_0) + int(self.keeps_candidate)
+        return int(self.keeps_theta_0) + int(self.keeps_candidate) + self.in_flight
 
 
-def walk(plan: Plan, bottleneck: int) -> Walk:
-    """The run `plan` whose accuracy and confidence fall up to step `bottleneck`, then rise."""
+def walk(plan: Plan, bottleneck: int, *, overlap: int = 0, scores: bool = True) -> Walk:
+    """The run `plan` whose accuracy and confidence fall up to step `bottleneck`, then rise.
+
+    `overlap`: of measurements with training; `scores`: theta_0 and theta_b in passes of their own,
+    and not inline.
+    """
     # The valley has no noise: its fall is a shock at any level.
-    machine = PhaseMachine(replace(plan, shock_level=0.0))
+    plan = replace(plan, shock_level=0.0)
+    machine = OverlappingPhases(plan, overlap) if overlap else PhaseMachine(plan)
     did = dict.fromkeys(ActionKind, 0)
     steps = dict.fromkeys(Phase, 0)
-    targeted = 0
+    targeted = discarded = in_flight = 0
+    events: list[Event] = []
     while machine.phase is not Phase.DONE:
         action = machine.next_action()
+        kind = None if action is None else action.kind
+        if kind in _TIMED:
+            profile = machine.number if machine.phase is Phase.PROFILE else None
+            start = machine.live_step == 0 and not any(event.exports for event in events)
+            events.append(Event(kind, profile, kind in _BEGUN and not start))
         if action is None:
             steps[machine.phase] += 1
             machine.step_done()
             continue
         did[action.kind] += 1
-        if action.kind is ActionKind.MEASURE:
+        if kind in _BEGUN:
             targeted += machine.phase is Phase.TARGETED
+        if kind is ActionKind.DISCARD:
+            discarded += machine.live_step - machine.phase_step
+        if kind in (ActionKind.MEASURE, ActionKind.COLLECT):  # of the step that is decided about
             machine.measured(Outcome(_accuracy(machine.phase_step, bottleneck, plan)))
-        elif action.kind is ActionKind.SCORE:
+        elif kind is ActionKind.SCORE:
             machine.scored(_fall(machine.phase_step, bottleneck))
         else:
             machine.done(action)
+        if isinstance(machine, OverlappingPhases):
+            in_flight = max(in_flight, len(machine.kept))
+    stored = did[ActionKind.SCORE_THETA_0] + did[ActionKind.SCORE_THETA_B]
+    profiles = len(machine.profiles)  # each scores the samples of its teacher
     return Walk(
         theta_b_step=machine.theta_b_step,
-        profiles=len(machine.profiles),
+        profiles=profiles,
         profile_steps=steps[Phase.PROFILE],
         targeted_steps=steps[Phase.TARGETED],
-        measurements=did[ActionKind.MEASURE],
+        discarded_steps=discarded,
+        measurements=sum(did[kind] for kind in _BEGUN),
         targeted_measurements=targeted,
-        # Each profile scores the samples of its teacher.
-        scoring_passes=sum(did[kind] for kind in _SCORING) // len(machine.profiles),
+        scoring_passes=(did[ActionKind.SCORE] + scores * stored) // profiles,
+        scored=stored // profiles,
         # At theta_0, at theta_f before a residual transfer, and at the end.
         evaluations=1 + did[ActionKind.RESIDUAL_TRANSFER] + did[ActionKind.FINISH],
         keeps_theta_0=did[ActionKind.KEEP_THETA_0] > 0,
         keeps_candidate=did[ActionKind.KEEP_CANDIDATE] > 0,
+        in_flight=in_flight,
+        events=tuple(events),
     )
 
 
-_SCORING = (ActionKind.SCORE, ActionKind.SCORE_THETA_0, ActionKind.SCORE_THETA_B)
+_BEGUN = (ActionKind.MEASURE, ActionKind.BEGIN_MEASUREMENT)
+_TIMED = (None, *_BEGUN, ActionKind.COLLECT, ActionKind.DISCARD)
 
 
 def _fall(step: int, bottleneck: int) -> float:
@@ -85,7 +125,12 @@ def _accuracy(step: int, bottleneck: int, plan: Plan) -> float:
     return -slope * step if step <= bottleneck else -slope * (2 * bottleneck - step)
 
 
-def expected_and_longest(plan: Plan) -> tuple[Walk, Walk]:
-    """theta_b at the step that T3S-simple takes (the paper's), and as late as it can be."""
+def expected_and_longest(plan: Plan, *, overlap: int = 0, scores: bool = True) -> tuple[Walk, Walk]:
+    """theta_b at the step that T3S-simple takes (the paper's), and as late as it can be. See
+    `walk`."""
     last = plan.budget if plan.trains_to_theta_f else plan.profile_iters
-    return walk(plan, min(plan.simple_step, last)), walk(plan, last)
+    likely, most = (
+        walk(plan, bottleneck, overlap=overlap, scores=scores)
+        for bottleneck in (min(plan.simple_step, last), last)
+    )
+    return likely, most

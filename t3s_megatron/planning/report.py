@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 
-from t3s_megatron.planning.facts import Answers, Layout, Model, Samples
+from t3s_megatron.planning.facts import Answers, Layout, Model, Samples, Servers
 from t3s_megatron.planning.measuring import Measuring
 from t3s_megatron.planning.memory import Disk, GpuMemory
 from t3s_megatron.planning.phases import Walk
@@ -56,6 +56,7 @@ class Outcome:
         found["samples"] = _lengths(self.samples)
         for name in ("expected", "longest"):
             found[name]["steps"] = getattr(self, name).steps
+            del found[name]["events"]
         return found
 
 
@@ -119,17 +120,26 @@ def _gpus(outcome: Outcome) -> str:
     return _table([header, *rows]) + (
         "\nactivations in training and generation during a measurement are never there together; "
         "the total has the larger"
+        + ("; generation is of the probes only" if _servers(outcome) is not None else "")
     )
+
+
+def _servers(outcome: Outcome) -> Servers | None:
+    return None if outcome.answers is None else outcome.answers.servers
 
 
 def _elsewhere(outcome: Outcome) -> str:
     disk, run = outcome.disk, outcome.longest
-    copies = {0: "no copy", 1: "theta_0", 2: "theta_0 and the candidate"}[run.snapshots]
+    kept = ["theta_0"] * run.keeps_theta_0 + ["the candidate"] * run.keeps_candidate
+    kept += [f"{run.in_flight} with a measurement in flight"] * (run.in_flight > 0)
+    copies = " and ".join([", ".join(kept[:-1]), kept[-1]] if kept[1:] else kept) or "no copy"
     lines = [
         f"host     {outcome.host / GIB:,.0f} GiB a node, pinned ({copies} of the weights)",
         f"disk     {disk.total / GIB:,.0f} GiB at the most: {disk.checkpoints} checkpoints of "
         f"{disk.checkpoint / GIB:,.0f}, state {disk.state / GIB:,.0f}, log-probs and selection "
-        f"{disk.stores / GIB:.2f}" + (f", export {disk.export / GIB:,.0f}" if disk.export else ""),
+        f"{disk.stores / GIB:.2f}"
+        + (f", export {disk.export / GIB:,.0f}" if disk.export else "")
+        + (f", {disk.served} for servers of {disk.served_size / GIB:,.0f}" if disk.served else ""),
     ]
     return "\n".join(lines)
 
@@ -142,6 +152,8 @@ def _work(outcome: Outcome) -> str:
         "targeted": (expected.targeted_steps, longest.targeted_steps, "steps"),
         "generation": (expected.measurements, longest.measurements, "measurements"),
     }
+    if outcome.measuring is not None and outcome.measuring.exports is not None:
+        counts["export"] = (*outcome.measuring.exports, "exports")
     rows = [["part", "", "tokens", "FLOPs", "time", "at most:", "tokens", "time"]]
     for name, (likely, most) in outcome.work.items():
         few, many, what = counts[name]
@@ -163,11 +175,17 @@ def _work(outcome: Outcome) -> str:
         "TFLOP/s while the pipeline is full, recomputation not counted as useful"
     )
     if "generation" in outcome.work:
+        servers = _servers(outcome)
         if speed.generation is not None:
-            assumed += (
-                f"; generation as given, {speed.generation:,.0f} tokens/s a data-parallel rank"
+            assumed += f"; generation as given, {speed.generation:,.0f} tokens/s a " + (
+                "data-parallel rank" if servers is None else f"server of {servers.urls}"
             )
         else:
+            if servers is not None:
+                assumed += (
+                    f"; {servers.urls} servers, each like the GPUs of a data-parallel rank, with "
+                    f"{servers.concurrency} answers at once"
+                )
             assumed += (
                 f"; generation reads the weights at {speed.memory_bandwidth / 1e12:.2f} TB/s for "
                 "each token and does nothing else: a lower bound"
@@ -177,19 +195,18 @@ def _work(outcome: Outcome) -> str:
 
 def _measuring(outcome: Outcome, found: Measuring) -> str:
     """What a measurement is, what all of them are, and how they would be fewer or cheaper."""
-    answers, served = outcome.answers, found.served
+    answers = outcome.answers
     assert answers is not None
     profile = found.measurements - found.targeted
+    in_profile = f"{profile} in the profile, by which theta_b is found"
     lines = [
         f"one measurement  {found.prompts:,} prompts, {answers.asked:,} answers of "
         f"{answers.expected:,.0f} tokens: {_count(found.one.tokens)} tokens, "
         f"{_time(found.one.seconds)}",
-        f"all of them      {found.measurements}, {found.share:.0%} of the run's time: {profile} in "
-        f"the profile, by which theta_b is found; {found.targeted} later, by which nothing is",
-        f"by a server      of the same speed, beside the run: {_time(served.waits)} for the whole "
-        f"run when training waits for it, {_time(served.overlapped)} when it does not; "
-        f"{served.exported / GIB:,.0f} GiB and {_time(served.export)} to export the weights each "
-        "time",
+        f"all of them      {found.measurements}, {found.share:.0%} of the run's time: "
+        f"{in_profile if profile else 'none in the profile'}; {found.targeted} later, by which "
+        "nothing is",
+        _served(outcome, found),
     ]
     if found.dominates:
         whole = sum(work[0].seconds for work in outcome.work.values())
@@ -199,6 +216,29 @@ def _measuring(outcome: Outcome, found: Measuring) -> str:
             for other in found.alternatives
         ]
     return "\n".join(lines)
+
+
+def _served(outcome: Outcome, found: Measuring) -> str:
+    export = f"{found.exported / GIB:,.0f} GiB and {_time(found.export)} to export the weights"
+    if found.beside is not None:
+        other = found.beside
+        overlapped = (
+            f", {_time(other.overlapped)} with --t3s-accuracy-overlap 1"
+            if other.overlapped is not None
+            else ""
+        )
+        return (
+            f"by a server      on as many GPUs more: {_time(other.waits)} for the whole run when "
+            f"training waits for it{overlapped}; {export} each time"
+        )
+    waits = outcome.work["generation"][0].seconds
+    line = (
+        f"by servers       {_time(found.generating)} of answering, of which training waits for "
+        f"{_time(waits)}; {export} each time, before which the live weights answer probes (not "
+        "counted)"
+    )
+    discarded = outcome.expected.discarded_steps
+    return line + (f"; {discarded} profile steps are thrown away" if discarded else "")
 
 
 def _verdict(outcome: Outcome) -> str:

@@ -12,13 +12,15 @@ from t3s_megatron.planning.facts import Answers, Layout, Model, Samples
 @dataclass(frozen=True)
 class Speed:
     """What the times rest on. `mfu`: model FLOPs utilisation of a GPU while the pipeline is full;
-    `memory_bandwidth`: bytes a second; `generation`: tokens a second that a data-parallel rank was
-    measured to generate, None to work it out."""
+    `memory_bandwidth`: bytes a second; `generation`: tokens a second that a data-parallel rank
+    or a server was measured to generate, None to work it out; `export`: bytes a second at which all
+    ranks together write the weights for a server."""
 
     peak_flops: float
     mfu: float
     memory_bandwidth: float
     generation: float | None = None
+    export: float = 2e9
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,22 @@ def generating(
     kernels and reading the cache come on top. A batch ends with its longest answer, which is taken
     to reach the limit. Without a cache every token computes its whole sequence instead, one stage
     at a time.
+
+    A server is taken for the GPUs of a data-parallel rank, and begins an answer when another ends:
+    it is done when they all are, and not before the longest has reached the limit.
     """
+    servers, rows = answers.servers, sum(asked)
     batches = sum(-(-n // (answers.batch_size * layout.data)) for n in asked)
-    rows = sum(asked)
+    who = layout.data if servers is None else servers.urls
     works = []
     for length in (answers.expected, float(answers.limit)):
         tokens = rows * length
-        if answers.cached:
+        if servers is not None:
+            at_once = servers.urls * servers.concurrency
+            passes = sum(max(answers.limit, n * length / at_once) for n in asked if n)
+            flops = 2 * model.matrix_parameters * tokens
+            seconds = passes * _seconds_a_token(layout, model, speed)
+        elif answers.cached:
             flops = 2 * model.matrix_parameters * tokens
             seconds = batches * answers.limit * _seconds_a_token(layout, model, speed)
         else:
@@ -93,7 +104,7 @@ def generating(
             one_stage = layout.world_size / layout.pipeline
             seconds = flops / (speed.peak_flops * speed.mfu * one_stage)
         if speed.generation is not None:
-            seconds = tokens / (speed.generation * layout.data)
+            seconds = tokens / (speed.generation * who)
         works.append(Work(tokens, flops, seconds))
     return works[0], works[1]
 

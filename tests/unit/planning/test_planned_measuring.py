@@ -31,7 +31,7 @@ def step_seconds() -> float:
 
 
 def test_one_measurement_and_all_of_them():
-    found = measuring(PLAN, costs(), bandwidth=1.0)
+    found = measuring(PLAN, costs())
     assert (found.prompts, found.one.tokens, found.one.seconds) == (10, 600, 5.0)
     assert (found.measurements, found.targeted) == (1 + 15 + 50, 50)
     assert found.seconds == 66 * 5.0
@@ -40,29 +40,50 @@ def test_one_measurement_and_all_of_them():
 
 
 def test_evaluations_are_counted_with_them():
-    found = measuring(PLAN, costs(answers=answers(evaluated=40)), bandwidth=1.0)
+    found = measuring(PLAN, costs(answers=answers(evaluated=40)))
     assert found.seconds == 66 * 5.0 + 2 * 10.0  # theta_0 and the end, 40 answers each
 
 
 def test_nothing_is_measured_by_a_run_that_generates_nothing():
-    assert measuring(replace(PLAN, signal="fixed"), costs(answers=None), bandwidth=1.0) is None
+    assert measuring(replace(PLAN, signal="fixed"), costs(answers=None)) is None
 
 
 @pytest.mark.parametrize("rate", [60.0, 1e9])  # a measurement is longer than a step, and shorter
-def test_overlap_hides_the_shorter_of_a_measurement_and_the_steps_between_two(rate):
-    made = costs(speed=replace(FAST, generation=rate))
-    found = measuring(replace(PLAN, targeted_accuracy_interval=5), made, bandwidth=100.0)
-    served, one, step = found.served, found.one.seconds, step_seconds()
-    assert served.exported == model().parameters * 2
-    assert served.export == served.exported / 100
-    live = made.seconds(walk(replace(PLAN, targeted_accuracy_interval=5), 10))
-    assert served.waits == pytest.approx(live + 26 * served.export)
+def test_servers_beside_the_run_hide_what_the_steps_between_two_measurements_last(rate):
+    plan = replace(PLAN, targeted_accuracy_interval=5)
+    made = costs(speed=replace(FAST, generation=rate, export=100.0))
+    found = measuring(plan, made)
+    one, step = found.one.seconds, step_seconds()
+    assert (found.exported, found.export, found.exports) == (8000, 80.0, None)
+    # The start is exported once and measured; then 15 steps and ten times five.
+    waits = made.seconds(walk(plan, 10)) + 26 * 80
+    assert found.beside.waits == pytest.approx(waits)
+    # A 16th step of the profile is made before the 15th is known, and the end is waited for.
     hidden = 15 * min(one, step) + 9 * min(one, 5 * step)
-    assert served.waits - served.overlapped == pytest.approx(hidden)
+    assert found.beside.overlapped == pytest.approx(waits + step - hidden)
+
+
+def test_what_overlap_refuses_is_not_planned_with_it():
+    assert measuring(replace(PLAN, coarse_interval=3), costs()).beside.overlapped is None
+    blocks = measuring(PLAN, costs(answers=answers(blocks=4)))
+    assert blocks.beside.overlapped is None
+    assert "--t3s-accuracy-overlap" not in text(outcome(measuring=blocks))
+
+
+def test_by_confidence_the_corpus_is_scored_at_every_step_and_nothing_measured():
+    plan = replace(PLAN, signal="confidence", accuracy_interval=0, targeted_accuracy_interval=0)
+    found = measuring(plan, costs())
+    assert (found.measurements, found.targeted) == (1, 1)
+    run = walk(plan, 10)
+    # Steps 0 to 15, then theta_b and theta_0, of two samples of 40 positions.
+    assert costs().of(run)["scoring"].tokens == (16 + 2) * 40
+    inline = costs(scores=False)
+    assert inline.of(inline.walks(plan)[0])["scoring"].tokens == 16 * 40
+    assert "none in the profile; 1 later" in text(outcome(measuring=found))
 
 
 def test_alternatives_are_other_runs_whole():
-    found = measuring(PLAN, costs(), bandwidth=1.0)
+    found = measuring(PLAN, costs())
     by_change = {other.change.split(" (")[0]: other for other in found.alternatives}
     assert list(by_change) == [
         "--t3s-targeted-accuracy-interval 0",
@@ -88,7 +109,7 @@ def test_alternatives_are_other_runs_whole():
 
 def test_what_would_cost_more_is_not_advised():
     free = costs(speed=replace(FAST, generation=1e12))
-    found = measuring(replace(PLAN, targeted_accuracy_interval=0), free, bandwidth=1.0)
+    found = measuring(replace(PLAN, targeted_accuracy_interval=0), free)
     assert not found.dominates
     # Twice the interval confirms theta_b later; measuring coarsely at first does not.
     assert not any("accuracy-interval 2" in other.change for other in found.alternatives)
@@ -96,8 +117,7 @@ def test_what_would_cost_more_is_not_advised():
 
 def test_advice_is_given_where_measuring_dominates():
     dear, cheap = (
-        measuring(PLAN, costs(speed=replace(FAST, generation=rate)), bandwidth=1.0)
-        for rate in (1e-3, 1e9)
+        measuring(PLAN, costs(speed=replace(FAST, generation=rate))) for rate in (1e-3, 1e9)
     )
     assert dear.dominates and not cheap.dominates
     said = text(outcome(measuring=dear))
