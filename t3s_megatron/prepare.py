@@ -168,7 +168,10 @@ def prepare(args) -> Prepared:
     unusable_gold: frozenset[str] = frozenset()
     max_new_tokens = config.max_new_tokens or 0
     if config.needs_answers:
-        sets = [asked.samples for asked in (corpus, heldout) if asked is not None]
+        # A measured profile needs prompts of its teacher to ask.
+        profiled = config.measures_profile and config.detects
+        training = [part.corpus for part in parts] if profiled else [corpus]
+        sets = [asked.samples for asked in (*training, heldout) if asked is not None]
         # What is gold to `code` may stand in `metadata`; it looks for itself.
         for asked in filter(None, (corpus, heldout) if config.verifier != "code" else ()):
             asked.require_answers()

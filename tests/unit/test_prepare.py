@@ -426,6 +426,18 @@ def test_several_files(ready, tmp_path, tokenizer):
     assert made.plan.teachers == ("train", "qwq") and len(made.corpus.samples) == 12
 
 
+def test_a_teacher_of_whom_nothing_can_be_asked_is_refused_where_its_profile_is_measured(ready):
+    samples = [
+        sample | ({"answer": "{"} if sample["teacher"] == "qwq" else {})
+        for sample in of_teachers(r1=8, qwq=3)
+    ]
+    line = "--t3s-verifier math --t3s-targeted-accuracy-interval 1"
+    with pytest.raises(DataError, match=r"not one of 3 gold answers can be read, .*line 2: '\{'"):
+        ready(line, samples=samples)
+    made = ready(f"{line} --t3s-signal confidence", samples=samples)
+    assert [sample.teacher for sample in made.asked(None)] == ["r1"] * 8
+
+
 def test_what_one_teacher_alone_can_do_is_refused_for_two(ready):
     two = of_teachers(r1=8, qwq=8)
     for line, reason in {

@@ -25,6 +25,7 @@ from t3s_megatron.accuracy.pool import Limits, Question, VerifierPool
 from t3s_megatron.accuracy.programs import last_program, same_output, same_value
 from t3s_megatron.accuracy.verifiers import Verdict
 from t3s_megatron.errors import T3SError
+from tests.support.sandboxed import needs_sandbox
 
 CORRECT, WRONG, UNPARSEABLE = Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSEABLE
 CRASHED, TIMED_OUT = Verdict.CRASHED, Verdict.TIMED_OUT
@@ -298,6 +299,7 @@ def verdicts(harm) -> dict[str, list[tuple[Verdict, str | None]]]:
     return found
 
 
+@needs_sandbox
 @pytest.mark.parametrize("name", [*ATTACKS, *reaching({"file": "", "port": 0})])
 def test_an_attack_is_a_wrong_answer_and_no_more(name, verdicts, harm):
     allowed = {(ATTACKS | reaching(harm))[name][2]}
@@ -306,6 +308,7 @@ def test_an_attack_is_a_wrong_answer_and_no_more(name, verdicts, harm):
     assert {verdict for verdict, _ in verdicts[name]} <= allowed, verdicts[name]
 
 
+@needs_sandbox
 def test_right_answers_stay_right(verdicts, harm):
     assert [verdict for verdict, _ in verdicts["right"]] == [CORRECT] * 16, verdicts["right"]
     assert Path(harm["file"]).read_text() == SECRET
@@ -331,10 +334,12 @@ def gone() -> bool:
     return False
 
 
+@needs_sandbox
 def test_nothing_is_left_running(verdicts):
     assert gone()
 
 
+@needs_sandbox
 def test_a_program_ends_with_the_worker_that_is_killed():
     sleeps = asked(named("import time\nif __name__ == '__main__': time.sleep(1e6)"), STREAM)
     with VerifierPool("code", Limits(timeout=600, workers=1)) as pool:
@@ -352,6 +357,7 @@ def test_a_program_ends_with_the_worker_that_is_killed():
 # ----------------------------------------------------------------- faults that are not the answer's
 
 
+@needs_sandbox
 def test_tests_that_do_not_end_or_cannot_be_carried_out_are_no_wrong_answer():
     never = "def check(candidate):\n    candidate(1)\n    while True: pass\n"
     code = "def check(candidate):\n    assert candidate(lambda: 1)\n"
@@ -378,6 +384,7 @@ BECOME_USER = f"""import os, sys
         sys.path.insert(0, {str(Path(__file__).parents[3])!r})"""
 
 
+@needs_sandbox
 def test_a_run_that_is_not_roots():
     questions = [(asked(RIGHT, tests).text, json.dumps(tests)) for tests in ALL]
     questions.append((asked("import os; print(os.getuid())", "").text, json.dumps(writes("65534"))))
@@ -395,6 +402,7 @@ def test_a_run_that_is_not_roots():
     assert ran.stdout.splitlines() == ["correct None"] * 5, ran.stderr
 
 
+@needs_sandbox
 def test_where_namespaces_are_refused_the_run_is_refused():
     """By the kernel itself: in a user namespace that may hold no further one."""
     program = f"""

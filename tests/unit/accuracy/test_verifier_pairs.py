@@ -21,6 +21,7 @@ from t3s_megatron.accuracy.gold import check_gold
 from t3s_megatron.accuracy.pool import Limits, Question, VerifierPool
 from t3s_megatron.accuracy.verifiers import Verdict
 from t3s_megatron.errors import DataError
+from tests.support.sandboxed import needs_sandbox, refusal
 
 DOCS = Path(__file__).parents[3] / "docs" / "verifiers.md"
 VERIFIERS = ("exact", "numeric", "choice", "math", "code")
@@ -34,9 +35,12 @@ def published() -> list[dict]:
 
 @pytest.fixture(scope="module")
 def verdicts(published) -> dict[str, list[Verdict | None]]:
-    """By verifier, for each pair; None where the verifier refuses the gold answer."""
-    found = {}
+    """By verifier, for each pair; None where it refuses the gold answer, or cannot run."""
+    found: dict[str, list[Verdict | None]] = {}
     for spec in VERIFIERS:
+        if spec == "code" and refusal():
+            found[spec] = [None] * len(published)
+            continue
         usable = [i for i, pair in enumerate(published) if reads(spec, pair)]
         asked = [Question(published[i]["response"], published[i]["gold"]) for i in usable]
         with VerifierPool(spec, Limits(timeout=60, workers=2)) as pool:
@@ -83,6 +87,7 @@ def test_the_set_is_large_and_as_it_is_made(published):
         assert 0.2 < correct / count < 0.8, kind
 
 
+@needs_sandbox
 def test_the_table_in_the_docs_is_what_comes_out(published, verdicts):
     assert table(published, verdicts) in DOCS.read_text(), f"\n{table(published, verdicts)}"
 
