@@ -232,7 +232,8 @@ def _furnish(files: Mapping[str, bytes]) -> None:
         with open(f"{root}{PROGRAM}/{name}", "wb") as file:
             file.write(content)
     os.mkdir(root + HOME)
-    os.symlink(HOME, f"{root}/tmp")
+    if not os.path.lexists(f"{root}/tmp"):  # where Python lies in /tmp, it is shown there
+        os.symlink(HOME, f"{root}/tmp")
     _read_only(root, recursive=False)
     how = f"size={FOLDER_SIZE},nr_inodes=4096,mode=777"
     _mount("tmpfs", root + HOME, "tmpfs", _MS_NOSUID | _MS_NODEV, how)
