@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs inside the sandbox, as a file by itself; imports the standard library only.
 
-    code_inside.py answer   loads /program/answer.py and calls its functions when it is asked to
-    code_inside.py tests    runs /program/tests.py, which asks for such calls
+    code_inside.py answer   loads /t3s_program/answer.py and calls its functions when it is asked to
+    code_inside.py tests    runs /t3s_program/tests.py, which asks for such calls
 
 Both speak JSON, one line each, over descriptor 3. They are two processes in two sandboxes: the
 answer is shown the arguments of each call and no test; the tests get values and no code. A value is
@@ -132,7 +132,7 @@ def serve() -> None:
     sys.setrecursionlimit(50_000)
     try:
         exec(_IMPORTS, namespace)
-        with open("/program/answer.py", encoding="utf-8") as file:
+        with open("/t3s_program/answer.py", encoding="utf-8") as file:
             exec(compile(file.read(), "answer.py", "exec"), namespace)
         reply = {"loaded": True}
     except BaseException as error:
@@ -200,7 +200,7 @@ def test(names: list[str]) -> None:
 
     namespace: dict[str, Any] = {"__name__": "tests"}
     try:
-        with open("/program/setup.py", encoding="utf-8") as file:
+        with open("/t3s_program/setup.py", encoding="utf-8") as file:
             exec(compile(file.read(), "setup.py", "exec"), namespace)
     except Exception as error:
         tell({"fault": f"the setup of the tests fails: {error!r}"})
@@ -208,7 +208,7 @@ def test(names: list[str]) -> None:
     try:
         for name in names:
             namespace["_candidate"] = namespace[name] = stand_in(name)
-        with open("/program/tests.py", encoding="utf-8") as file:
+        with open("/t3s_program/tests.py", encoding="utf-8") as file:
             exec(compile(file.read(), "tests.py", "exec"), namespace)
         tell({"passed": True})
     except Exception as error:

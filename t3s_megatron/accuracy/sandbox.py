@@ -24,7 +24,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 #: Where the program's files lie, and its working directory, inside.
-PROGRAM, HOME = "/program", "/home"
+PROGRAM, HOME = "/t3s_program", "/t3s_home"  # names that hide no Python of a user
 
 #: Processes and threads at once, files open at once, bytes of a file, bytes of its folder.
 PROCESSES, OPEN_FILES, FILE_SIZE, FOLDER_SIZE = 32, 128, 32 * 2**20, 64 * 2**20
