@@ -127,7 +127,7 @@ def exported_config(args, source: str | None, what: str) -> tuple[object, dict]:
 
 def _write_companions(writer: FolderWriter, tokenizer_model: str, source: str | None) -> None:
     tokenizer = load_tokenizer(tokenizer_model)
-    writer.write_tokenizer(tokenizer_model, load_tokenizer)
+    writer.write_tokenizer(tokenizer_model, tokenizer)
     name = "generation_config.json"
     if source is None or not writer.copy_from(source, [name]):
         ids = {

@@ -23,18 +23,20 @@ from t3s_megatron.huggingface.shards import Shards
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.hf_weights import export_weights
 from t3s_megatron.megatron.nodes import require_shared_folder
-from t3s_megatron.prepare import load_tokenizer
+from t3s_megatron.prepare import pad_token
 
 _NAME = re.compile(r"weights-\d{7}-[0-9a-f]{8}(\.tmp)?")
 _ARGUMENT = "--t3s-server-weights"
 
 
 class Exports:
-    """The folders of a run, inside `folder`. `args`: Megatron's. Everything is collective over the
-    world; WriteError on every rank when one of them cannot write."""
+    """The folders of a run, inside `folder`. `args`: Megatron's; `tokenizer`: of its
+    --tokenizer-model. Everything is collective over the world; WriteError on every rank when one
+    of them cannot write."""
 
-    def __init__(self, args, folder: str):
+    def __init__(self, args, tokenizer, folder: str):
         self.args = args
+        self.tokenizer = tokenizer
         self.folder = os.path.abspath(folder)
         require_shared_folder(_ARGUMENT, self.folder)
         self._there: list[str] = []  # the same on every rank
@@ -59,10 +61,9 @@ class Exports:
         return path
 
     def _commit(self, writer: FolderWriter, shards: Shards, config: dict, iteration: int) -> None:
-        tokenizer = load_tokenizer(self.args.tokenizer_model)
         writer.write_json(INDEX, shards.index())
         writer.write_json("config.json", config)
-        writer.write_tokenizer(self.args.tokenizer_model, load_tokenizer)
+        writer.write_tokenizer(self.args.tokenizer_model, self.tokenizer)
         # A server takes its defaults from here: nothing but the temperature may shape what is
         # drawn, and an answer ends where the live model's ends.
         writer.write_json(
@@ -72,10 +73,8 @@ class Exports:
                 "temperature": 1.0,
                 "top_k": 0,
                 "top_p": 1.0,
-                "eos_token_id": tokenizer.eos_token_id,
-                "pad_token_id": tokenizer.eos_token_id
-                if tokenizer.pad_token_id is None
-                else tokenizer.pad_token_id,
+                "eos_token_id": self.tokenizer.eos_token_id,
+                "pad_token_id": pad_token(self.tokenizer),
             },
         )
         writer.commit({"t3s_megatron": t3s_megatron.__version__, "iteration": iteration})

@@ -57,7 +57,7 @@ class ServerBackend:
         chosen = samples[:: max(1, len(samples) // PROBES)][:PROBES]
         self.probes = [sample.tokens[: sample.prompt_length].tolist() for sample in chosen]
         self.probe_tokens = min(PROBE_TOKENS, prepared.max_new_tokens)
-        self.exports = Exports(get_args(), self.config.server_weights)
+        self.exports = Exports(get_args(), self.tokenizer, self.config.server_weights)
         self._earlier: dict[str, list[str]] = {}
         self._in_use: set[str] = set()  # folders
         self.cancelled = False
@@ -171,7 +171,7 @@ class ServerBackend:
                 # whether they then say "stop" or "length".
                 max_tokens=limit + 1,
                 temperature=sampling.temperature,
-                seed=(sampling.seed * 1_000_003 + number) % _SEEDS,
+                seed=sampling.seed_of(number) % _SEEDS,
             )
             for prompt, number in zip(self._rendered(prompts), numbers, strict=True)
         ]

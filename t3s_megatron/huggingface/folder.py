@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from t3s_megatron.data.durable import sync_path
 from t3s_megatron.errors import DataError, MismatchError, T3SError, WriteError
+from t3s_megatron.huggingface.shards import host_copy, shard_file, shard_index
 
 INDEX = "model.safetensors.index.json"
 #: Written last into every exported folder; how a later export knows that it may replace one.
@@ -134,20 +135,18 @@ class FolderWriter:
             if pending and size + bytes_ > self.shard_bytes:
                 flush()
                 size = 0
-            # A copy: what is exported may be a view of a buffer that is used again.
-            pending[name] = tensor.detach().to("cpu", copy=True).contiguous()
+            pending[name] = host_copy(tensor)
             size += bytes_
             total += bytes_
         flush()
-        weight_map: dict[str, str] = {}
-        for i, names in enumerate(shards, 1):
-            file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        for i in range(len(shards)):
             os.rename(
-                os.path.join(self.temporary, f"shard-{i}"), os.path.join(self.temporary, file)
+                os.path.join(self.temporary, f"shard-{i + 1}"),
+                os.path.join(self.temporary, shard_file(i, len(shards))),
             )
-            weight_map |= dict.fromkeys(names, file)
-        self.write_json(INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
-        return weight_map
+        index = shard_index(shards, total)
+        self.write_json(INDEX, index)
+        return index["weight_map"]
 
     def write_json(self, name: str, content: dict) -> None:
         with open(os.path.join(self.temporary, name), "w") as file:
@@ -161,12 +160,12 @@ class FolderWriter:
             shutil.copyfile(os.path.join(folder, name), os.path.join(self.temporary, name))
         return there
 
-    def write_tokenizer(self, source: str, load: Callable) -> None:
-        """The files of a tokenizer folder; of a name on the hub, what `load(source)` saves."""
+    def write_tokenizer(self, source: str, tokenizer) -> None:
+        """The files of a tokenizer folder; of a name on the hub, what `tokenizer` saves."""
         if os.path.isdir(source):
             self.copy_from(source, _TOKENIZER_FILES)
         else:
-            load(source).save_pretrained(self.temporary)
+            tokenizer.save_pretrained(self.temporary)
 
     def commit(self, mark: dict) -> None:
         """Durable, then under its name. An earlier export there is replaced."""

@@ -12,6 +12,24 @@ from safetensors.torch import save_file
 SHARD_BYTES = 2 * 10**9
 
 
+def shard_file(shard: int, shards: int) -> str:
+    """The name that `transformers` gives shard 0, 1, ... of `shards`."""
+    return f"model-{shard + 1:05d}-of-{shards:05d}.safetensors"
+
+
+def shard_index(names: list[list[str]], total_bytes: int) -> dict:
+    """The content of `model.safetensors.index.json`. `names`: of the tensors of each shard."""
+    weight_map = {
+        name: shard_file(shard, len(names)) for shard, inside in enumerate(names) for name in inside
+    }
+    return {"metadata": {"total_size": total_bytes}, "weight_map": weight_map}
+
+
+def host_copy(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy: what is exported may be a view of a buffer that is used again."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
 class Shards:
     """What one process of `writers` has to write: shard s belongs to process s modulo `writers`.
 
@@ -38,22 +56,14 @@ class Shards:
             size += bytes_
             self.total_bytes += bytes_
             if shard % self.writers == self.writer:
-                # A copy: what is exported may be a view of a buffer that is used again.
-                kept = tensor.detach().to("cpu", copy=True).contiguous()
-                self._mine.setdefault(shard, {})[name] = kept
+                self._mine.setdefault(shard, {})[name] = host_copy(tensor)
 
     def write(self, folder: str) -> None:
         """This process's shards; frees them."""
         for shard in sorted(self._mine):
-            path = os.path.join(folder, self._file(shard))
+            path = os.path.join(folder, shard_file(shard, len(self.names)))
             save_file(self._mine.pop(shard), path, metadata={"format": "pt"})
 
     def index(self) -> dict:
         """The content of `model.safetensors.index.json`, the same in every process."""
-        weight_map = {
-            name: self._file(shard) for shard, names in enumerate(self.names) for name in names
-        }
-        return {"metadata": {"total_size": self.total_bytes}, "weight_map": weight_map}
-
-    def _file(self, shard: int) -> str:
-        return f"model-{shard + 1:05d}-of-{len(self.names):05d}.safetensors"
+        return shard_index(self.names, self.total_bytes)

@@ -50,6 +50,10 @@ class Sampling:
     vocab_size: int
     batch_size: int
 
+    def seed_of(self, number: int) -> int:
+        """The pair spread over one number: nearby seeds of torch's generator are independent."""
+        return self.seed * 1_000_003 + number
+
 
 @dataclass(frozen=True)
 class Generated:
@@ -162,8 +166,7 @@ class _Decoder:
             return None
         lines = []
         for number in numbers:
-            # Spread the pair over the seed: nearby seeds of torch's generator are independent.
-            generator = torch.Generator().manual_seed(self.sampling.seed * 1_000_003 + number)
+            generator = torch.Generator().manual_seed(self.sampling.seed_of(number))
             lines.append(
                 torch.rand(self.sampling.max_new_tokens, generator=generator, dtype=torch.float64)
             )
