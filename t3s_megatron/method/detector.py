@@ -60,12 +60,15 @@ class BottleneckDetector:
         self.first: Outcome | None = None
         self.lowest: Outcome | None = None
         self.theta_b_step: int | None = None
-        self.confirmed = False
         self.confirmed_by: str | None = None
         self.waited = 0
         self.void = 0
         self.measured = 0
         self.last_step: int | None = None
+
+    @property
+    def confirmed(self) -> bool:
+        return self.confirmed_by is not None
 
     @property
     def shock_seen(self) -> bool:
@@ -115,12 +118,12 @@ class BottleneckDetector:
         self.waited += 1
         found = f"theta_b = {at} (accuracy {lowest:.3f})"
         if self.waited >= self.patience:
-            self.confirmed, self.confirmed_by = True, f"patience {self.patience}"
+            self.confirmed_by = f"patience {self.patience}"
             return False, (
                 f"{said}: {self.patience} measurements without a new minimum confirm {found}"
             )
         if self.confirm_level and (p := p_above(outcome, self.lowest)) <= self.look_level:
-            self.confirmed, self.confirmed_by = True, f"paired test at step {step}, p = {p:.2g}"
+            self.confirmed_by = f"paired test at step {step}, p = {p:.2g}"
             return False, f"{said} is above the minimum by a paired test, p = {p:.2g}: {found}"
         return False, (
             f"{said} is above the minimum {lowest:.3f} of {at} ({self.waited} of {self.patience})"
