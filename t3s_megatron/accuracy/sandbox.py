@@ -23,6 +23,8 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 
+from t3s_megatron.accuracy.child import die_with, limit
+
 #: Where the program's files lie, and its working directory, inside.
 PROGRAM, HOME = "/t3s_program", "/t3s_home"  # names that hide no Python of a user
 
@@ -39,7 +41,7 @@ _MNT_DETACH = 2
 _MOUNT_SETATTR = 442  # the same number on every architecture; Linux 5.12
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID = 1, 2
-_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
+_PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 36, 38
 _NOBODY = 65534
 
 _UNSHARED, _MAPPED = b"u", b"m"
@@ -107,7 +109,7 @@ def start(
         talk = -1
         try:
             talk = fcntl.fcntl(theirs.fileno(), fcntl.F_DUPFD_CLOEXEC, 64)
-            _die_with(parent)
+            die_with(parent)
             _only(stdin, stdout, channel, talk)
             _keep(files, arguments, cpu_seconds, talk, parent)
         except BaseException as error:
@@ -181,11 +183,11 @@ def _keep(
     if os.read(talk, 1) != _MAPPED:
         os._exit(125)
     _furnish(files)
-    _die_with(parent)  # again: forgotten with the change of user
+    die_with(parent)  # again: forgotten with the change of user
     pid = os.fork()
     if pid == 0:
-        _die_with(0)  # seen from its own process namespace, the keeper has no number
-        _limit(cpu)
+        die_with(0)  # seen from its own process namespace, the keeper has no number
+        _limit_all(cpu)
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         os.execve(sys.executable, [sys.executable, "-s", "-P", "-B", *arguments], _ENVIRONMENT)
     os.close(talk)
@@ -261,7 +263,7 @@ def _show(path: str, handle: int, root: str) -> None:
     _read_only(target, recursive=True)
 
 
-def _limit(cpu: int) -> None:
+def _limit_all(cpu: int) -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
     for what, most in (
         (resource.RLIMIT_CPU, cpu),
@@ -273,16 +275,7 @@ def _limit(cpu: int) -> None:
         (resource.RLIMIT_MEMLOCK, 0),
         (resource.RLIMIT_MSGQUEUE, 0),
     ):
-        _, highest = resource.getrlimit(what)
-        if highest != resource.RLIM_INFINITY and (most == resource.RLIM_INFINITY or most > highest):
-            most = highest
-        resource.setrlimit(what, (most, most))
-
-
-def _die_with(parent: int) -> None:
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was gone before we could ask
-        os._exit(125)
+        limit(what, most)
 
 
 # ---------------------------------------------------------------------------------- system calls

@@ -8,32 +8,30 @@ Imports neither torch nor Megatron.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import pickle
 import resource
-import signal
 import socket
 import sys
 import traceback
 
+from t3s_megatron.accuracy.child import die_with, limit
 from t3s_megatron.accuracy.verifiers import Verdict, make_verifier
 from t3s_megatron.errors import T3SError
 
 #: Answers after which the parent replaces the process, so that a small leak stays small.
 _LIFE = 1000
-_PR_SET_PDEATHSIG = 1
 _LONGEST_REASON = 4000
 
 
 def main() -> None:
     handle, parent, memory, timeout, spec = sys.argv[1:]
-    _die_with(int(parent))
+    die_with(int(parent))
     channel = socket.socket(fileno=int(handle))
     channel.set_inheritable(False)  # or a program that the verifier starts would keep it open
-    _limit(resource.RLIMIT_DATA, int(float(memory) * 2**30))
-    _limit(resource.RLIMIT_CORE, 0)
+    limit(resource.RLIMIT_DATA, int(float(memory) * 2**30))
+    limit(resource.RLIMIT_CORE, 0)
     try:
         verify = make_verifier(spec, float(timeout))
     except T3SError as error:
@@ -63,20 +61,6 @@ def main() -> None:
 
 def _send(channel: socket.socket, **reply) -> None:
     channel.sendall(json.dumps(reply).encode() + b"\n")
-
-
-def _limit(what: int, wanted: int) -> None:
-    _, highest = resource.getrlimit(what)
-    if highest != resource.RLIM_INFINITY:
-        wanted = min(wanted, highest)
-    resource.setrlimit(what, (wanted, wanted))
-
-
-def _die_with(parent: int) -> None:
-    """SIGKILL for this process when its parent dies, however that dies."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was gone before we could ask
-        os._exit(0)
 
 
 if __name__ == "__main__":
