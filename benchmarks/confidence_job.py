@@ -34,10 +34,10 @@ def main() -> None:
     import sys
 
     start_process(sys.argv)
-    import t3s_megatron.run as run_module
+    import t3s_megatron.run.t3s as run_module
     from t3s_megatron import pretrain
-    from t3s_megatron.megatron.plain import PlainTraining
     from t3s_megatron.megatron.releases import call_pretrain, parse_arguments
+    from t3s_megatron.run.plain import PlainTraining
 
     run_module.T3SRun = _trajectory(run_module.T3SRun)
     pretrain._run(time.time(), PlainTraining, parse_arguments, call_pretrain)

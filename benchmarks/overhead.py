@@ -41,7 +41,7 @@ def main() -> None:
     on_cpu = choose_device(sys.argv) == "cpu"
     if on_cpu:
         install_torch_layer()
-    import t3s_megatron.run as run_module
+    import t3s_megatron.run.t3s as run_module
     from t3s_megatron import pretrain
 
     if on_cpu:

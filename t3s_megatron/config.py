@@ -10,13 +10,13 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from t3s_megatron.accuracy.pool import Limits
-from t3s_megatron.answering.client import base_url
-from t3s_megatron.answering.reload import RELOADS
 from t3s_megatron.data.arrangement import ARRANGEMENTS
+from t3s_megatron.data.lengths import choose_arrangement
 from t3s_megatron.errors import T3SError
-from t3s_megatron.lengths import choose_arrangement
 from t3s_megatron.method.phases import SIGNALS, Plan
 from t3s_megatron.method.selection import MASKING_BASELINES
+from t3s_megatron.servers.client import base_url
+from t3s_megatron.servers.reload import RELOADS
 
 #: Of all integers. Samplers are seeded with a multiple of the seed, which has to fit 64 bits.
 _LARGEST = 2**32 - 1

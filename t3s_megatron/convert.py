@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 
-from t3s_megatron import announcement
+from t3s_megatron import entry as announcement
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.start import start_process
 
@@ -27,8 +27,8 @@ def main() -> None:
 
 
 def _convert() -> None:
-    from t3s_megatron.folders import HuggingFaceFolders
     from t3s_megatron.megatron.checkpoints import build_model, close, load_model, save_model
+    from t3s_megatron.megatron.hf_folders import HuggingFaceFolders
     from t3s_megatron.megatron.releases import parse_arguments
     from t3s_megatron.plugin import T3S
 

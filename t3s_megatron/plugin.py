@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING
 
 from t3s_megatron.config import add_t3s_arguments
 from t3s_megatron.data.durable import check_folder
-from t3s_megatron.prepare import Prepared, check_tokenizer_argument, prepare
+from t3s_megatron.run.inputs import Prepared, check_tokenizer_argument, prepare
 
 if TYPE_CHECKING:
-    from t3s_megatron.folders import HuggingFaceFolders
+    from t3s_megatron.megatron.hf_folders import HuggingFaceFolders
     from t3s_megatron.megatron.seam import Seam
     from t3s_megatron.megatron.source_seam import SourceSeam
-    from t3s_megatron.run import T3SRun
+    from t3s_megatron.run.t3s import T3SRun
 
 
 class T3S:
@@ -91,7 +91,7 @@ class T3S:
     def _check_folders(self, args) -> list:
         """[their callback], or nothing."""
         if self._folders is None and (args.t3s_hf_model or args.t3s_hf_export):
-            from t3s_megatron.folders import HuggingFaceFolders
+            from t3s_megatron.megatron.hf_folders import HuggingFaceFolders
 
             self._folders = HuggingFaceFolders(args)
         return [] if self._folders is None else [self._folders]
@@ -110,7 +110,7 @@ class T3S:
         if self._prepared is None:
             self._prepared = prepare(args)
             if self._prepared.config.generation == "server":
-                from t3s_megatron.folders import exported_config
+                from t3s_megatron.megatron.hf_folders import exported_config
                 from t3s_megatron.megatron.hf_weights import require_mbridge
 
                 require_mbridge()
@@ -138,8 +138,8 @@ class T3S:
     def _start(self, args, prepared: Prepared, rows, forward) -> T3SRun:
         from t3s_megatron.megatron.batches import take_over_batches
         from t3s_megatron.megatron.nodes import require_equal, require_shared_folder
-        from t3s_megatron.provenance import identity
-        from t3s_megatron.run import T3SRun
+        from t3s_megatron.run.identity import identity
+        from t3s_megatron.run.t3s import T3SRun
 
         if args.save:
             require_shared_folder("--save", args.save)

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import NoReturn
 
-from t3s_megatron import announcement
+from t3s_megatron import entry as announcement
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.start import start_process
 
@@ -20,8 +20,8 @@ def main() -> None:
     started = time.time()
     try:
         start_process(sys.argv)
-        from t3s_megatron.megatron.plain import PlainTraining
         from t3s_megatron.megatron.releases import call_pretrain, parse_arguments
+        from t3s_megatron.run.plain import PlainTraining
 
         _run(started, PlainTraining, parse_arguments, call_pretrain)
     except T3SError as error:

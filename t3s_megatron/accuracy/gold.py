@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from t3s_megatron.accuracy.code_tests import UnusableTests, read_tests
+from t3s_megatron.accuracy.code.tests import UnusableTests, read_tests
 from t3s_megatron.accuracy.extraction import letter, number
 from t3s_megatron.accuracy.pool import Limits, Question, VerifierPool
 from t3s_megatron.accuracy.verifiers import FAILURES, Verdict, check_name

@@ -147,11 +147,11 @@ def _reasoning_gym() -> Verifier:
 
 
 def _code(timeout: float) -> Verifier:
-    from t3s_megatron.accuracy.code_tests import read_tests
+    from t3s_megatron.accuracy.code.tests import read_tests
 
     try:
         # Of Linux only: elsewhere it ends with what is missing.
-        from t3s_megatron.accuracy import programs
+        from t3s_megatron.accuracy.code import programs
 
         programs.check_here()
     except (RuntimeError, OSError, AttributeError) as error:

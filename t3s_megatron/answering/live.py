@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from t3s_megatron.accuracy.measurement import Answer
-from t3s_megatron.answering.progress import Progress
+from t3s_megatron.accuracy.progress import Progress
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.generation import Sampling, generate
 from t3s_megatron.megatron.seam import CallbackContext

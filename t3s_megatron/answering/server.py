@@ -14,19 +14,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from t3s_megatron.accuracy.measurement import Answer
-from t3s_megatron.answering import reload
-from t3s_megatron.answering.client import Client, Completion, Finish, Request, ServerError, base_url
+from t3s_megatron.accuracy.progress import Progress
 from t3s_megatron.answering.exports import Exports
-from t3s_megatron.answering.probes import PROBE_TOKENS, PROBES, compare
-from t3s_megatron.answering.progress import Progress
-from t3s_megatron.answering.prompts import prompt_texts
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.generation import Sampling, generate
 from t3s_megatron.megatron.pause import training_paused
 from t3s_megatron.megatron.process import get_args
 from t3s_megatron.megatron.seam import CallbackContext
-from t3s_megatron.prepare import Prepared
+from t3s_megatron.run.inputs import Prepared
+from t3s_megatron.servers import reload
+from t3s_megatron.servers.client import Client, Completion, Finish, Request, ServerError, base_url
+from t3s_megatron.servers.probes import PROBE_TOKENS, PROBES, compare
+from t3s_megatron.servers.prompt_text import prompt_texts
 
 #: Seeds of servers are of 31 bits at the least.
 _SEEDS = 2**31

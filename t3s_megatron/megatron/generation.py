@@ -25,7 +25,7 @@ from megatron.core import mpu
 from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.utils import get_model_config, unwrap_model
 
-from t3s_megatron.answering.progress import Progress
+from t3s_megatron.accuracy.progress import Progress
 from t3s_megatron.megatron.forward import zigzag_slice
 from t3s_megatron.megatron.layout import gather_over_data
 from t3s_megatron.megatron.pause import training_paused

@@ -17,7 +17,7 @@ from megatron.core.transformer.spec_utils import import_module
 from megatron.training import get_args
 from megatron.training.arguments import core_transformer_config_from_args
 
-from t3s_megatron.lengths import choose_arrangement
+from t3s_megatron.data.lengths import choose_arrangement
 from t3s_megatron.megatron.device import is_cpu_layer_active
 from t3s_megatron.megatron.uneven import let_lengths_vary
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from t3s_megatron.planning.facts import Answers, Layout, Model, Samples, Stage, Storage
-from t3s_megatron.planning.phases import Walk
+from t3s_megatron.planning.walk import Walk
 
 #: float32 tensors of Adam in a checkpoint: main parameter and two moments.
 _OPTIMIZER_BYTES = 12

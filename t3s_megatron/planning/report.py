@@ -7,9 +7,9 @@ import math
 from dataclasses import asdict, dataclass
 
 from t3s_megatron.planning.facts import Answers, Layout, Model, Samples, Servers
-from t3s_megatron.planning.measuring import Measuring
+from t3s_megatron.planning.measurements import Measuring
 from t3s_megatron.planning.memory import Disk, GpuMemory
-from t3s_megatron.planning.phases import Walk
+from t3s_megatron.planning.walk import Walk
 from t3s_megatron.planning.work import Speed, Work
 
 GIB = 2**30

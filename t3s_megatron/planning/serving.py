@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from t3s_megatron.method.phases import ActionKind
-from t3s_megatron.planning.phases import Event
+from t3s_megatron.planning.walk import Event
 
 
 def waited(

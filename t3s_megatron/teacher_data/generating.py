@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from t3s_megatron.answering.client import Client, Completion, Finish, Request
 from t3s_megatron.errors import MismatchError
+from t3s_megatron.servers.client import Client, Completion, Finish, Request
 from t3s_megatron.teacher_data import thinking
 from t3s_megatron.teacher_data.draw import draw_seed
 from t3s_megatron.teacher_data.prompts import Prompt

@@ -54,7 +54,7 @@ def main() -> None:
     from t3s_megatron import pretrain
 
     install_megatron_layer()
-    from t3s_megatron.measuring import Measurer
+    from t3s_megatron.accuracy.measuring import Measurer
     from t3s_megatron.megatron.generation import _Decoder
 
     watch = Watch()

@@ -83,8 +83,8 @@ def arm(point: str) -> None:
     import megatron.training.checkpointing as checkpointing
 
     import t3s_megatron.megatron.rewind as rewind
-    import t3s_megatron.run as run
-    import t3s_megatron.selecting as selecting
+    import t3s_megatron.run.selector as selecting
+    import t3s_megatron.run.t3s as run
     from t3s_megatron.data import durable
     from t3s_megatron.data.run_state import StateFolder
     from t3s_megatron.megatron import generation

@@ -21,7 +21,7 @@ def poison(what: str, sample: int) -> None:
     import torch
 
     from t3s_megatron.megatron import forward, scoring
-    from t3s_megatron.selecting import Selecting
+    from t3s_megatron.run.selector import Selecting
 
     class Infinite(torch.autograd.Function):
         @staticmethod

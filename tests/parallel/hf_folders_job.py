@@ -25,7 +25,7 @@ def main() -> None:
     from megatron.training.initialize import initialize_megatron
     from megatron.training.training import get_model
 
-    from t3s_megatron.folders import HuggingFaceFolders
+    from t3s_megatron.megatron.hf_folders import HuggingFaceFolders
     from t3s_megatron.megatron.model import model_provider
     from t3s_megatron.megatron.releases import parse_arguments
     from t3s_megatron.plugin import T3S

@@ -30,11 +30,11 @@ def main(probe: Callable | None = None) -> None:
 
     torch.set_num_threads(1)
     install_torch_layer()
-    import t3s_megatron.run as run_module
+    import t3s_megatron.run.t3s as run_module
     from t3s_megatron.megatron.model import model_provider
-    from t3s_megatron.megatron.plain import PlainTraining
     from t3s_megatron.megatron.releases import call_pretrain, parse_arguments
     from t3s_megatron.plugin import T3S  # 1
+    from t3s_megatron.run.plain import PlainTraining
 
     install_megatron_layer()
     if os.environ.get("PROBE_FILE"):

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-_TRY = "from t3s_megatron.accuracy.programs import check_here; check_here()"
+_TRY = "from t3s_megatron.accuracy.code.programs import check_here; check_here()"
 
 
 @functools.cache

@@ -39,7 +39,7 @@ def test_one_room_imports_megatron(path):
     assert not {name for name in imports(path) if name.split(".")[0] == "megatron"}
 
 
-PLAIN = [PACKAGE / "answering" / f"{n}.py" for n in ("client", "probes", "progress", "reload")]
+PLAIN = files("servers")
 
 
 @pytest.mark.parametrize(
@@ -49,5 +49,5 @@ PLAIN = [PACKAGE / "answering" / f"{n}.py" for n in ("client", "probes", "progre
     ids=lambda p: str(p.relative_to(PACKAGE)),
 )
 def test_the_inner_rooms_know_nothing_of_processes_or_of_that_room(path):
-    forbidden = ("torch.distributed", "t3s_megatron.megatron", "t3s_megatron.run")
+    forbidden = ("torch.distributed", "t3s_megatron.megatron", "t3s_megatron.run.t3s")
     assert not {name for name in imports(path) if name.startswith(forbidden)}

@@ -62,7 +62,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 #: the rank never unpickles what comes back.
 OWN_SOCKET = {"accuracy/pool.py": ["pickle"], "accuracy/worker.py": ["pickle"]}
 #: Answers that are programs, which `--t3s-verifier code` runs in a sandbox and nowhere else.
-SANDBOX = {"accuracy/code_inside.py": ["exec"]}
+SANDBOX = {"accuracy/code/inside.py": ["exec"]}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))

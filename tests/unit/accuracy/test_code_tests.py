@@ -8,7 +8,7 @@ import json
 import pytest
 from made_answers import gold
 
-from t3s_megatron.accuracy.code_tests import (
+from t3s_megatron.accuracy.code.tests import (
     Asserts,
     Calls,
     Streams,

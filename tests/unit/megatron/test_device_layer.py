@@ -120,7 +120,7 @@ def everything():
 before = everything()
 import t3s_megatron.megatron.device as device
 from t3s_megatron.plugin import T3S
-import t3s_megatron.pretrain, t3s_megatron.prepare, t3s_megatron.cli
+import t3s_megatron.pretrain, t3s_megatron.run.inputs, t3s_megatron.cli
 device.choose_device(["--t3s-device", "cpu"])
 after = everything()
 print("CHANGED", sorted(name for name in before if after.get(name) != before[name]))

@@ -57,7 +57,7 @@ def test_any_command_line(task, tmp_path):
 
     from t3s_megatron.errors import T3SError
     from t3s_megatron.plugin import T3S
-    from t3s_megatron.prepare import Prepared, check_tokenizer_argument, prepare
+    from t3s_megatron.run.inputs import Prepared, check_tokenizer_argument, prepare
     from tests.support.launch import MODEL
 
     os.environ["HF_HUB_OFFLINE"] = "1"

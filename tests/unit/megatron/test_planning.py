@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from t3s_megatron.megatron.planning.meters import LiveBytes, SavedTensors, storage_bytes
+from t3s_megatron.megatron.fake_world.meters import LiveBytes, SavedTensors, storage_bytes
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -58,9 +58,9 @@ REST = """--num-attention-heads 8 --group-query-attention --num-query-groups 2 -
 
 def planned(shape: str, extra: str = ""):
     """(args, model) as the plan measures it on 4 GPUs."""
-    from t3s_megatron.megatron.planning.arguments import pad_vocabulary, read_arguments
-    from t3s_megatron.megatron.planning.cluster import install_fake_world
-    from t3s_megatron.megatron.planning.stages import measure_model
+    from t3s_megatron.megatron.fake_world.arguments import pad_vocabulary, read_arguments
+    from t3s_megatron.megatron.fake_world.cluster import install_fake_world
+    from t3s_megatron.megatron.fake_world.stages import measure_model
 
     install_fake_world()
     args = read_arguments([*SHAPES[shape].split(), *REST.split(), *extra.split()], 4)

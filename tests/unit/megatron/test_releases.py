@@ -13,8 +13,8 @@ import pytest
 
 from t3s_megatron import __version__
 from t3s_megatron.config import UNSUPPORTED, T3SConfig, add_t3s_arguments
+from t3s_megatron.data.lengths import FIXED_SHAPE
 from t3s_megatron.errors import T3SError
-from t3s_megatron.lengths import FIXED_SHAPE
 from t3s_megatron.megatron.releases import (
     SIGNATURES,
     TESTED_RELEASES,

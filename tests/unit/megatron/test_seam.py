@@ -63,9 +63,9 @@ def functions() -> dict:
 def pretrain(task, steps: int, *extra: str) -> None:
     """Megatron's whole loop on one rank, on a model of one layer."""
     from t3s_megatron.megatron.model import model_provider
-    from t3s_megatron.megatron.plain import PlainTraining
     from t3s_megatron.megatron.releases import call_pretrain, parse_arguments
     from t3s_megatron.plugin import T3S
+    from t3s_megatron.run.plain import PlainTraining
 
     with socket.socket() as free:
         free.bind(("localhost", 0))

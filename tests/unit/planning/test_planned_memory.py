@@ -10,7 +10,7 @@ from t3s_megatron.method.phases import Plan
 from t3s_megatron.planning.advice import advice
 from t3s_megatron.planning.facts import Chunk, Samples, Storage
 from t3s_megatron.planning.memory import activations, disk, generation, gpu_memory, host_memory
-from t3s_megatron.planning.phases import walk
+from t3s_megatron.planning.walk import walk
 
 RUN = walk(Plan(method="t3s", budget=50), bottleneck=10)  # 65 steps
 

@@ -10,15 +10,15 @@ from made_plans import answers, layout, model
 from test_planned_measuring import FAST, PLAN, costs
 from test_planned_work import outcome
 
+from t3s_megatron.cli.plan import _in_process, _unplanned
 from t3s_megatron.config import T3SConfig
 from t3s_megatron.method.phases import ActionKind, Plan
-from t3s_megatron.plan import _in_process, _unplanned
 from t3s_megatron.planning.facts import Samples, Servers, Storage
-from t3s_megatron.planning.measuring import measuring
+from t3s_megatron.planning.measurements import measuring
 from t3s_megatron.planning.memory import disk, generation, host_memory
-from t3s_megatron.planning.phases import walk
 from t3s_megatron.planning.report import text
 from t3s_megatron.planning.serving import waited
+from t3s_megatron.planning.walk import walk
 from t3s_megatron.planning.work import generating
 
 #: Confirmed by one measurement; two in the targeted phase.

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from t3s_megatron.method.phases import Plan
-from t3s_megatron.planning.phases import expected_and_longest, walk
+from t3s_megatron.planning.walk import expected_and_longest, walk
 
 
 def test_a_detected_bottleneck_ends_the_profile_when_patience_is_up():

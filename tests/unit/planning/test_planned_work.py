@@ -12,10 +12,10 @@ from made_plans import answers, gpu, layout, model, stage
 
 from t3s_megatron.method.phases import Plan
 from t3s_megatron.planning.facts import Samples, Teacher
-from t3s_megatron.planning.measuring import Costs
+from t3s_megatron.planning.measurements import Costs
 from t3s_megatron.planning.memory import Disk
-from t3s_megatron.planning.phases import walk
 from t3s_megatron.planning.report import Outcome, text
+from t3s_megatron.planning.walk import walk
 from t3s_megatron.planning.work import (
     Speed,
     Work,

@@ -11,8 +11,8 @@ from collections import Counter
 import pytest
 from made_samples import write
 
-from t3s_megatron.answering.client import Client
 from t3s_megatron.errors import DataError, MismatchError, T3SError, WriteError
+from t3s_megatron.servers.client import Client
 from t3s_megatron.teacher_data.generating import Sampling, generate
 from t3s_megatron.teacher_data.prompts import load_prompts
 from t3s_megatron.teacher_data.sample_file import SampleFile

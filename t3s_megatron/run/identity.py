@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run was made of, for its summary."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from dataclasses import asdict
+from importlib import metadata
+
+import numpy as np
+import torch
+
+import t3s_megatron
+from t3s_megatron.megatron.releases import megatron_version
+from t3s_megatron.run.inputs import Prepared
+
+_LAYOUT = {
+    "world_size": "world_size",
+    "tensor": "tensor_model_parallel_size",
+    "pipeline": "pipeline_model_parallel_size",
+    "virtual_pipeline": "virtual_pipeline_model_parallel_size",
+    "context": "context_parallel_size",
+    "expert": "expert_model_parallel_size",
+    "data": "data_parallel_size",
+    "sequence_parallel": "sequence_parallel",
+}
+
+_SHAPE = (
+    "num_layers",
+    "hidden_size",
+    "ffn_hidden_size",
+    "num_attention_heads",
+    "num_query_groups",
+    "num_experts",
+    "padded_vocab_size",
+)
+
+
+def model_shape(args) -> dict:
+    """What kind of model it is, for files that another model may read."""
+    shape = {name: getattr(args, name, None) for name in _SHAPE}
+    if not args.group_query_attention:  # Megatron's default of 1 group then means nothing
+        shape["num_query_groups"] = args.num_attention_heads
+    return shape
+
+
+def parallel_layout(args) -> dict:
+    """How the model and the data are spread over the ranks."""
+    return {name: getattr(args, key, None) for name, key in _LAYOUT.items()}
+
+
+#: --t3s arguments that may change when a run is resumed: where things are, how fast, and whether to
+#: skip what the run has stopped at.
+_FREE = ("data", "heldout_data", "selection_load", "selection_save", "dir", "device",
+         "generation_batch_size", "generation_timeout", "verify_timeout", "verify_workers",
+         "verify_memory", "hf_model", "hf_export", "non_finite", "server_url", "server_model",
+         "server_weights", "server_reload", "server_reload_command", "server_reload_timeout",
+         "server_concurrency", "server_timeout", "server_retries", "server_agreement")  # fmt: skip
+
+
+def identity(prepared: Prepared, args) -> dict:
+    """What has to be equal in a resumed run. JSON-able, so that it can be compared to a file's."""
+    loaded = prepared.selection
+    heldout = prepared.heldout
+    arguments = {
+        f"--t3s-{name.replace('_', '-')}": list(value) if isinstance(value, tuple) else value
+        for name, value in asdict(prepared.config).items()
+        if name not in _FREE
+    }
+    return {
+        "dataset fingerprint": prepared.corpus.fingerprint,
+        "held-out fingerprint": None if heldout is None else heldout.fingerprint,
+        "tokenizer fingerprint": prepared.corpus.tokenizer_fingerprint,
+        "model": model_shape(args),
+        "loaded selection": None
+        if loaded is None
+        else hashlib.sha256(np.packbits(loaded.keep)).hexdigest(),
+        "megatron-core release": megatron_version(),
+        "--seed": args.seed,
+        "--train-iters": prepared.plan.budget,
+        # Step n begins at sample n times this.
+        "--global-batch-size": args.global_batch_size,
+    } | arguments
+
+
+def provenance(prepared: Prepared, args) -> dict:
+    """versions, fingerprints, layout, seeds and arguments of a run."""
+    return {
+        "versions": {
+            "t3s_megatron": t3s_megatron.__version__,
+            "megatron_core": megatron_version(),
+            "torch": torch.__version__,
+            "transformers": metadata.version("transformers"),
+            "python": platform.python_version(),
+        },
+        "fingerprints": {
+            "dataset": prepared.corpus.fingerprint,
+            "tokenizer": prepared.corpus.tokenizer_fingerprint,
+        },
+        "layout": parallel_layout(args),
+        "model": model_shape(args),
+        "seeds": {"megatron": args.seed, "t3s": prepared.config.seed},
+        "arguments": asdict(prepared.config),
+    }

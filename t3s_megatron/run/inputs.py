@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that can be checked or read before the model is built, in one object.
+
+Bad input ends here, with a message, before the first GPU-minute is spent.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from t3s_megatron.accuracy.gold import check_verifier
+from t3s_megatron.config import T3SConfig
+from t3s_megatron.data.arrangement import TrainingPlans
+from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.lengths import make_arrangement
+from t3s_megatron.data.names import is_missing_path
+from t3s_megatron.data.order import EpochOrder
+from t3s_megatron.data.records import Record, load_records
+from t3s_megatron.data.selection_file import Selection
+from t3s_megatron.data.teachers import Part, asked_once, load_training_records, parts_of
+from t3s_megatron.data.tokenizing import Sample
+from t3s_megatron.errors import T3SError
+from t3s_megatron.method.phases import Plan
+from t3s_megatron.servers.client import require_httpx
+from t3s_megatron.servers.prompt_text import require_prompt_texts
+from t3s_megatron.servers.reload import takes_token_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass
+class Prepared:
+    """The inputs of a run. `heldout` and `selection` are None when not asked for.
+
+    `unusable_gold`: uids of samples whose gold answer the verifier cannot read. They are trained
+    on, and never asked. `parts`: the corpus by teacher; one part where there is one teacher.
+    """
+
+    config: T3SConfig
+    tokenizer: PreTrainedTokenizerBase
+    corpus: Corpus
+    heldout: Corpus | None
+    unusable_gold: frozenset[str]
+    selection: Selection | None
+    plan: Plan
+    max_new_tokens: int
+    parts: list[Part]
+    training_plans: TrainingPlans
+    profile_plans: dict[str, TrainingPlans]
+
+    def plans_of(self, teacher: str | None) -> TrainingPlans:
+        """Of a phase that trains on this teacher's samples, or (None) on all."""
+        return self.training_plans if teacher is None else self.profile_plans[teacher]
+
+    def parts_of(self, teacher: str | None) -> list[Part]:
+        """This teacher's, or (None) all of them."""
+        return [part for part in self.parts if teacher in (None, part.teacher)]
+
+    def asked(self, teacher: str | None, first: int = 0) -> list[Sample]:
+        """Whose prompts are asked where this teacher's accuracy, or (None) that of all, is meant:
+        the `first` of each teacher's (0: all). What several teachers answered is asked once."""
+        parts = self.parts_of(teacher)
+        return asked_once([self.askable(part.corpus)[: first or None] for part in parts])
+
+    def askable(self, corpus: Corpus) -> list[Sample]:
+        """The samples whose accuracy can be measured."""
+        return [sample for sample in corpus.samples if sample.uid not in self.unusable_gold]
+
+    @property
+    def pad_token(self) -> int:
+        return pad_token(self.tokenizer)
+
+
+def pad_token(tokenizer) -> int:
+    """What rows end in: the tokenizer's pad token, or its end token where it has none."""
+    pad = tokenizer.pad_token_id
+    return tokenizer.eos_token_id if pad is None else pad
+
+
+def load_tokenizer(path: str):
+    """The Hugging Face tokenizer of `--tokenizer-model`. T3SError when it has no end token."""
+    from transformers import AutoTokenizer
+
+    if not path:
+        raise T3SError("--tokenizer-model is missing: a folder with a Hugging Face tokenizer")
+    if is_missing_path(path):
+        raise T3SError(f"--tokenizer-model {path}: no such folder")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # transformers raises many types for a folder that is not one
+        raise T3SError(
+            f"--tokenizer-model {path}: not a Hugging Face tokenizer ({error})"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise T3SError(f"--tokenizer-model {path}: the tokenizer has no end-of-text token")
+    return tokenizer
+
+
+def check_tokenizer_argument(command_line: list[str]) -> None:
+    """T3SError for a `--tokenizer-model` that is a path to nothing.
+
+    For the time before Megatron parses its arguments: while it does, it builds the tokenizer, and
+    asks the hub for what is not there.
+    """
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    peek.add_argument("--tokenizer-model", nargs="?")
+    peek.add_argument("--t3s-data", nargs="*")
+    given, _ = peek.parse_known_args(command_line)
+    if given.t3s_data and given.tokenizer_model and is_missing_path(given.tokenizer_model):
+        raise T3SError(f"--tokenizer-model {given.tokenizer_model}: no such folder")
+
+
+def build_corpus(records: list[Record], args, tokenizer, *, prompt_format, overlong) -> Corpus:
+    """Tokenised for `--seq-length`. DataError, T3SError for what cannot be trained on."""
+    vocab_size = args.padded_vocab_size or args.vocab_size
+    if vocab_size and vocab_size < len(tokenizer):
+        raise T3SError(
+            f"the model's vocabulary has {vocab_size} rows, the tokenizer of "
+            f"{args.tokenizer_model} has {len(tokenizer)}: raise --vocab-size or change tokenizer"
+        )
+    return Corpus.build(
+        records,
+        tokenizer,
+        seq_length=args.seq_length,
+        prompt_format=prompt_format,
+        overlong=overlong,
+        vocab_size=vocab_size,
+    )
+
+
+def load_training_corpus(args, tokenizer) -> tuple[Corpus, list[Part]]:
+    """The samples of --t3s-data, all together and by teacher."""
+    records = load_training_records(tuple(args.t3s_data), split=args.t3s_data_split)
+    how = dict(prompt_format=args.t3s_prompt_format, overlong=args.t3s_overlong)
+    corpus = build_corpus(records, args, tokenizer, **how)
+    return corpus, parts_of(corpus, records)
+
+
+def plan_training(
+    corpus: Corpus, seed: int, args, samples: tuple[int, ...] | None = None
+) -> TrainingPlans:
+    """Which samples each step is made of, and in which rows they stand. `samples`: corpus indices
+    of those that are trained on, None for all."""
+    order = EpochOrder(len(corpus.samples) if samples is None else len(samples), seed)
+    return TrainingPlans(
+        order, corpus.lengths, make_arrangement(args), args.global_batch_size, samples
+    )
+
+
+def prepare(args) -> Prepared:
+    """Check the arguments, read the data. `args` is Megatron's validated namespace.
+
+    Raises T3SError (DataError, MismatchError) with what is wrong, where, and what to do.
+    """
+    config = T3SConfig.from_args(args)
+    tokenizer = load_tokenizer(args.tokenizer_model)
+    corpus, parts = load_training_corpus(args, tokenizer)
+    teachers = tuple(part.teacher for part in parts if part.teacher is not None)
+    config = config.for_teachers(len(teachers), args)
+    heldout = None
+    if config.heldout_data:
+        records = load_records(config.heldout_data, split=config.heldout_data_split)
+        how = dict(prompt_format=config.prompt_format, overlong=config.overlong)
+        heldout = build_corpus(records, args, tokenizer, **how)
+    unusable_gold: frozenset[str] = frozenset()
+    max_new_tokens = config.max_new_tokens or 0
+    if config.needs_answers:
+        # A measured profile needs prompts of its teacher to ask.
+        profiled = config.measures_profile and config.detects
+        training = [part.corpus for part in parts] if profiled else [corpus]
+        sets = [asked.samples for asked in (*training, heldout) if asked is not None]
+        # What is gold to `code` may stand in `metadata`; it looks for itself.
+        for asked in filter(None, (corpus, heldout) if config.verifier != "code" else ()):
+            asked.require_answers()
+        unusable_gold = check_verifier(config.verifier, sets, config.verify_limits)
+        max_new_tokens = _length_limit(args, config, corpus, heldout)
+        if config.generation == "server":
+            _check_server(args, config, tokenizer, sets, max_new_tokens)
+    selection = None
+    if config.selection_load:
+        selection = Selection.load(config.selection_load, corpus)
+    plan = config.plan(args.train_iters, teachers)
+    plan.validate()
+    training_plans = plan_training(corpus, config.seed, args)
+    profile_plans = {
+        part.teacher: plan_training(corpus, config.seed, args, part.samples)
+        for part in parts
+        if part.teacher is not None
+    }
+    return Prepared(
+        config,
+        tokenizer,
+        corpus,
+        heldout,
+        unusable_gold,
+        selection,
+        plan,
+        max_new_tokens,
+        parts,
+        training_plans,
+        profile_plans,
+    )
+
+
+def _check_server(args, config: T3SConfig, tokenizer, sets: list[list[Sample]], limit: int) -> None:
+    """T3SError for what no server could answer, without asking one."""
+    require_httpx()
+    longest = max(sample.prompt_length for samples in sets for sample in samples)
+    if longest + limit + 1 > args.max_position_embeddings:
+        raise T3SError(
+            f"a server is asked for one token more than the {limit} of an answer, after prompts of "
+            f"up to {longest}: together more than --max-position-embeddings "
+            f"{args.max_position_embeddings}. Set --t3s-max-new-tokens "
+            f"{args.max_position_embeddings - longest - 1} or lower"
+        )
+    if not takes_token_ids(config.server_reload):
+        for samples in sets:
+            require_prompt_texts(tokenizer, samples)
+
+
+def _length_limit(args, config: T3SConfig, corpus: Corpus, heldout: Corpus | None) -> int:
+    """Tokens an answer may have, checked against the model's positions."""
+    longest = max(
+        sample.prompt_length
+        for asked in (corpus, heldout)
+        if asked is not None
+        for sample in asked.samples
+    )
+    limit = config.max_new_tokens or args.seq_length + 1 - longest
+    if longest + limit > args.max_position_embeddings + 1 or limit < 1:
+        raise T3SError(
+            f"the longest prompt has {longest} tokens and answers may have {limit}: together more "
+            f"than --max-position-embeddings {args.max_position_embeddings}. Lower "
+            "--t3s-max-new-tokens."
+        )
+    return limit

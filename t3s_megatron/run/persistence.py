@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A T3S run that dies and goes on: its state, saved with every Megatron checkpoint.
+
+`save` runs on every rank before Megatron writes the checkpoint, and so before its tracker file
+names it; `restore` runs before the first step of a resumed job. In between, Megatron itself brings
+back weights, optimizer, schedule, sample counter and random state.
+
+What never changes is written once: theta_0, each candidate, and the weights of steps whose
+measurement is in flight; a save waits for the outcomes of those. States older than the checkpoint
+that Megatron has last named are removed.
+
+A job may come back in another layout. Weights are then put together from the files of all the
+ranks that saved (`data.pieces`), and log-probs are handed to the rank that collects them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from t3s_megatron.data.durable import sha256_file
+from t3s_megatron.data.pieces import Piece
+from t3s_megatron.data.run_state import StateFolder
+from t3s_megatron.data.selection_file import Selection
+from t3s_megatron.errors import MismatchError
+from t3s_megatron.megatron import layout
+from t3s_megatron.megatron.meter import StepTokens
+from t3s_megatron.megatron.process import get_args, print_rank_0
+from t3s_megatron.megatron.rewind import StartingPoint
+from t3s_megatron.megatron.seam import CallbackContext
+from t3s_megatron.megatron.sharding import cut, to_json, weight_pieces
+from t3s_megatron.megatron.weights import WeightSnapshot
+from t3s_megatron.method.phases import Phase
+from t3s_megatron.run.identity import identity, parallel_layout
+
+if TYPE_CHECKING:
+    from t3s_megatron.run.t3s import T3SRun
+
+
+class Persistence:
+    """Of one run, on one rank. Everything here is collective over the world."""
+
+    def __init__(self, run: T3SRun, context: CallbackContext):
+        self.run = run
+        self.pieces = weight_pieces(context)
+        self.cut = cut(self.pieces)
+        self.folder = StateFolder(os.path.join(run.config.dir, "state"))
+        self.rank = layout.rank()
+        # Checksums of this rank's files that are on disk already, by name.
+        self.written: dict[str, str] = {}
+
+    # -------------------------------------------------------------------------------------- save
+
+    def save(self, iteration: int) -> None:
+        """Commit the run's state of `iteration`; returns when it is durable.
+
+        WriteError on every rank when one of them cannot write: no rank is left waiting.
+        """
+        checksums = layout.together(lambda: self._write(iteration))
+        layout.together(lambda: self._commit(iteration, checksums) if self.run.is_root else None)
+
+    def _write(self, iteration: int) -> dict[str, str]:
+        """The files of this rank; returns their checksums by name."""
+        run = self.run
+        files = {}
+        if run.theta_0 is not None:
+            name = f"theta_0-{self.cut}"
+            files[name] = self._once(name, *run.theta_0.to_file())
+        if run.candidate is not None and run.machine.candidate_step is not None:
+            # By the iteration: the profiles of two teachers may have candidates of the same step.
+            made_at = run.machine.offset + run.machine.candidate_step
+            name = f"candidate-{made_at:05d}-{self.cut}"
+            files[name] = self._once(name, run.candidate.tensors(), {})
+        for step, weights in run.weights_in_flight.items():
+            name = f"in_flight-{run.machine.offset + step:05d}-{self.cut}"
+            files[name] = self._once(name, weights.tensors(), {})
+        name = f"iter_{iteration:07d}"
+        speaks = {"speaks": layout.speaks_for_its_samples()}
+        files[name] = self.folder.write_rank(name, self.rank, self._history(), speaks)
+        return files
+
+    def _commit(self, iteration: int, checksums: list[dict[str, str]]) -> None:
+        self.folder.commit(iteration, self._state(checksums))
+        # An asynchronous save may still be on its way between the two.
+        oldest = _tracked_iteration(get_args().save) or 0
+        kept, names = set(), set()
+        for one in self.folder.iterations():
+            if one >= oldest:
+                with contextlib.suppress(MismatchError):  # of an earlier run, and damaged
+                    names |= set(self.folder.read(one)["checksums"][0])
+                    kept.add(one)
+        self.folder.prune(kept, names)
+
+    def _once(self, name: str, tensors: dict, info: dict) -> str:
+        # Once, and again when someone has removed it: a state is of use only with all its files.
+        if name not in self.written or not self.folder.has_rank(name, self.rank):
+            info = info | {"pieces": to_json(self.pieces)}
+            self.written[name] = self.folder.write_rank(name, self.rank, tensors, info)
+        return self.written[name]
+
+    def _history(self) -> dict[str, torch.Tensor]:
+        history = self.run.meter.history
+        empty = [StepTokens(np.zeros(0, np.int64), np.zeros(0, np.float32), 0)]
+        # What the profile's confidence is compared with: on the root rank.
+        machine, c_0 = self.run.machine, None
+        if machine.phase is Phase.PROFILE:
+            c_0 = self.run.selecting.c_0.get(machine.profile.teacher)
+        return {
+            "c_0": torch.from_numpy(empty[0].c if c_0 is None else c_0),
+            "steps": torch.tensor([t.step for t in history], dtype=torch.int64),
+            "sizes": torch.tensor([len(t.target) for t in history], dtype=torch.int64),
+            "target": torch.from_numpy(np.concatenate([t.target for t in history or empty])),
+            "c": torch.from_numpy(np.concatenate([t.c for t in history or empty])),
+        }
+
+    def _state(self, checksums: list[dict[str, str]]) -> dict:
+        run = self.run
+        return {
+            "identity": identity(run.prepared, get_args()),
+            "layout": parallel_layout(get_args()),
+            "machine": run.machine.state_dict(),
+            "in_flight": run.flights.results(),
+            "excluded": sorted(run.rows.excluded),
+            "summary": run.summary.plain(),
+            "checksums": checksums,
+            "made": {name: self._made_checksum(name) for name in self._made()},
+        }
+
+    def _made(self) -> list[str]:
+        """Files that the run has made beside its state and goes on with."""
+        machine, names = self.run.machine, ["selection"] if self._selected() else []
+        if machine.phase in (Phase.PROFILE, Phase.TARGETED):
+            for profile in machine.profiles:
+                names += self.run.selecting.store_names(profile)
+        return names
+
+    def _selected(self) -> bool:
+        """Whether the run itself has made the selection that it trains with."""
+        run = self.run
+        return run.machine.phase is Phase.TARGETED and run.prepared.selection is None
+
+    def _made_checksum(self, name: str) -> str:
+        path = self.run.selecting.path(name)
+        try:
+            return sha256_file(path)
+        except OSError as error:
+            raise MismatchError(
+                f"{path}: was written by this run and has gone ({error}); restore it, or start "
+                "again in another --save folder"
+            ) from None
+
+    # ----------------------------------------------------------------------------------- restore
+
+    def restore(self, context: CallbackContext, iteration: int) -> None:
+        """Make the run what it was when `iteration` was saved.
+
+        MismatchError when the state is missing, damaged, or of another run: other data, tokenizer,
+        model, Megatron release or --t3s arguments.
+        """
+        run = self.run
+        state = self.folder.read(iteration)
+        self._check_identity(state["identity"])
+        try:
+            run.machine.load_state_dict(state["machine"])
+        except ValueError as error:
+            raise MismatchError(f"{self.folder.folder}: {error}") from None
+        run.flights.restore(state["in_flight"])
+        run.rows.exclude(state["excluded"])
+        run.summary.content = state["summary"]
+        run.summary.update(arguments=asdict(run.config))
+        here = parallel_layout(get_args())
+        same_layout = state["layout"] == here
+        for name in state["checksums"][0]:
+            checksums = [of_rank[name] for of_rank in state["checksums"]]
+            if name.startswith("iter_"):
+                run.meter.history = self._read_history(name, checksums, same_layout)
+                c_0 = self._read_c_0(name, checksums, same_layout) if run.is_root else None
+                if c_0 is not None:
+                    run.selecting.c_0[run.machine.profile.teacher] = c_0
+                continue
+            # Whether this rank's file holds this rank's weights.
+            mine = name.endswith(f"-{self.cut}")
+            is_theta_0 = name.startswith("theta_0-")
+            written: dict[str, torch.Tensor] = {}
+            info: dict = {}
+            if mine or is_theta_0:  # once: it may be gigabytes
+                source = self.rank if mine or same_layout else 0
+                written, info = self.folder.read_rank(name, source, checksums[source])
+            if mine:
+                self.written[name] = checksums[self.rank]
+            weights = written if mine else self.folder.read_pieces(name, checksums, self._wanted())
+            if is_theta_0:
+                # Which random numbers a rank draws depends on its place in the layout.
+                random = written if same_layout else None
+                run.theta_0 = StartingPoint.from_file(context, weights, info, random)
+                continue
+            snapshot = WeightSnapshot(context)
+            snapshot.load(weights)
+            if name.startswith("in_flight-"):
+                iteration_of = int(name.split("-")[1])
+                run.weights_in_flight[iteration_of - run.machine.offset] = snapshot
+            else:
+                run.candidate = snapshot
+        self._restore_made(state["made"])
+        whose = "" if run.machine.teacher is None else f" of teacher {run.machine.teacher}"
+        print_rank_0(
+            f"[t3s] resumed at iteration {iteration}: phase {run.machine.phase.value}{whose}, step "
+            f"{run.machine.phase_step}, theta_b {run.machine.theta_b_step or 'not yet known'}"
+        )
+        if not same_layout:
+            changes = [
+                f"{key} {was} -> {here[key]}"
+                for key, was in state["layout"].items()
+                if was != here[key]
+            ]
+            run.say(f"resumed at iteration {iteration} in another layout: {', '.join(changes)}")
+            run.summary.update(layout=here)
+
+    def _wanted(self) -> dict[str, list[Piece]]:
+        """What this rank's `WeightSnapshot` is made of, where files are cut up in another way."""
+        return {tensor: pieces for tensor, pieces in self.pieces.items() if pieces is not None}
+
+    def _read_history(self, name: str, checksums: list[str], same_layout: bool) -> list[StepTokens]:
+        if same_layout:
+            tensors, _ = self.folder.read_rank(name, self.rank, checksums[self.rank])
+            return _steps(tensors)
+        # Each token once, and at one rank of each group that sums over the data.
+        parts = []
+        for rank, checksum in enumerate(checksums):
+            tensors, info = self.folder.read_rank(name, rank, checksum)
+            if info["speaks"]:
+                parts.append(_steps(tensors))
+        mine = layout.collects_over_data()
+        return [
+            StepTokens(
+                np.concatenate([one.target for one in ranks if mine] or [np.zeros(0, np.int64)]),
+                np.concatenate([one.c for one in ranks if mine] or [np.zeros(0, np.float32)]),
+                ranks[0].step,
+            )
+            for ranks in zip(*parts, strict=True)
+        ]
+
+    def _read_c_0(self, name: str, checksums: list[str], same_layout: bool) -> np.ndarray | None:
+        for rank in [self.rank] if same_layout else range(len(checksums)):
+            c_0 = self.folder.read_rank(name, rank, checksums[rank])[0]["c_0"].numpy()
+            if c_0.size:
+                return c_0
+        return None
+
+    def _check_identity(self, saved: dict) -> None:
+        mine = identity(self.run.prepared, get_args())
+        differences = [
+            f"{what} {expected}, this one has {mine.get(what)}"
+            for what, expected in saved.items()
+            if mine.get(what) != expected
+        ]
+        if differences:
+            raise MismatchError(
+                f"{self.folder.folder}: the saved run has {'; '.join(differences)}. Resume with "
+                "what it was started with, or start over from its weights with --finetune and "
+                "another --save."
+            )
+
+    def _restore_made(self, made: dict[str, str]) -> None:
+        run = self.run
+        for name, checksum in made.items():
+            path = run.selecting.path(name)
+            found = sha256_file(path) if os.path.exists(path) else "nothing"
+            if found != checksum:
+                raise MismatchError(
+                    f"{path}: expected checksum {checksum[:12]}, found {found[:12]}: it is not "
+                    "the file that this run made; restore it, or start again"
+                )
+        known = [p for p in run.machine.profiles if set(run.selecting.store_names(p)) & set(made)]
+        for profile in known:
+            run.selecting.restore_profile(profile)
+        if "selection" in made:
+            path, corpus = run.selecting.path("selection"), run.prepared.corpus
+            run.rows.use_selection(Selection.load(path, corpus).keep)
+            if known:
+                run.groups = run.selecting.groups
+
+
+def _steps(tensors: dict[str, torch.Tensor]) -> list[StepTokens]:
+    ends = np.cumsum(tensors["sizes"].numpy())
+    cut = ends[:-1]
+    targets = np.split(tensors["target"].numpy(), cut) if len(ends) else []
+    values = np.split(tensors["c"].numpy(), cut) if len(ends) else []
+    steps = tensors["steps"].tolist()
+    return [StepTokens(t, c, step) for step, t, c in zip(steps, targets, values, strict=True)]
+
+
+def _tracked_iteration(save: str | None) -> int | None:
+    """The checkpoint that Megatron would load now."""
+    path = os.path.join(save or "", "latest_checkpointed_iteration.txt")
+    try:
+        with open(path) as file:
+            return int(file.read())
+    except (OSError, ValueError):  # none yet, or "release"
+        return None

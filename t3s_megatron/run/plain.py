@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plain Megatron training on `--t3s-data` without `--t3s`: what a T3S run is compared with."""
+
+from __future__ import annotations
+
+from t3s_megatron.data.lengths import choose_arrangement
+from t3s_megatron.errors import T3SError
+from t3s_megatron.megatron.batches import RowMaker, TrainingBatches, take_over_batches
+from t3s_megatron.megatron.forward import TrainingForward
+from t3s_megatron.run.inputs import load_tokenizer, load_training_corpus, pad_token, plan_training
+
+
+class PlainTraining:
+    """Data provider and forward step for `pretrain`; the corpus is read when Megatron asks."""
+
+    def __init__(self, args):
+        if not args.t3s_data:
+            raise T3SError("nothing to train on: give --t3s-data (and --t3s for a T3S run)")
+        if not args.t3s and choose_arrangement(args) == "packed":
+            raise T3SError(
+                "--t3s-arrangement packed varies the number of micro-batches, which takes a T3S "
+                "run: add --t3s --t3s-method sft, or choose --t3s-arrangement own"
+            )
+        take_over_batches(args)
+        self.forward_step = TrainingForward()
+        self._corpus = None
+
+        def data_provider(num_samples, vp_stage=None):
+            return self._batches(), None, None
+
+        data_provider.__dict__["is_distributed"] = True  # every rank builds its own rows
+        self.data_provider = data_provider
+
+    def _batches(self) -> TrainingBatches:
+        from megatron.training import get_args
+
+        args = get_args()
+        if not args.calculate_per_token_loss:
+            raise T3SError("samples differ in length: add --calculate-per-token-loss")
+        tokenizer = load_tokenizer(args.tokenizer_model)
+        if self._corpus is None:
+            self._corpus, _ = load_training_corpus(args, tokenizer)
+        take_over_batches(args)
+        seed = args.seed if args.t3s_seed is None else args.t3s_seed
+        plans = plan_training(self._corpus, seed, args)
+        rows = RowMaker(self._corpus, pad_token(tokenizer), plans.arrangement)
+        return TrainingBatches(rows, plans, args.consumed_train_samples)

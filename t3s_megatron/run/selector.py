@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From weights to a selection: c_t at theta_0 and theta_b, delta_c, which tokens stay in the loss.
+
+With several teachers each one's tokens are scored at theta_0 and at its own theta_b, in passes over
+its samples alone, and selected among themselves: exactly as in a run with that teacher only.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from t3s_megatron.data.selection_file import Selection
+from t3s_megatron.data.stores import LogProbStore
+from t3s_megatron.data.teachers import Part
+from t3s_megatron.megatron import layout
+from t3s_megatron.megatron.meter import TokenGroups, inline_snapshots, step_figures
+from t3s_megatron.megatron.process import get_args
+from t3s_megatron.megatron.scoring import score_corpus
+from t3s_megatron.megatron.seam import CallbackContext
+from t3s_megatron.method.confidence import confidence_fall
+from t3s_megatron.method.profile import Profile
+from t3s_megatron.method.selection import (
+    anchors,
+    delta_c,
+    disagreement,
+    keep_mask,
+    selection_counts,
+)
+from t3s_megatron.run.identity import model_shape
+
+if TYPE_CHECKING:
+    from t3s_megatron.run.t3s import T3SRun
+
+
+class Selecting:
+    """Of one run, on one rank; every method is called on all ranks.
+
+    `c_0` and `c_b`: float32[n_target_tokens of the teacher] by teacher, on the root rank only.
+    `groups`: of all target tokens; only those of closed profiles mean something.
+    """
+
+    def __init__(self, run: T3SRun):
+        self.run = run
+        self.prepared = run.prepared
+        self.config = run.config
+        self.c_0: dict[str | None, np.ndarray] = {}
+        self.c_b: dict[str | None, np.ndarray] = {}
+        n = self.prepared.corpus.n_targets
+        self.groups = TokenGroups(np.zeros(n, dtype=bool), np.zeros(n, dtype=np.float32))
+
+    # ------------------------------------------------------------------------------------ scoring
+
+    def score_theta_b(self, context: CallbackContext, profile: Profile) -> None:
+        """At the live weights, which are theta_b of this profile."""
+        if self.config.scoring == "inline":  # read from the training forwards in close_profile
+            return
+        assert profile.theta_b_step is not None
+        for part in self.prepared.parts_of(profile.teacher):
+            self._score(context, part, "theta_b", profile.theta_b_step)
+
+    def score_theta_0(self, context: CallbackContext, profile: Profile) -> None:
+        """At the live weights, which are theta_0, in the same rows as theta_b."""
+        if self.config.scoring == "inline":
+            return
+        for part in self.prepared.parts_of(profile.teacher):
+            self._score(context, part, "theta_0", 0)
+
+    def _score(self, context: CallbackContext, part: Part, tag: str, step: int) -> None:
+        run, started = self.run, time.perf_counter()
+        c, bad = self._finite_scores(context, part, tag)
+        if c is not None:
+            {"theta_0": self.c_0, "theta_b": self.c_b}[tag][part.teacher] = c
+            self._store(part, tag, step, "exact")
+            if bad and tag == "theta_0" and part.teacher in self.c_b:
+                self._store(part, "theta_b", run.machine.theta_b_step or 0, "exact")
+        seconds = time.perf_counter() - started
+        whose = "" if part.teacher is None else f" of teacher {part.teacher}"
+        run.say(f"scored {tag}: {part.corpus.n_targets} tokens{whose} in {seconds:.1f} s")
+
+    def confidence_fall(self, context: CallbackContext, profile: Profile, step: int) -> float:
+        """`method.confidence_fall` of the profile's tokens at the live weights; step 0 is what the
+        others are compared with."""
+        (part,) = self.prepared.parts_of(profile.teacher)
+        c, _ = self._finite_scores(context, part, "the live weights")
+        fall = None
+        if c is not None:
+            if step == 0:
+                self.c_0[part.teacher] = c
+            fall = confidence_fall(c, self.c_0[part.teacher])
+        return layout.broadcast(fall, self.run.root)
+
+    def _finite_scores(
+        self, context: CallbackContext, part: Part, where: str
+    ) -> tuple[np.ndarray | None, list[int]]:
+        """The scores of the teacher's tokens, on the root rank, and the samples that are left out
+        from now on because theirs are not finite."""
+        run, started = self.run, time.perf_counter()
+        flat = score_corpus(context, run.rows, part.samples)
+        c, bad = None, []
+        if flat is not None:
+            c = flat[part.targets]
+            found = self.prepared.corpus.sample_index(part.targets[~np.isfinite(c)])
+            bad = sorted(set(found.tolist()) - run.rows.excluded)
+        bad = layout.broadcast(bad, run.root)
+        if bad:
+            run.non_finite_log_prob(where, bad)
+        if c is not None:
+            self._level_excluded(part, c)
+        run.spent("scoring", time.perf_counter() - started, context.iteration)
+        return c, bad
+
+    def _level_excluded(self, part: Part, c: np.ndarray) -> None:
+        """Samples that were left out have delta_c = 0: neither anchors nor learned."""
+        excluded = list(self.run.rows.excluded)
+        out = np.isin(self.prepared.corpus.sample_index(part.targets), excluded)
+        for values in (c, self.c_0.get(part.teacher), self.c_b.get(part.teacher)):
+            if values is not None:
+                values[out] = 0.0
+
+    def _store(self, part: Part, tag: str, step: int, mode: str) -> None:
+        c = {"theta_0": self.c_0, "theta_b": self.c_b}[tag][part.teacher]
+        shape = model_shape(get_args())
+        store = LogProbStore(c, part.corpus, tag=tag, step=step, mode=mode, model=shape)
+        store.save(self.path(part.file_name(f"c_{tag}")))
+
+    def path(self, name: str) -> str:
+        """Of a file that the run makes beside its summary."""
+        return os.path.join(self.config.dir, f"{name}.safetensors")
+
+    # ------------------------------------------------------------------------------ after a profile
+
+    def close_profile(self, context: CallbackContext, profile: Profile) -> None:
+        """Its tokens have been scored: tell anchors and the others apart, and the profile's Figure
+        4. Does nothing for a method without a theta_b."""
+        if profile.theta_b_step is None:
+            return
+        (part,) = self.prepared.parts_of(profile.teacher)
+        self._read_inline(part, profile.theta_b_step)
+        mine = None
+        if self.run.is_root:
+            mine = self.c_0[part.teacher], self.c_b[part.teacher]
+        c_0, c_b = layout.broadcast(mine, self.run.root)
+        self.know(part, c_0, c_b)
+        self._draw_figure_4(context, part, delta_c(c_b, c_0))
+
+    def know(self, part: Part, c_0: np.ndarray, c_b: np.ndarray) -> None:
+        """Both float32[n_target_tokens of the teacher], on every rank."""
+        self.groups.is_anchor[part.targets] = anchors(
+            delta_c(c_b, c_0), self.config.anchor_threshold
+        )
+        self.groups.c_0[part.targets] = c_0
+
+    def store_names(self, profile: Profile) -> list[str]:
+        """Of the files with the log-probs of a closed profile."""
+        if not profile.closed or profile.theta_b_step is None:
+            return []
+        (part,) = self.prepared.parts_of(profile.teacher)
+        return [part.file_name("c_theta_0"), part.file_name("c_theta_b")]
+
+    def restore_profile(self, profile: Profile) -> None:
+        """Read what `store_names` names. MismatchError for files of other samples."""
+        (part,) = self.prepared.parts_of(profile.teacher)
+        c_0, c_b = (
+            LogProbStore.load(self.path(name), part.corpus).c for name in self.store_names(profile)
+        )
+        if self.run.is_root:
+            self.c_0[part.teacher], self.c_b[part.teacher] = c_0, c_b
+        self.know(part, c_0, c_b)
+
+    def _read_inline(self, part: Part, step: int) -> None:
+        """What the training forwards of the profile have seen, as the scores or to compare."""
+        if self.config.scoring == "exact" or not layout.speaks_for_its_samples():
+            return
+        n = self.prepared.corpus.n_targets
+        seen = inline_snapshots(self.run.meter.history, step, n)
+        if seen is None:
+            return
+        c_0, c_b = (values[part.targets] for values in seen[:2])
+        if self.config.scoring == "inline":
+            self.c_0[part.teacher], self.c_b[part.teacher] = c_0, c_b
+            self._store(part, "theta_0", 0, "inline")
+            self._store(part, "theta_b", step, "inline")
+            unseen = seen[2] - (n - len(part.targets))  # the others' were not to be seen
+            self.run.say(
+                "inline scoring is approximate: a value may be one epoch old, and "
+                f"{unseen} of {len(part.targets)} tokens were never seen",
+                root=True,
+            )
+            return
+        exact = delta_c(self.c_b[part.teacher], self.c_0[part.teacher])
+        difference = disagreement(exact, delta_c(c_b, c_0))
+        self.run.note(part.teacher, inline_disagreement=difference)
+        self.run.say(f"inline against exact scoring: {difference}", root=True)
+
+    def _draw_figure_4(self, context: CallbackContext, part: Part, delta: np.ndarray) -> None:
+        """Mean delta_c of both groups over the profile's steps, now that the groups are known."""
+        run, iteration, teacher = self.run, context.iteration, part.teacher
+        run.curves.histogram("delta_c_at_theta_b", delta, iteration, teacher)
+        share = float(self.groups.is_anchor[part.targets].mean())
+        run.curves.scalars({"anchor_share": share}, iteration, teacher)
+        first = iteration - len(run.meter.history)
+        for tokens in run.meter.history:
+            figures = step_figures(tokens, None, self.groups)
+            run.plot_groups("profile", tokens.step, figures, first + tokens.step, teacher)
+
+    # ---------------------------------------------------------------------------------- selection
+
+    def select(self) -> np.ndarray:
+        """Make the selection and its files; bool[n_target_tokens] on every rank."""
+        keep = self._make() if self.run.is_root else None
+        packed = layout.broadcast(None if keep is None else np.packbits(keep), self.run.root)
+        self.c_0, self.c_b = {}, {}
+        return np.unpackbits(packed, count=self.prepared.corpus.n_targets).astype(bool)
+
+    def _make(self) -> np.ndarray:
+        config, corpus, tau = self.config, self.prepared.corpus, self.config.anchor_threshold
+        keep = np.ones(corpus.n_targets, dtype=bool)
+        delta = np.zeros(corpus.n_targets, dtype=np.float32)
+        detected = self.run.machine.theta_b_step is not None
+        for part in self.prepared.parts:
+            c_0, c_b = self.c_0.get(part.teacher), self.c_b.get(part.teacher)
+            kept = keep_mask(
+                config.method,
+                c_0=c_0,
+                c_b=c_b,
+                seed=config.seed,
+                share=config.mask_share,
+                tau=tau,
+                n=part.corpus.n_targets,
+            )
+            keep[part.targets] = kept
+            if c_0 is not None and c_b is not None:
+                delta[part.targets] = delta_c(c_b, c_0)
+            of_part = delta[part.targets] if detected else None
+            self.run.note(part.teacher, tokens=selection_counts(kept, of_part, tau))
+        counts = selection_counts(keep, delta if detected else None, tau)
+        self.run.note(None, tokens=counts)
+        selection = Selection(
+            keep, corpus, config.method, self._theta_b_steps(), counts, model_shape(get_args())
+        )
+        for path in filter(None, [self.path("selection"), config.selection_save]):
+            selection.save(path)
+        return keep
+
+    def _theta_b_steps(self) -> int | dict | None:
+        """One, or with several teachers one for each."""
+        profiles = self.run.machine.profiles
+        if len(profiles) == 1:
+            return profiles[0].theta_b_step
+        return {profile.teacher: profile.theta_b_step for profile in profiles}
