@@ -68,8 +68,8 @@ def measured(base, on_cpu: bool):
     from t3s_megatron.megatron.weights import WeightSnapshot, inner_optimizers, main_parameters
 
     class MeasuredRun(base):
-        def __init__(self, prepared, rows, forward):
-            super().__init__(prepared, rows, forward)
+        def __init__(self, inputs, rows, forward):
+            super().__init__(inputs, rows, forward)
             self.forward = forward
             self.steps: list[dict] = []
 
@@ -171,7 +171,7 @@ def measured(base, on_cpu: bool):
                 theirs = now() - started
                 ratios.append(theirs / mine)  # of rates
                 ours.append(mine)
-            tokens = len(self.prepared.corpus.samples) * args.seq_length
+            tokens = len(self.inputs.corpus.samples) * args.seq_length
             return {
                 "scoring": {
                     "ratio_of_tokens_per_second": round(statistics.median(ratios), 4),

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from t3s_megatron.config import add_t3s_arguments
 from t3s_megatron.data.durable import check_folder
-from t3s_megatron.run.inputs import Prepared, check_tokenizer_argument, prepare
+from t3s_megatron.run.inputs import Inputs, check_tokenizer_argument, read_inputs
 
 if TYPE_CHECKING:
     from t3s_megatron.megatron.hf_folders import HuggingFaceFolders
@@ -36,7 +36,7 @@ class T3S:
 
     def __init__(self, extra_args_provider: Callable | None = None):
         self._extra_args_provider = extra_args_provider
-        self._prepared: Prepared | None = None
+        self._inputs: Inputs | None = None
         self._run: T3SRun | None = None
         self._folders: HuggingFaceFolders | None = None
         self.seam: Seam | SourceSeam | None = None
@@ -106,20 +106,20 @@ class T3S:
             self.seam = install_seam(*self._check_folders(get_args()), *run)
         return self.seam
 
-    def _prepare(self, args) -> Prepared:
-        if self._prepared is None:
-            self._prepared = prepare(args)
-            if self._prepared.config.generation == "server":
+    def _prepare(self, args) -> Inputs:
+        if self._inputs is None:
+            self._inputs = read_inputs(args)
+            if self._inputs.config.generation == "server":
                 from t3s_megatron.megatron.hf_folders import exported_config
                 from t3s_megatron.megatron.hf_weights import require_mbridge
 
                 require_mbridge()
                 exported_config(args, args.t3s_hf_model, "--t3s-generation server")
             # On every rank: each writes its own part, and may see another file system.
-            check_folder(os.path.join(self._prepared.config.dir, "state"))
-            if self._prepared.config.selection_save:
-                check_folder(os.path.dirname(os.path.abspath(self._prepared.config.selection_save)))
-        return self._prepared
+            check_folder(os.path.join(self._inputs.config.dir, "state"))
+            if self._inputs.config.selection_save:
+                check_folder(os.path.dirname(os.path.abspath(self._inputs.config.selection_save)))
+        return self._inputs
 
     def _training_batches(self, forward):
         """This rank's batches for one (virtual) stage; on the first call also the run and seam."""
@@ -127,15 +127,15 @@ class T3S:
         from t3s_megatron.megatron.process import get_args
 
         args = get_args()
-        prepared = self._prepare(args)
+        inputs = self._prepare(args)
         if self._run is None:
-            arrangement = prepared.training_plans.arrangement
-            rows = RowMaker(prepared.corpus, prepared.pad_token, arrangement)
-            self._run = self._start(args, prepared, rows, forward)
+            arrangement = inputs.training_rows.arrangement
+            rows = RowMaker(inputs.corpus, inputs.pad_token, arrangement)
+            self._run = self._start(args, inputs, rows, forward)
             self._run.seam = self._install()
-        return TrainingBatches(self._run.rows, prepared.training_plans, args.consumed_train_samples)
+        return TrainingBatches(self._run.rows, inputs.training_rows, args.consumed_train_samples)
 
-    def _start(self, args, prepared: Prepared, rows, forward) -> T3SRun:
+    def _start(self, args, inputs: Inputs, rows, forward) -> T3SRun:
         from t3s_megatron.megatron.batches import take_over_batches
         from t3s_megatron.megatron.nodes import require_equal, require_shared_folder
         from t3s_megatron.run.identity import identity
@@ -143,10 +143,10 @@ class T3S:
 
         if args.save:
             require_shared_folder("--save", args.save)
-        require_shared_folder("--t3s-dir", prepared.config.dir)
-        require_equal(identity(prepared, args))
+        require_shared_folder("--t3s-dir", inputs.config.dir)
+        require_equal(identity(inputs, args))
         take_over_batches(args)  # there is no validation set: accuracy takes its place
-        return T3SRun(prepared, rows, forward)
+        return T3SRun(inputs, rows, forward)
 
 
 def _asked_for(args, *names: str) -> bool:

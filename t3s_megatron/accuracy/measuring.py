@@ -30,7 +30,7 @@ from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.generation import Sampling
 from t3s_megatron.megatron.seam import CallbackContext
-from t3s_megatron.run.inputs import Prepared
+from t3s_megatron.run.inputs import Inputs
 
 
 class Measurer:
@@ -39,22 +39,22 @@ class Measurer:
 
     def __init__(
         self,
-        prepared: Prepared,
+        inputs: Inputs,
         root: int,
         spent: Callable[[str, float], None],
         say: Callable[[str], None],
     ):
-        self.prepared = prepared
-        self.config = prepared.config
+        self.inputs = inputs
+        self.config = inputs.config
         self.root = root
         self.spent = spent
         self.say = say
-        self.pool = VerifierPool(prepared.config.verifier, prepared.config.verify_limits)
+        self.pool = VerifierPool(inputs.config.verifier, inputs.config.verify_limits)
         self.backend: Backend
-        if prepared.config.generation == "server" and prepared.config.needs_answers:
-            self.backend = ServerBackend(prepared, root, self._tell)
+        if inputs.config.generation == "server" and inputs.config.needs_answers:
+            self.backend = ServerBackend(inputs, root, self._tell)
         else:
-            self.backend = LiveBackend(prepared.tokenizer, root, self._tell)
+            self.backend = LiveBackend(inputs.tokenizer, root, self._tell)
         # How all ranks measure together; `flights` has the root measure alone.
         self.answers = self.backend.generate
         self.on_root = lambda work: layout.together(work)[root]
@@ -104,7 +104,7 @@ class Measurer:
     ) -> Measurement:
         """The training accuracy of `weights`, which the backend has taken."""
         config = self.config
-        samples = self.prepared.asked(teacher, config.accuracy_prompts)
+        samples = self.inputs.asked(teacher, config.accuracy_prompts)
         measured = self._measure(
             weights, samples, config.temperature, config.accuracy_samples, settles
         )
@@ -115,9 +115,9 @@ class Measurer:
         `--t3s-report-temperatures`. Collective."""
         if not self.config.report_temperatures:
             return
-        splits = {"train": self.prepared.asked(None)}
-        if self.prepared.heldout is not None:
-            splits["heldout"] = self.prepared.askable(self.prepared.heldout)
+        splits = {"train": self.inputs.asked(None)}
+        if self.inputs.heldout is not None:
+            splits["heldout"] = self.inputs.askable(self.inputs.heldout)
         weights = self.backend.take(context, step=step)
         for split, samples in splits.items():
             for temperature in self.config.report_temperatures:
@@ -196,10 +196,10 @@ class Measurer:
         limit = self.config.generation_timeout
         sampling = Sampling(
             temperature=temperature,
-            max_new_tokens=self.prepared.max_new_tokens,
-            end_token=self.prepared.tokenizer.eos_token_id,
+            max_new_tokens=self.inputs.max_new_tokens,
+            end_token=self.inputs.tokenizer.eos_token_id,
             seed=self.config.seed,
-            vocab_size=len(self.prepared.tokenizer),
+            vocab_size=len(self.inputs.tokenizer),
             batch_size=self.config.generation_batch_size,
         )
         prompts = [asked[i].tokens[: asked[i].prompt_length].tolist() for i in wanted]

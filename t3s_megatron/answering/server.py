@@ -22,7 +22,7 @@ from t3s_megatron.megatron.generation import Sampling, generate
 from t3s_megatron.megatron.pause import training_paused
 from t3s_megatron.megatron.process import get_args
 from t3s_megatron.megatron.seam import CallbackContext
-from t3s_megatron.run.inputs import Prepared
+from t3s_megatron.run.inputs import Inputs
 from t3s_megatron.servers import reload
 from t3s_megatron.servers.client import Client, Completion, Finish, Request, ServerError, base_url
 from t3s_megatron.servers.probes import PROBE_TOKENS, PROBES, compare
@@ -46,17 +46,17 @@ class ServedWeights:
 class ServerBackend:
     """See `answering.backend.Backend`. `tell(line)`: for a person who watches, said by `root`."""
 
-    def __init__(self, prepared: Prepared, root: int, tell: Callable[[str], None]):
-        self.config = prepared.config
-        self.tokenizer = prepared.tokenizer
+    def __init__(self, inputs: Inputs, root: int, tell: Callable[[str], None]):
+        self.config = inputs.config
+        self.tokenizer = inputs.tokenizer
         self.is_root = layout.rank() == root
         self.root = root
         self.tell = tell
         self.urls = [base_url(url) for url in self.config.server_url]
-        samples = prepared.askable(prepared.corpus)
+        samples = inputs.askable(inputs.corpus)
         chosen = samples[:: max(1, len(samples) // PROBES)][:PROBES]
         self.probes = [sample.tokens[: sample.prompt_length].tolist() for sample in chosen]
-        self.probe_tokens = min(PROBE_TOKENS, prepared.max_new_tokens)
+        self.probe_tokens = min(PROBE_TOKENS, inputs.max_new_tokens)
         self.exports = Exports(get_args(), self.tokenizer, self.config.server_weights)
         self._earlier: dict[str, list[str]] = {}
         self._in_use: set[str] = set()  # folders

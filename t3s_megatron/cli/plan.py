@@ -23,7 +23,7 @@ from t3s_megatron.planning.advice import advice
 from t3s_megatron.planning.facts import Answers, Layout, Samples, Servers, Storage, Teacher
 from t3s_megatron.planning.measurements import Costs, measuring
 from t3s_megatron.planning.memory import disk, gpu_memory, host_memory
-from t3s_megatron.planning.report import Outcome, text
+from t3s_megatron.planning.report import PlannedRun, text
 from t3s_megatron.planning.walk import Walk
 from t3s_megatron.planning.work import (
     Speed,
@@ -106,18 +106,18 @@ def run_command(options: argparse.Namespace) -> int:
     argv = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that Transformer Engine and Apex are missing, mostly
-        outcome = make_plan(argv, options)
-    print(text(outcome))
+        planned = make_plan(argv, options)
+    print(text(planned))
     if options.json:
         try:
             with open(options.json, "w", encoding="utf-8") as file:
-                json.dump(outcome.to_dict(), file, indent=1)
+                json.dump(planned.to_dict(), file, indent=1)
         except OSError as error:
             raise T3SError(f"--json {options.json}: {error}") from None
-    return 0 if outcome.fits else DOES_NOT_FIT
+    return 0 if planned.fits else DOES_NOT_FIT
 
 
-def make_plan(argv: list[str], options: argparse.Namespace) -> Outcome:
+def make_plan(argv: list[str], options: argparse.Namespace) -> PlannedRun:
     """`argv`: the run's arguments; `options`: of the command. Changes torch in this process."""
     world_size = _check(options)
     _become_a_planner()
@@ -171,7 +171,7 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> Outcome:
             "with context parallelism there is no key-value cache: every token computes its whole "
             "sequence"
         )
-    return Outcome(
+    return PlannedRun(
         release=megatron_version(),
         layout=layout,
         gpus_per_node=per_node,

@@ -131,7 +131,7 @@ def _hill(micro_batches: list) -> list:
 
 
 @dataclass(frozen=True)
-class StepPlan:
+class StepRows:
     """One step: its micro-batches, and what they cost in tokens over all data-parallel ranks."""
 
     micro_batches: MicroBatches
@@ -140,7 +140,7 @@ class StepPlan:
     lockstep_tokens: int  # as if every rank took as long as the slowest, micro-batch by micro-batch
 
     @classmethod
-    def of(cls, micro_batches: MicroBatches, lengths: Sequence[int]) -> StepPlan:
+    def of(cls, micro_batches: MicroBatches, lengths: Sequence[int]) -> StepRows:
         useful = computed = lockstep = 0
         for ranks in micro_batches:
             loads = [sum(row.length for row in rows) for rows in ranks]
@@ -149,8 +149,8 @@ class StepPlan:
             useful += sum(lengths[i] for rows in ranks for row in rows for i in row.samples)
         return cls(micro_batches, useful, computed, lockstep)
 
-    def __add__(self, other: StepPlan) -> StepPlan:
-        return StepPlan(
+    def __add__(self, other: StepRows) -> StepRows:
+        return StepRows(
             self.micro_batches + other.micro_batches,
             self.useful_tokens + other.useful_tokens,
             self.computed_tokens + other.computed_tokens,
@@ -166,7 +166,7 @@ class StepPlan:
         }
 
 
-class TrainingPlans:
+class TrainingRows:
     """What each step of training computes: a pure function of the number of samples consumed, so
     that a resume or a rewind has to know nothing else.
 
@@ -189,13 +189,13 @@ class TrainingPlans:
         self.global_batch_size = global_batch_size
         self.at = functools.lru_cache(maxsize=4)(self._make)
 
-    def _make(self, consumed: int) -> StepPlan:
+    def _make(self, consumed: int) -> StepRows:
         places = range(consumed, consumed + self.global_batch_size)
         samples = [self.samples[self.order.sample_at(place)] for place in places]
-        return StepPlan.of(self.arrangement.arrange(samples, self.lengths), self.lengths)
+        return StepRows.of(self.arrangement.arrange(samples, self.lengths), self.lengths)
 
     def summary(self, steps: int) -> dict:
-        """kind, micro_batches_per_step (on each rank) and `StepPlan.efficiency` over the first
+        """kind, micro_batches_per_step (on each rank) and `StepRows.efficiency` over the first
         `steps` steps, an epoch at most."""
         steps = min(steps, -(-self.order.n // self.global_batch_size))
         first, *others = (self._make(step * self.global_batch_size) for step in range(steps))

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from megatron.core import mpu
 
-from t3s_megatron.data.arrangement import Arrangement, Row, TrainingPlans
+from t3s_megatron.data.arrangement import Arrangement, Row, TrainingRows
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.rows import collate, empty_row, packed_row, row
 
@@ -91,7 +91,7 @@ class TrainingBatches:
     `plans` may be changed between two steps, with a `reset` for what was consumed of them.
     """
 
-    def __init__(self, rows: RowMaker, plans: TrainingPlans, consumed: int):
+    def __init__(self, rows: RowMaker, plans: TrainingRows, consumed: int):
         self.rows = rows
         self.plans = plans
         self.reset(consumed)

@@ -53,7 +53,7 @@ class TurnObservation:
     reason: str
 
 
-class TurnDetector:
+class ConfidenceDetector:
     """Argmin of the fall over the steps, confirmed by patience. ValueError on misuse.
 
     There is no turn before something has fallen. `near`: the fall has slowed, or turned.

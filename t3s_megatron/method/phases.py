@@ -28,7 +28,7 @@ import enum
 from dataclasses import asdict, dataclass
 
 from t3s_megatron.errors import VoidMeasurementError
-from t3s_megatron.method.confidence import TurnDetector
+from t3s_megatron.method.confidence import ConfidenceDetector
 from t3s_megatron.method.detector import BottleneckDetector
 from t3s_megatron.method.outcome import Outcome
 from t3s_megatron.method.profile import Profile
@@ -209,11 +209,11 @@ class PhaseMachine:
         return self.profile.teacher if self.phase is Phase.PROFILE else None
 
     @property
-    def turn(self) -> TurnDetector:
+    def turn(self) -> ConfidenceDetector:
         return self.profile.turn
 
     @property
-    def finder(self) -> BottleneckDetector | TurnDetector:
+    def finder(self) -> BottleneckDetector | ConfidenceDetector:
         """Which of the two says what theta_b is."""
         return self.turn if self.plan.signal == "confidence" else self.detector
 
@@ -529,7 +529,7 @@ class PhaseMachine:
         return Profile(
             teacher,
             BottleneckDetector(plan.patience, plan.min_delta, plan.confirm_level, plan.shock_level),
-            TurnDetector(plan.patience),
+            ConfidenceDetector(plan.patience),
             MeasurementSchedule(plan.accuracy_interval, plan.coarse_interval),
         )
 

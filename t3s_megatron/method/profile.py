@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from t3s_megatron.method.confidence import TurnDetector
+from t3s_megatron.method.confidence import ConfidenceDetector
 from t3s_megatron.method.detector import BottleneckDetector
 from t3s_megatron.method.schedule import MeasurementSchedule
 
@@ -23,7 +23,7 @@ class Profile:
 
     teacher: str | None
     detector: BottleneckDetector
-    turn: TurnDetector
+    turn: ConfidenceDetector
     schedule: MeasurementSchedule
     candidate_step: int | None = None
     theta_b_step: int | None = None

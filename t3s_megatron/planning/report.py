@@ -16,7 +16,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PlannedRun:
     """Everything that was found out about one run. `work`: by part, (expected, at most)."""
 
     release: str
@@ -60,19 +60,19 @@ class Outcome:
         return found
 
 
-def text(outcome: Outcome) -> str:
-    parts = [_head(outcome), _gpus(outcome), _elsewhere(outcome), _work(outcome)]
-    if outcome.measuring is not None:
-        parts.append(_measuring(outcome, outcome.measuring))
-    if outcome.notes:
-        parts.append("\n".join(f"note: {note}" for note in outcome.notes))
-    parts.append(_verdict(outcome))
+def text(planned: PlannedRun) -> str:
+    parts = [_head(planned), _gpus(planned), _elsewhere(planned), _work(planned)]
+    if planned.measuring is not None:
+        parts.append(_measuring(planned, planned.measuring))
+    if planned.notes:
+        parts.append("\n".join(f"note: {note}" for note in planned.notes))
+    parts.append(_verdict(planned))
     return "\n\n".join(parts)
 
 
-def _head(outcome: Outcome) -> str:
-    layout, model, samples = outcome.layout, outcome.model, outcome.samples
-    nodes = -(-layout.world_size // outcome.gpus_per_node)
+def _head(planned: PlannedRun) -> str:
+    layout, model, samples = planned.layout, planned.model, planned.samples
+    nodes = -(-layout.world_size // planned.gpus_per_node)
     sizes = {
         "TP": layout.tensor,
         "PP": layout.pipeline,
@@ -87,7 +87,7 @@ def _head(outcome: Outcome) -> str:
     counted = "counted in the data" if samples.counted else "the data is not here: upper bounds"
     return "\n".join(
         [
-            f"planned with megatron-core {outcome.release} on a CPU; nothing was run on a GPU",
+            f"planned with megatron-core {planned.release} on a CPU; nothing was run on a GPU",
             f"GPUs     {layout.world_size} on {nodes} nodes: {split}; {layout.micro_batches} "
             f"micro-batches a step, pipeline bubble {layout.bubble:.0%}",
             f"model    {_billions(model.parameters)} parameters, a token is multiplied with "
@@ -99,7 +99,7 @@ def _head(outcome: Outcome) -> str:
     )
 
 
-def _gpus(outcome: Outcome) -> str:
+def _gpus(planned: PlannedRun) -> str:
     header = [
         "GiB a GPU, by stage", "layers", "parameters", "weights", "gradients", "optimizer",
         "activations", "generation", "reserve", "total",
@@ -115,26 +115,26 @@ def _gpus(outcome: Outcome) -> str:
                              gpu.generation, gpu.reserve, gpu.total)
             ),
         ]
-        for gpu in outcome.gpus
+        for gpu in planned.gpus
     ]  # fmt: skip
     return _table([header, *rows]) + (
         "\nactivations in training and generation during a measurement are never there together; "
         "the total has the larger"
-        + ("; generation is of the probes only" if _servers(outcome) is not None else "")
+        + ("; generation is of the probes only" if _servers(planned) is not None else "")
     )
 
 
-def _servers(outcome: Outcome) -> Servers | None:
-    return None if outcome.answers is None else outcome.answers.servers
+def _servers(planned: PlannedRun) -> Servers | None:
+    return None if planned.answers is None else planned.answers.servers
 
 
-def _elsewhere(outcome: Outcome) -> str:
-    disk, run = outcome.disk, outcome.longest
+def _elsewhere(planned: PlannedRun) -> str:
+    disk, run = planned.disk, planned.longest
     kept = ["theta_0"] * run.keeps_theta_0 + ["the candidate"] * run.keeps_candidate
     kept += [f"{run.in_flight} with a measurement in flight"] * (run.in_flight > 0)
     copies = " and ".join([", ".join(kept[:-1]), kept[-1]] if kept[1:] else kept) or "no copy"
     lines = [
-        f"host     {outcome.host / GIB:,.0f} GiB a node, pinned ({copies} of the weights)",
+        f"host     {planned.host / GIB:,.0f} GiB a node, pinned ({copies} of the weights)",
         f"disk     {disk.total / GIB:,.0f} GiB at the most: {disk.checkpoints} checkpoints of "
         f"{disk.checkpoint / GIB:,.0f}, state {disk.state / GIB:,.0f}, log-probs and selection "
         f"{disk.stores / GIB:.2f}"
@@ -144,18 +144,18 @@ def _elsewhere(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-def _work(outcome: Outcome) -> str:
-    expected, longest = outcome.expected, outcome.longest
+def _work(planned: PlannedRun) -> str:
+    expected, longest = planned.expected, planned.longest
     counts = {
         "profile": (expected.profile_steps, longest.profile_steps, "steps"),
         "scoring": (expected.scoring_passes, longest.scoring_passes, "passes"),
         "targeted": (expected.targeted_steps, longest.targeted_steps, "steps"),
         "generation": (expected.measurements, longest.measurements, "measurements"),
     }
-    if outcome.measuring is not None and outcome.measuring.exports is not None:
-        counts["export"] = (*outcome.measuring.exports, "exports")
+    if planned.measuring is not None and planned.measuring.exports is not None:
+        counts["export"] = (*planned.measuring.exports, "exports")
     rows = [["part", "", "tokens", "FLOPs", "time", "at most:", "tokens", "time"]]
-    for name, (likely, most) in outcome.work.items():
+    for name, (likely, most) in planned.work.items():
         few, many, what = counts[name]
         rows.append(
             [
@@ -163,10 +163,10 @@ def _work(outcome: Outcome) -> str:
                 _time(likely.seconds), f"{many} {what}", _count(most.tokens), _time(most.seconds),
             ]
         )  # fmt: skip
-    total = [sum(works[i].seconds for works in outcome.work.values()) for i in (0, 1)]
-    flops = sum(works[0].flops for works in outcome.work.values())
+    total = [sum(works[i].seconds for works in planned.work.values()) for i in (0, 1)]
+    flops = sum(works[0].flops for works in planned.work.values())
     rows.append(["all", "", "", f"{flops:.2g}", _time(total[0]), "", "", _time(total[1])])
-    speed = outcome.speed
+    speed = planned.speed
     where = f"theta_b at step {expected.theta_b_step}" if expected.theta_b_step else "no theta_b"
     if expected.profiles > 1:
         where += f" of each of {expected.profiles} profiles"
@@ -174,8 +174,8 @@ def _work(outcome: Outcome) -> str:
         f"estimated, not measured: {where}; {speed.mfu:.0%} MFU of {speed.peak_flops / 1e12:.0f} "
         "TFLOP/s while the pipeline is full, recomputation not counted as useful"
     )
-    if "generation" in outcome.work:
-        servers = _servers(outcome)
+    if "generation" in planned.work:
+        servers = _servers(planned)
         if speed.generation is not None:
             assumed += f"; generation as given, {speed.generation:,.0f} tokens/s a " + (
                 "data-parallel rank" if servers is None else f"server of {servers.urls}"
@@ -193,9 +193,9 @@ def _work(outcome: Outcome) -> str:
     return _table(rows) + "\n" + assumed
 
 
-def _measuring(outcome: Outcome, found: Measuring) -> str:
+def _measuring(planned: PlannedRun, found: Measuring) -> str:
     """What a measurement is, what all of them are, and how they would be fewer or cheaper."""
-    answers = outcome.answers
+    answers = planned.answers
     assert answers is not None
     profile = found.measurements - found.targeted
     in_profile = f"{profile} in the profile, by which theta_b is found"
@@ -206,10 +206,10 @@ def _measuring(outcome: Outcome, found: Measuring) -> str:
         f"all of them      {found.measurements}, {found.share:.0%} of the run's time: "
         f"{in_profile if profile else 'none in the profile'}; {found.targeted} later, by which "
         "nothing is",
-        _served(outcome, found),
+        _served(planned, found),
     ]
     if found.dominates:
-        whole = sum(work[0].seconds for work in outcome.work.values())
+        whole = sum(work[0].seconds for work in planned.work.values())
         lines.append(f"measuring is most of these {_time(whole)}. What makes it less:")
         lines += [
             f"  {other.change}: measured {other.measurements} times, {_time(other.seconds)} in all"
@@ -218,7 +218,7 @@ def _measuring(outcome: Outcome, found: Measuring) -> str:
     return "\n".join(lines)
 
 
-def _served(outcome: Outcome, found: Measuring) -> str:
+def _served(planned: PlannedRun, found: Measuring) -> str:
     export = f"{found.exported / GIB:,.0f} GiB and {_time(found.export)} to export the weights"
     if found.beside is not None:
         other = found.beside
@@ -231,23 +231,23 @@ def _served(outcome: Outcome, found: Measuring) -> str:
             f"by a server      on as many GPUs more: {_time(other.waits)} for the whole run when "
             f"training waits for it{overlapped}; {export} each time"
         )
-    waits = outcome.work["generation"][0].seconds
+    waits = planned.work["generation"][0].seconds
     line = (
         f"by servers       {_time(found.generating)} of answering, of which training waits for "
         f"{_time(waits)}; {export} each time, before which the live weights answer probes (not "
         "counted)"
     )
-    discarded = outcome.expected.discarded_steps
+    discarded = planned.expected.discarded_steps
     return line + (f"; {discarded} profile steps are thrown away" if discarded else "")
 
 
-def _verdict(outcome: Outcome) -> str:
-    worst, limit = outcome.worst, outcome.gpu_limit / GIB
+def _verdict(planned: PlannedRun) -> str:
+    worst, limit = planned.worst, planned.gpu_limit / GIB
     needs = f"{worst.total / GIB:.1f} GiB of {limit:.0f} on stage {_stages(worst.stages)}"
-    if outcome.fits:
+    if planned.fits:
         return f"fits: {needs}"
     lines = [f"does not fit: {needs}. What helps:"]
-    lines += [f"  {line}" for line in outcome.advice] or ["  a smaller model or larger GPUs"]
+    lines += [f"  {line}" for line in planned.advice] or ["  a smaller model or larger GPUs"]
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ import torch
 
 import t3s_megatron
 from t3s_megatron.megatron.releases import megatron_version
-from t3s_megatron.run.inputs import Prepared
+from t3s_megatron.run.inputs import Inputs
 
 _LAYOUT = {
     "world_size": "world_size",
@@ -59,32 +59,32 @@ _FREE = ("data", "heldout_data", "selection_load", "selection_save", "dir", "dev
          "server_concurrency", "server_timeout", "server_retries", "server_agreement")  # fmt: skip
 
 
-def identity(prepared: Prepared, args) -> dict:
+def identity(inputs: Inputs, args) -> dict:
     """What has to be equal in a resumed run. JSON-able, so that it can be compared to a file's."""
-    loaded = prepared.selection
-    heldout = prepared.heldout
+    loaded = inputs.selection
+    heldout = inputs.heldout
     arguments = {
         f"--t3s-{name.replace('_', '-')}": list(value) if isinstance(value, tuple) else value
-        for name, value in asdict(prepared.config).items()
+        for name, value in asdict(inputs.config).items()
         if name not in _FREE
     }
     return {
-        "dataset fingerprint": prepared.corpus.fingerprint,
+        "dataset fingerprint": inputs.corpus.fingerprint,
         "held-out fingerprint": None if heldout is None else heldout.fingerprint,
-        "tokenizer fingerprint": prepared.corpus.tokenizer_fingerprint,
+        "tokenizer fingerprint": inputs.corpus.tokenizer_fingerprint,
         "model": model_shape(args),
         "loaded selection": None
         if loaded is None
         else hashlib.sha256(np.packbits(loaded.keep)).hexdigest(),
         "megatron-core release": megatron_version(),
         "--seed": args.seed,
-        "--train-iters": prepared.plan.budget,
+        "--train-iters": inputs.plan.budget,
         # Step n begins at sample n times this.
         "--global-batch-size": args.global_batch_size,
     } | arguments
 
 
-def provenance(prepared: Prepared, args) -> dict:
+def provenance(inputs: Inputs, args) -> dict:
     """versions, fingerprints, layout, seeds and arguments of a run."""
     return {
         "versions": {
@@ -95,11 +95,11 @@ def provenance(prepared: Prepared, args) -> dict:
             "python": platform.python_version(),
         },
         "fingerprints": {
-            "dataset": prepared.corpus.fingerprint,
-            "tokenizer": prepared.corpus.tokenizer_fingerprint,
+            "dataset": inputs.corpus.fingerprint,
+            "tokenizer": inputs.corpus.tokenizer_fingerprint,
         },
         "layout": parallel_layout(args),
         "model": model_shape(args),
-        "seeds": {"megatron": args.seed, "t3s": prepared.config.seed},
-        "arguments": asdict(prepared.config),
+        "seeds": {"megatron": args.seed, "t3s": inputs.config.seed},
+        "arguments": asdict(inputs.config),
     }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from t3s_megatron.accuracy.gold import check_verifier
 from t3s_megatron.config import T3SConfig
-from t3s_megatron.data.arrangement import TrainingPlans
+from t3s_megatron.data.arrangement import TrainingRows
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.lengths import make_arrangement
 from t3s_megatron.data.names import is_missing_path
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Prepared:
+class Inputs:
     """The inputs of a run. `heldout` and `selection` are None when not asked for.
 
     `unusable_gold`: uids of samples whose gold answer the verifier cannot read. They are trained
@@ -48,12 +48,12 @@ class Prepared:
     plan: Plan
     max_new_tokens: int
     parts: list[Part]
-    training_plans: TrainingPlans
-    profile_plans: dict[str, TrainingPlans]
+    training_rows: TrainingRows
+    profile_rows: dict[str, TrainingRows]
 
-    def plans_of(self, teacher: str | None) -> TrainingPlans:
+    def rows_of(self, teacher: str | None) -> TrainingRows:
         """Of a phase that trains on this teacher's samples, or (None) on all."""
-        return self.training_plans if teacher is None else self.profile_plans[teacher]
+        return self.training_rows if teacher is None else self.profile_rows[teacher]
 
     def parts_of(self, teacher: str | None) -> list[Part]:
         """This teacher's, or (None) all of them."""
@@ -139,18 +139,18 @@ def load_training_corpus(args, tokenizer) -> tuple[Corpus, list[Part]]:
     return corpus, parts_of(corpus, records)
 
 
-def plan_training(
+def arrange_training(
     corpus: Corpus, seed: int, args, samples: tuple[int, ...] | None = None
-) -> TrainingPlans:
+) -> TrainingRows:
     """Which samples each step is made of, and in which rows they stand. `samples`: corpus indices
     of those that are trained on, None for all."""
     order = EpochOrder(len(corpus.samples) if samples is None else len(samples), seed)
-    return TrainingPlans(
+    return TrainingRows(
         order, corpus.lengths, make_arrangement(args), args.global_batch_size, samples
     )
 
 
-def prepare(args) -> Prepared:
+def read_inputs(args) -> Inputs:
     """Check the arguments, read the data. `args` is Megatron's validated namespace.
 
     Raises T3SError (DataError, MismatchError) with what is wrong, where, and what to do.
@@ -184,13 +184,13 @@ def prepare(args) -> Prepared:
         selection = Selection.load(config.selection_load, corpus)
     plan = config.plan(args.train_iters, teachers)
     plan.validate()
-    training_plans = plan_training(corpus, config.seed, args)
-    profile_plans = {
-        part.teacher: plan_training(corpus, config.seed, args, part.samples)
+    training_rows = arrange_training(corpus, config.seed, args)
+    profile_rows = {
+        part.teacher: arrange_training(corpus, config.seed, args, part.samples)
         for part in parts
         if part.teacher is not None
     }
-    return Prepared(
+    return Inputs(
         config,
         tokenizer,
         corpus,
@@ -200,8 +200,8 @@ def prepare(args) -> Prepared:
         plan,
         max_new_tokens,
         parts,
-        training_plans,
-        profile_plans,
+        training_rows,
+        profile_rows,
     )
 
 

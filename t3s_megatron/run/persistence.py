@@ -121,7 +121,7 @@ class Persistence:
     def _state(self, checksums: list[dict[str, str]]) -> dict:
         run = self.run
         return {
-            "identity": identity(run.prepared, get_args()),
+            "identity": identity(run.inputs, get_args()),
             "layout": parallel_layout(get_args()),
             "machine": run.machine.state_dict(),
             "in_flight": run.flights.results(),
@@ -142,7 +142,7 @@ class Persistence:
     def _selected(self) -> bool:
         """Whether the run itself has made the selection that it trains with."""
         run = self.run
-        return run.machine.phase is Phase.TARGETED and run.prepared.selection is None
+        return run.machine.phase is Phase.TARGETED and run.inputs.selection is None
 
     def _made_checksum(self, name: str) -> str:
         path = self.run.selecting.path(name)
@@ -253,7 +253,7 @@ class Persistence:
         return None
 
     def _check_identity(self, saved: dict) -> None:
-        mine = identity(self.run.prepared, get_args())
+        mine = identity(self.run.inputs, get_args())
         differences = [
             f"{what} {expected}, this one has {mine.get(what)}"
             for what, expected in saved.items()
@@ -280,7 +280,7 @@ class Persistence:
         for profile in known:
             run.selecting.restore_profile(profile)
         if "selection" in made:
-            path, corpus = run.selecting.path("selection"), run.prepared.corpus
+            path, corpus = run.selecting.path("selection"), run.inputs.corpus
             run.rows.use_selection(Selection.load(path, corpus).keep)
             if known:
                 run.groups = run.selecting.groups

@@ -7,7 +7,12 @@ from t3s_megatron.data.lengths import choose_arrangement
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.batches import RowMaker, TrainingBatches, take_over_batches
 from t3s_megatron.megatron.forward import TrainingForward
-from t3s_megatron.run.inputs import load_tokenizer, load_training_corpus, pad_token, plan_training
+from t3s_megatron.run.inputs import (
+    arrange_training,
+    load_tokenizer,
+    load_training_corpus,
+    pad_token,
+)
 
 
 class PlainTraining:
@@ -42,6 +47,6 @@ class PlainTraining:
             self._corpus, _ = load_training_corpus(args, tokenizer)
         take_over_batches(args)
         seed = args.seed if args.t3s_seed is None else args.t3s_seed
-        plans = plan_training(self._corpus, seed, args)
+        plans = arrange_training(self._corpus, seed, args)
         rows = RowMaker(self._corpus, pad_token(tokenizer), plans.arrangement)
         return TrainingBatches(rows, plans, args.consumed_train_samples)

@@ -45,11 +45,11 @@ class Selecting:
 
     def __init__(self, run: T3SRun):
         self.run = run
-        self.prepared = run.prepared
+        self.inputs = run.inputs
         self.config = run.config
         self.c_0: dict[str | None, np.ndarray] = {}
         self.c_b: dict[str | None, np.ndarray] = {}
-        n = self.prepared.corpus.n_targets
+        n = self.inputs.corpus.n_targets
         self.groups = TokenGroups(np.zeros(n, dtype=bool), np.zeros(n, dtype=np.float32))
 
     # ------------------------------------------------------------------------------------ scoring
@@ -59,14 +59,14 @@ class Selecting:
         if self.config.scoring == "inline":  # read from the training forwards in close_profile
             return
         assert profile.theta_b_step is not None
-        for part in self.prepared.parts_of(profile.teacher):
+        for part in self.inputs.parts_of(profile.teacher):
             self._score(context, part, "theta_b", profile.theta_b_step)
 
     def score_theta_0(self, context: CallbackContext, profile: Profile) -> None:
         """At the live weights, which are theta_0, in the same rows as theta_b."""
         if self.config.scoring == "inline":
             return
-        for part in self.prepared.parts_of(profile.teacher):
+        for part in self.inputs.parts_of(profile.teacher):
             self._score(context, part, "theta_0", 0)
 
     def _score(self, context: CallbackContext, part: Part, tag: str, step: int) -> None:
@@ -84,7 +84,7 @@ class Selecting:
     def confidence_fall(self, context: CallbackContext, profile: Profile, step: int) -> float:
         """`method.confidence_fall` of the profile's tokens at the live weights; step 0 is what the
         others are compared with."""
-        (part,) = self.prepared.parts_of(profile.teacher)
+        (part,) = self.inputs.parts_of(profile.teacher)
         c, _ = self._finite_scores(context, part, "the live weights")
         fall = None
         if c is not None:
@@ -103,7 +103,7 @@ class Selecting:
         c, bad = None, []
         if flat is not None:
             c = flat[part.targets]
-            found = self.prepared.corpus.sample_index(part.targets[~np.isfinite(c)])
+            found = self.inputs.corpus.sample_index(part.targets[~np.isfinite(c)])
             bad = sorted(set(found.tolist()) - run.rows.excluded)
         bad = layout.broadcast(bad, run.root)
         if bad:
@@ -116,7 +116,7 @@ class Selecting:
     def _level_excluded(self, part: Part, c: np.ndarray) -> None:
         """Samples that were left out have delta_c = 0: neither anchors nor learned."""
         excluded = list(self.run.rows.excluded)
-        out = np.isin(self.prepared.corpus.sample_index(part.targets), excluded)
+        out = np.isin(self.inputs.corpus.sample_index(part.targets), excluded)
         for values in (c, self.c_0.get(part.teacher), self.c_b.get(part.teacher)):
             if values is not None:
                 values[out] = 0.0
@@ -138,7 +138,7 @@ class Selecting:
         4. Does nothing for a method without a theta_b."""
         if profile.theta_b_step is None:
             return
-        (part,) = self.prepared.parts_of(profile.teacher)
+        (part,) = self.inputs.parts_of(profile.teacher)
         self._read_inline(part, profile.theta_b_step)
         mine = None
         if self.run.is_root:
@@ -158,12 +158,12 @@ class Selecting:
         """Of the files with the log-probs of a closed profile."""
         if not profile.closed or profile.theta_b_step is None:
             return []
-        (part,) = self.prepared.parts_of(profile.teacher)
+        (part,) = self.inputs.parts_of(profile.teacher)
         return [part.file_name("c_theta_0"), part.file_name("c_theta_b")]
 
     def restore_profile(self, profile: Profile) -> None:
         """Read what `store_names` names. MismatchError for files of other samples."""
-        (part,) = self.prepared.parts_of(profile.teacher)
+        (part,) = self.inputs.parts_of(profile.teacher)
         c_0, c_b = (
             LogProbStore.load(self.path(name), part.corpus).c for name in self.store_names(profile)
         )
@@ -175,7 +175,7 @@ class Selecting:
         """What the training forwards of the profile have seen, as the scores or to compare."""
         if self.config.scoring == "exact" or not layout.speaks_for_its_samples():
             return
-        n = self.prepared.corpus.n_targets
+        n = self.inputs.corpus.n_targets
         seen = inline_snapshots(self.run.meter.history, step, n)
         if seen is None:
             return
@@ -214,14 +214,14 @@ class Selecting:
         keep = self._make() if self.run.is_root else None
         packed = layout.broadcast(None if keep is None else np.packbits(keep), self.run.root)
         self.c_0, self.c_b = {}, {}
-        return np.unpackbits(packed, count=self.prepared.corpus.n_targets).astype(bool)
+        return np.unpackbits(packed, count=self.inputs.corpus.n_targets).astype(bool)
 
     def _make(self) -> np.ndarray:
-        config, corpus, tau = self.config, self.prepared.corpus, self.config.anchor_threshold
+        config, corpus, tau = self.config, self.inputs.corpus, self.config.anchor_threshold
         keep = np.ones(corpus.n_targets, dtype=bool)
         delta = np.zeros(corpus.n_targets, dtype=np.float32)
         detected = self.run.machine.theta_b_step is not None
-        for part in self.prepared.parts:
+        for part in self.inputs.parts:
             c_0, c_b = self.c_0.get(part.teacher), self.c_b.get(part.teacher)
             kept = keep_mask(
                 config.method,

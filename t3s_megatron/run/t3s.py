@@ -23,7 +23,7 @@ import numpy as np
 
 from t3s_megatron.accuracy.measurement import Measurement
 from t3s_megatron.accuracy.measuring import Measurer
-from t3s_megatron.data.arrangement import StepPlan, TrainingPlans
+from t3s_megatron.data.arrangement import StepRows, TrainingRows
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.batches import RowMaker
@@ -54,7 +54,7 @@ from t3s_megatron.monitor.curves import Curves, measurement_figures
 from t3s_megatron.monitor.summary import Summary
 from t3s_megatron.run.identity import provenance
 from t3s_megatron.run.in_flight import Flights
-from t3s_megatron.run.inputs import Prepared
+from t3s_megatron.run.inputs import Inputs
 from t3s_megatron.run.non_finite import NonFinitePolicy
 from t3s_megatron.run.persistence import Persistence
 from t3s_megatron.run.selector import Selecting
@@ -66,14 +66,12 @@ _BEFORE_A_STEP = (ActionKind.SCORE_THETA_B, ActionKind.REWIND)
 class T3SRun:
     """One run in one process. Nothing of it outlives the object."""
 
-    def __init__(self, prepared: Prepared, rows: RowMaker, forward: TrainingForward):
-        self.prepared = prepared
-        self.config = prepared.config
+    def __init__(self, inputs: Inputs, rows: RowMaker, forward: TrainingForward):
+        self.inputs = inputs
+        self.config = inputs.config
         self.rows = rows
         depth = self.config.accuracy_overlap
-        self.machine = (
-            OverlappingPhases(prepared.plan, depth) if depth else PhaseMachine(prepared.plan)
-        )
+        self.machine = OverlappingPhases(inputs.plan, depth) if depth else PhaseMachine(inputs.plan)
         self.meter = TokenMeter()
         self.forward = forward
         forward.observer = self.meter
@@ -93,7 +91,7 @@ class T3SRun:
         self.is_root = layout.rank() == self.root
         self.curves = Curves(get_tensorboard_writer(), get_wandb_writer())
         self.measurer = Measurer(
-            self.prepared,
+            self.inputs,
             self.root,
             lambda what, seconds: self.spent(what, seconds, context.iteration),
             self.say,
@@ -102,15 +100,15 @@ class T3SRun:
         path = os.path.join(self.config.dir, "summary.json") if self.is_root else None
         self.summary = Summary(path)
         self.summary.update(
-            method=self.config.method + ("-simple" if self.prepared.plan.simple else ""),
-            data=self.prepared.corpus.counts,
-            unusable_gold=sorted(self.prepared.unusable_gold),
-            arrangement=self.prepared.training_plans.summary(self.prepared.plan.budget),
-            **provenance(self.prepared, get_args()),
+            method=self.config.method + ("-simple" if self.inputs.plan.simple else ""),
+            data=self.inputs.corpus.counts,
+            unusable_gold=sorted(self.inputs.unusable_gold),
+            arrangement=self.inputs.training_rows.summary(self.inputs.plan.budget),
+            **provenance(self.inputs, get_args()),
         )
         if self.config.arrangement != "padded":
             let_lengths_vary(context.model)
-        loaded = self.prepared.selection
+        loaded = self.inputs.selection
         if loaded is not None:
             self.say(f"training with the selection of {self.config.selection_load}")
             self._apply(loaded.keep)
@@ -119,7 +117,7 @@ class T3SRun:
                 tokens=selection_counts(loaded.keep, None),
                 selection={"file": self.config.selection_load, "model": loaded.model} | made_by,
             )
-        if unusable := len(self.prepared.unusable_gold):
+        if unusable := len(self.inputs.unusable_gold):
             self.say(
                 f"--t3s-verifier {self.config.verifier} cannot read {unusable} gold answers: their "
                 "samples are trained on and never asked (unusable_gold in the summary)"
@@ -128,7 +126,7 @@ class T3SRun:
         self.non_finite = NonFinitePolicy(
             self.config.non_finite == "skip",
             self.rows,
-            [part.samples for part in self.prepared.parts],
+            [part.samples for part in self.inputs.parts],
             self.summary,
             self.say,
         )
@@ -154,15 +152,15 @@ class T3SRun:
         if self.machine.total_steps == 0:
             self._evaluate(context, "theta_0")
         self._carry_out(context, between_steps=False)
-        context.num_microbatches = len(self._step_plan().micro_batches)
+        context.num_microbatches = len(self._step_rows().micro_batches)
         self.guard.before_step()
 
     @property
-    def plans(self) -> TrainingPlans:
+    def plans(self) -> TrainingRows:
         """Of the phase: a teacher's profile, or training on the samples of all."""
-        return self.prepared.plans_of(self.machine.teacher)
+        return self.inputs.rows_of(self.machine.teacher)
 
-    def _step_plan(self) -> StepPlan:
+    def _step_rows(self) -> StepRows:
         """Of the step that is about to begin, or has just been done."""
         return self.plans.at(get_args().consumed_train_samples)
 
@@ -413,13 +411,13 @@ class T3SRun:
             return
         phase = {Phase.PROFILE: 0, Phase.TARGETED: 1}.get(self.machine.phase, 2)
         scalars = {"kept_tokens": figures["kept"], "phase": phase}
-        plan = self._step_plan()
+        plan = self._step_rows()
         scalars |= plan.efficiency() | {"micro_batches": len(plan.micro_batches)}
         self.curves.scalars(scalars, iteration)
         if self.groups is None:
             return
         self.plot_groups("targeted", tokens.step, figures, iteration)
-        for part in self.prepared.parts:
+        for part in self.inputs.parts:
             if part.teacher is not None:
                 of_teacher = step_figures(tokens.among(part.targets), self.rows.keep, self.groups)
                 self.plot_groups("targeted", tokens.step, of_teacher, iteration, part.teacher)
@@ -458,7 +456,7 @@ class T3SRun:
             self.summary.content["teachers"][teacher].update(values)
 
     def _introduce_teachers(self) -> None:
-        plan, parts = self.prepared.plan, self.prepared.parts
+        plan, parts = self.inputs.plan, self.inputs.parts
         if not plan.teachers:
             return
         self.summary.update(teachers={part.teacher: dict(part.corpus.counts) for part in parts})

@@ -55,17 +55,17 @@ def arranged(base):
 
         def _start_again(self, context, kind):
             self.own_start.rewind(context)
-            plans = self.prepared.training_plans
+            plans = self.inputs.training_rows
             self.rows.arrangement = plans.arrangement = self._as(kind)
             plans.at.cache_clear()
-            context.num_microbatches = len(self._step_plan().micro_batches)
+            context.num_microbatches = len(self._step_rows().micro_batches)
 
         def _as(self, kind):
             return dataclasses.replace(self.arrangement, kind=kind)
 
         def _scores(self, context):
             def score(kind):
-                maker = RowMaker(self.prepared.corpus, self.prepared.pad_token, self._as(kind))
+                maker = RowMaker(self.inputs.corpus, self.inputs.pad_token, self._as(kind))
                 c = scoring.score_corpus(context, maker)
                 return None if c is None else c.tolist()
 

@@ -108,7 +108,7 @@ def _probed(base):
             if self.machine.phase_step == 0:
                 self.selected, self.rows.keep = self.rows.keep, None
             elif self.machine.phase_step == PROBE_STEPS and given:
-                keep = Selection.load(given, self.prepared.corpus).keep
+                keep = Selection.load(given, self.inputs.corpus).keep
                 self._start_again(context, keep)
                 get_args().save_interval = context.iteration + 1
             elif self.machine.phase_step == PROBE_STEPS + bool(given):
@@ -117,7 +117,7 @@ def _probed(base):
         def _start_again(self, context, keep):
             self.own_start.rewind(context)
             self.rows.keep = keep
-            context.num_microbatches = len(self._step_plan().micro_batches)
+            context.num_microbatches = len(self._step_rows().micro_batches)
 
         def on_train_end(self, context):
             super().on_train_end(context)
@@ -128,14 +128,14 @@ def _probed(base):
         def _greedy(self, context):
             prompts = [
                 sample.tokens[: sample.prompt_length].tolist()
-                for sample in self.prepared.corpus.samples
+                for sample in self.inputs.corpus.samples
             ]
             sampling = Sampling(
                 temperature=0.0,
                 max_new_tokens=16,
-                end_token=self.prepared.tokenizer.eos_token_id,
+                end_token=self.inputs.tokenizer.eos_token_id,
                 seed=0,
-                vocab_size=len(self.prepared.tokenizer),
+                vocab_size=len(self.inputs.tokenizer),
                 batch_size=7,  # several batches, the last one not full
             )
             return [answer.tokens for answer in generate(context, prompts, sampling)]

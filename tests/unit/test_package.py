@@ -98,4 +98,4 @@ def test_the_installed_wheel_runs_outside_of_the_repository(built, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert found.stdout.strip() == str(target / "t3s_megatron" / "cli.py")
+    assert found.stdout.strip() == str(target / "t3s_megatron" / "cli" / "__init__.py")

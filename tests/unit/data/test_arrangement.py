@@ -11,7 +11,7 @@ import statistics
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t3s_megatron.data.arrangement import Arrangement, Row, StepPlan, TrainingPlans
+from t3s_megatron.data.arrangement import Arrangement, Row, StepRows, TrainingRows
 from t3s_megatron.data.order import EpochOrder
 
 SEQ = 64
@@ -136,7 +136,7 @@ def long_traces(n: int) -> list[int]:
 
 def costs(kind: str, lengths: list[int], **layout) -> dict:
     arrangement = Arrangement(kind, 32768, **layout)
-    plans = TrainingPlans(EpochOrder(len(lengths), 1), lengths, arrangement, 64)
+    plans = TrainingRows(EpochOrder(len(lengths), 1), lengths, arrangement, 64)
     return plans.summary(len(lengths) // 64)
 
 
@@ -162,11 +162,11 @@ def test_data_parallel_ranks_work_in_step():
         [[Row((i + rank,), lengths[i + rank])] for rank in range(2)]
         for i in range(0, len(lengths), 2)
     ]
-    assert StepPlan.of(in_order, lengths).efficiency()["balance_efficiency"] < 0.8
+    assert StepRows.of(in_order, lengths).efficiency()["balance_efficiency"] < 0.8
 
 
 def test_the_figures_by_hand():
-    plan = StepPlan.of(
+    plan = StepRows.of(
         [[[Row((0,), 8)], [Row((1,), 4)]], [[Row((2,), 2)], [Row((), 2)]]], [7, 3, 2]
     )
     assert plan.efficiency() == {
@@ -181,13 +181,13 @@ def test_the_figures_by_hand():
 @given(st.integers(0, 50), st.sampled_from(["own", "padded", "packed"]))
 def test_a_step_holds_its_samples_whatever_the_arrangement(consumed, kind):
     order, lengths = EpochOrder(11, 3), list(range(1, 12))
-    plans = TrainingPlans(order, lengths, Arrangement(kind, SEQ, ranks=2), 8)
+    plans = TrainingRows(order, lengths, Arrangement(kind, SEQ, ranks=2), 8)
     found = [i for row in flat(plans.at(consumed).micro_batches) for i in row.samples]
     assert sorted(found) == sorted(order.sample_at(consumed + k) for k in range(8))
 
 
 def test_the_summary_is_of_the_steps_there_are_and_of_an_epoch_at_most():
-    plans = TrainingPlans(EpochOrder(10, 0), [1, *[5] * 9], Arrangement("own", SEQ, multiple=4), 4)
+    plans = TrainingRows(EpochOrder(10, 0), [1, *[5] * 9], Arrangement("own", SEQ, multiple=4), 4)
     epoch = sum((plans.at(4 * step) for step in (1, 2)), plans.at(0)).efficiency()
     what = {"kind": "own", "micro_batches_per_step": 4}
     assert plans.summary(100) == plans.summary(3) == what | epoch

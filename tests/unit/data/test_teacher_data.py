@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from made_data import corpus as made_corpus
 from made_data import sample as made_sample
 
-from t3s_megatron.data.arrangement import ARRANGEMENTS, Arrangement, TrainingPlans
+from t3s_megatron.data.arrangement import ARRANGEMENTS, Arrangement, TrainingRows
 from t3s_megatron.data.order import EpochOrder
 from t3s_megatron.data.records import load_records
 from t3s_megatron.data.teachers import asked_once, load_training_records, parts_of
@@ -170,10 +170,10 @@ def test_a_profile_reads_its_teachers_samples_as_a_run_with_them_alone(seed, bat
     for part in parts_of(corpus, corpus.samples):
         n = len(part.samples)
         arrangement = Arrangement(kind, 8, multiple=2, micro_batch_size=1)
-        mine = TrainingPlans(
+        mine = TrainingRows(
             EpochOrder(n, seed), corpus.lengths, arrangement, batch, samples=part.samples
         )
-        alone = TrainingPlans(EpochOrder(n, seed), part.corpus.lengths, arrangement, batch)
+        alone = TrainingRows(EpochOrder(n, seed), part.corpus.lengths, arrangement, batch)
         for consumed in range(0, 5 * batch, batch):
             rows, wanted = (
                 [row for ranks in plans.at(consumed).micro_batches for row in ranks[0]]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from t3s_megatron.data.arrangement import Arrangement, Row, TrainingPlans
+from t3s_megatron.data.arrangement import Arrangement, Row, TrainingRows
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.order import EpochOrder
 from t3s_megatron.data.tokenizing import Sample
@@ -91,7 +91,7 @@ def test_steps_and_scoring_passes_hold_their_samples(kind):
 
     parallel_state.initialize_model_parallel()
     rows, order = maker(kind, ranks=2), EpochOrder(8, 5)
-    plans = TrainingPlans(order, rows.corpus.lengths, rows.arrangement, 6)
+    plans = TrainingRows(order, rows.corpus.lengths, rows.arrangement, 6)
     batches = TrainingBatches(rows, plans, 0)
     steps = []
     for step in range(3):

@@ -57,7 +57,7 @@ def test_any_command_line(task, tmp_path):
 
     from t3s_megatron.errors import T3SError
     from t3s_megatron.plugin import T3S
-    from t3s_megatron.run.inputs import Prepared, check_tokenizer_argument, prepare
+    from t3s_megatron.run.inputs import Inputs, check_tokenizer_argument, read_inputs
     from tests.support.launch import MODEL
 
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -90,7 +90,7 @@ def test_any_command_line(task, tmp_path):
             with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
                 check_tokenizer_argument(sys.argv[1:])
                 args = parser.parse_args(sys.argv[1:])
-                found = prepare(args)
+                found = read_inputs(args)
         except SystemExit as end:
             assert end.code == 2 and "error: " in said.getvalue()
             ends["usage"] += 1
@@ -98,7 +98,7 @@ def test_any_command_line(task, tmp_path):
             assert len(str(error)) > 20
             ends["refused"] += 1
         else:
-            assert isinstance(found, Prepared)
+            assert isinstance(found, Inputs)
             found.plan.validate()
             ends["ready"] += 1
 

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from t3s_megatron.method.confidence import TurnDetector, confidence_fall
+from t3s_megatron.method.confidence import ConfidenceDetector, confidence_fall
 
 FIGURE_4 = [-0.02, -0.03, -0.05, -0.06, -0.055, -0.04, -0.03]
 log_probs = arrays.arrays(np.float32, 12, elements=st.floats(-50, 0, width=32))
 falls = st.lists(st.floats(-3, 0), min_size=1, max_size=12)
 
 
-def observe_all(detector: TurnDetector, values, first_step: int = 1) -> list:
+def observe_all(detector: ConfidenceDetector, values, first_step: int = 1) -> list:
     return [detector.observe(first_step + i, value) for i, value in enumerate(values)]
 
 
@@ -52,7 +52,7 @@ def test_a_log_prob_that_is_not_finite_is_refused(bad, at_theta_0):
 
 
 def test_the_lowest_fall_is_confirmed_by_patience():
-    detector = TurnDetector(patience=2)
+    detector = ConfidenceDetector(patience=2)
     seen = observe_all(detector, FIGURE_4)
     assert [o.is_new_minimum for o in seen] == [True] * 4 + [False] * 3
     assert detector.theta_b_step == 4 and detector.confirmed
@@ -62,7 +62,7 @@ def test_the_lowest_fall_is_confirmed_by_patience():
 
 @given(falls, st.integers(1, 4))
 def test_the_turn_is_the_first_lowest_of_what_was_observed_until_it_was_confirmed(values, patience):
-    detector = TurnDetector(patience)
+    detector = ConfidenceDetector(patience)
     seen: list[float] = []
     for value in values:
         if not detector.confirmed:
@@ -74,7 +74,7 @@ def test_the_turn_is_the_first_lowest_of_what_was_observed_until_it_was_confirme
 
 
 def test_there_is_no_turn_without_a_fall():
-    detector = TurnDetector(patience=1)
+    detector = ConfidenceDetector(patience=1)
     seen = observe_all(detector, [0.0] * 5)
     assert not detector.shock_seen and not detector.confirmed
     assert "no token has fallen" in seen[-1].reason
@@ -82,7 +82,7 @@ def test_there_is_no_turn_without_a_fall():
 
 def test_a_fall_that_slows_says_that_the_turn_is_near():
     """A step that loses less than half of what the steps before it lost on average."""
-    detector = TurnDetector(patience=5)
+    detector = ConfidenceDetector(patience=5)
     near = []
     for step, value in enumerate([-0.01, -0.03, -0.06, -0.07, -0.078, -0.09], start=1):
         detector.observe(step, value)
@@ -92,7 +92,7 @@ def test_a_fall_that_slows_says_that_the_turn_is_near():
 
 @given(falls, st.integers(0, 12))
 def test_a_detector_that_was_saved_goes_on_as_the_one_that_was_not(values, at):
-    whole, first, second = (TurnDetector(patience=2) for _ in range(3))
+    whole, first, second = (ConfidenceDetector(patience=2) for _ in range(3))
     seen = observe_all(whole, values)
     observe_all(first, values[:at])
     second.load_state_dict(json.loads(json.dumps(first.state_dict())))
@@ -103,12 +103,12 @@ def test_a_detector_that_was_saved_goes_on_as_the_one_that_was_not(values, at):
 @pytest.mark.parametrize("fall", [math.nan, -math.inf, 0.1])
 def test_what_cannot_be_a_fall_is_refused(fall):
     with pytest.raises(ValueError, match="fall of step 1"):
-        TurnDetector(patience=1).observe(1, fall)
+        ConfidenceDetector(patience=1).observe(1, fall)
 
 
 def test_steps_have_to_increase():
-    detector = TurnDetector(patience=1)
+    detector = ConfidenceDetector(patience=1)
     with pytest.raises(ValueError, match="step 0 was observed after step 0"):
         detector.observe(0, -0.1)
     with pytest.raises(ValueError, match="patience"):
-        TurnDetector(patience=0)
+        ConfidenceDetector(patience=0)

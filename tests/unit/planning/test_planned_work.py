@@ -14,7 +14,7 @@ from t3s_megatron.method.phases import Plan
 from t3s_megatron.planning.facts import Samples, Teacher
 from t3s_megatron.planning.measurements import Costs
 from t3s_megatron.planning.memory import Disk
-from t3s_megatron.planning.report import Outcome, text
+from t3s_megatron.planning.report import PlannedRun, text
 from t3s_megatron.planning.walk import walk
 from t3s_megatron.planning.work import (
     Speed,
@@ -91,7 +91,7 @@ def test_a_measured_rate_is_taken_as_it_is():
     assert most.seconds == 2 * likely.seconds
 
 
-def outcome(**changes) -> Outcome:
+def outcome(**changes) -> PlannedRun:
     run = walk(Plan(method="t3s", budget=50), bottleneck=10)
     first = stage(stages=(0,))
     rest = stage(stages=(1, 2, 3), optimizer=4000)
@@ -103,7 +103,7 @@ def outcome(**changes) -> Outcome:
         work={"profile": (Work(3e6, 1e9, 60.0), Work(9e6, 3e9, 7300.0))}, speed=SPEED,
         measuring=None, notes=["one"], advice=[],
     )  # fmt: skip
-    return Outcome(**made | changes)
+    return PlannedRun(**made | changes)
 
 
 def test_the_report_names_the_fullest_stages_and_whether_they_fit():

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.errors import DataError, MismatchError, T3SError
-from t3s_megatron.run.inputs import Prepared, check_tokenizer_argument, load_tokenizer, prepare
+from t3s_megatron.run.inputs import Inputs, check_tokenizer_argument, load_tokenizer, read_inputs
 from tests.support.arguments import namespace
 from tests.support.task import CHAT_TEMPLATE, make_samples, make_tokenizer
 
@@ -32,10 +32,12 @@ def tokenizer(tmp_path_factory) -> str:
 def ready(tmp_path, tokenizer):
     """ready(line, samples=..., **megatron): `prepare` of a run on 8 samples."""
 
-    def run(line: str = "", samples: list | None = None, **megatron) -> Prepared:
+    def run(line: str = "", samples: list | None = None, **megatron) -> Inputs:
         path = write(tmp_path / "train.jsonl", make_samples(8, 0) if samples is None else samples)
         folder = megatron.pop("tokenizer_model", tokenizer)
-        return prepare(namespace(f"--t3s-data {path} {line}", tokenizer_model=folder, **megatron))
+        return read_inputs(
+            namespace(f"--t3s-data {path} {line}", tokenizer_model=folder, **megatron)
+        )
 
     return run
 
@@ -121,7 +123,7 @@ def test_arguments_come_before_the_data(ready):
 def test_a_file_that_is_not_there(tmp_path, tokenizer):
     args = namespace(f"--t3s-data {tmp_path}/gone.jsonl", tokenizer_model=tokenizer)
     with pytest.raises(DataError, match=r"gone\.jsonl: no such file"):
-        prepare(args)
+        read_inputs(args)
 
 
 def test_a_file_without_samples(ready):
@@ -405,7 +407,7 @@ def test_two_teachers_have_a_profile_each(ready):
     assert made.plan.teachers == made.plan.profiles == ("r1", "qwq")
     assert (made.plan.budget, made.plan.profile_iters) == (100, 50)
     assert [part.teacher for part in made.parts] == ["r1", "qwq"]
-    assert made.plans_of("qwq").order.n == 5 and made.plans_of(None).order.n == 13
+    assert made.rows_of("qwq").order.n == 5 and made.rows_of(None).order.n == 13
     assert (
         ready("--t3s-profile-iters 40", samples=of_teachers(r1=8, qwq=5)).plan.profile_iters == 40
     )
