@@ -239,7 +239,7 @@ def _layout(args) -> Layout:
 
 def _tokenizer(args):
     """None where its folder is not on this machine."""
-    from t3s_megatron.run.inputs import load_tokenizer
+    from t3s_megatron.data.tokenizing import load_tokenizer
 
     if args.tokenizer_model and os.path.isdir(args.tokenizer_model):
         return load_tokenizer(args.tokenizer_model)
