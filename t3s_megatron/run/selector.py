@@ -17,7 +17,7 @@ from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.stores import LogProbStore
 from t3s_megatron.data.teachers import Part
 from t3s_megatron.megatron import layout
-from t3s_megatron.megatron.meter import TokenGroups, inline_snapshots, step_figures
+from t3s_megatron.megatron.meter import TokenGroups, step_figures
 from t3s_megatron.megatron.process import get_args
 from t3s_megatron.megatron.scoring import score_corpus
 from t3s_megatron.megatron.seam import CallbackContext
@@ -26,7 +26,6 @@ from t3s_megatron.method.profile import Profile
 from t3s_megatron.method.selection import (
     anchors,
     delta_c,
-    disagreement,
     keep_mask,
     selection_counts,
 )
@@ -56,16 +55,12 @@ class Selecting:
 
     def score_theta_b(self, context: CallbackContext, profile: Profile) -> None:
         """At the live weights, which are theta_b of this profile."""
-        if self.config.scoring == "inline":  # read from the training forwards in close_profile
-            return
         assert profile.theta_b_step is not None
         for part in self.inputs.parts_of(profile.teacher):
             self._score(context, part, "theta_b", profile.theta_b_step)
 
     def score_theta_0(self, context: CallbackContext, profile: Profile) -> None:
         """At the live weights, which are theta_0, in the same rows as theta_b."""
-        if self.config.scoring == "inline":
-            return
         for part in self.inputs.parts_of(profile.teacher):
             self._score(context, part, "theta_0", 0)
 
@@ -74,9 +69,9 @@ class Selecting:
         c, bad = self._finite_scores(context, part, tag)
         if c is not None:
             {"theta_0": self.c_0, "theta_b": self.c_b}[tag][part.teacher] = c
-            self._store(part, tag, step, "exact")
+            self._store(part, tag, step)
             if bad and tag == "theta_0" and part.teacher in self.c_b:
-                self._store(part, "theta_b", run.machine.theta_b_step or 0, "exact")
+                self._store(part, "theta_b", run.machine.theta_b_step or 0)
         seconds = time.perf_counter() - started
         whose = "" if part.teacher is None else f" of teacher {part.teacher}"
         run.say(f"scored {tag}: {part.corpus.n_targets} tokens{whose} in {seconds:.1f} s")
@@ -121,10 +116,10 @@ class Selecting:
             if values is not None:
                 values[out] = 0.0
 
-    def _store(self, part: Part, tag: str, step: int, mode: str) -> None:
+    def _store(self, part: Part, tag: str, step: int) -> None:
         c = {"theta_0": self.c_0, "theta_b": self.c_b}[tag][part.teacher]
         shape = model_shape(get_args())
-        store = LogProbStore(c, part.corpus, tag=tag, step=step, mode=mode, model=shape)
+        store = LogProbStore(c, part.corpus, tag=tag, step=step, model=shape)
         store.save(self.path(part.file_name(f"c_{tag}")))
 
     def path(self, name: str) -> str:
@@ -139,7 +134,6 @@ class Selecting:
         if profile.theta_b_step is None:
             return
         (part,) = self.inputs.parts_of(profile.teacher)
-        self._read_inline(part, profile.theta_b_step)
         mine = None
         if self.run.is_root:
             mine = self.c_0[part.teacher], self.c_b[part.teacher]
@@ -170,31 +164,6 @@ class Selecting:
         if self.run.is_root:
             self.c_0[part.teacher], self.c_b[part.teacher] = c_0, c_b
         self.know(part, c_0, c_b)
-
-    def _read_inline(self, part: Part, step: int) -> None:
-        """What the training forwards of the profile have seen, as the scores or to compare."""
-        if self.config.scoring == "exact" or not layout.speaks_for_its_samples():
-            return
-        n = self.inputs.corpus.n_targets
-        seen = inline_snapshots(self.run.meter.history, step, n)
-        if seen is None:
-            return
-        c_0, c_b = (values[part.targets] for values in seen[:2])
-        if self.config.scoring == "inline":
-            self.c_0[part.teacher], self.c_b[part.teacher] = c_0, c_b
-            self._store(part, "theta_0", 0, "inline")
-            self._store(part, "theta_b", step, "inline")
-            unseen = seen[2] - (n - len(part.targets))  # the others' were not to be seen
-            self.run.say(
-                "inline scoring is approximate: a value may be one epoch old, and "
-                f"{unseen} of {len(part.targets)} tokens were never seen",
-                root=True,
-            )
-            return
-        exact = delta_c(self.c_b[part.teacher], self.c_0[part.teacher])
-        difference = disagreement(exact, delta_c(c_b, c_0))
-        self.run.note(part.teacher, inline_disagreement=difference)
-        self.run.say(f"inline against exact scoring: {difference}", root=True)
 
     def _draw_figure_4(self, context: CallbackContext, part: Part, delta: np.ndarray) -> None:
         """Mean delta_c of both groups over the profile's steps, now that the groups are known."""

@@ -294,7 +294,7 @@ class T3SRun:
         )
 
     def _score_theta_b(self, context, action: Action) -> None:
-        if self.config.scoring != "inline" and not action.live:
+        if not action.live:
             assert self.candidate is not None
             self.candidate.restore(context)
         self.selecting.score_theta_b(context, self.machine.profile)
