@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a training step tells about its tokens, read off the forwards that train anyway.
 
-Every last-stage rank keeps the log-probs of its target tokens during the profile: in host memory,
-4 + 8 bytes a token and step. From them come the two curves of Figure 4, once the anchors are
-known.
+Every last-stage rank of a run keeps the log-probs of its target tokens during the profile: in host
+memory, 4 + 8 bytes a token and step. From them come the two curves of Figure 4, once the anchors
+are known.
 """
 
 from __future__ import annotations
@@ -36,11 +36,10 @@ class StepTokens(TokenScores):
 
 
 class TokenMeter(TokenReader):
-    """Observer of `TrainingForward`; `history` is filled by whoever wants to look back."""
+    """Observer of `TrainingForward`."""
 
     def __init__(self):
         super().__init__()
-        self.history: list[StepTokens] = []
         self._read: TokenScores | None = None
 
     def read_step(self) -> TokenScores:

@@ -477,7 +477,6 @@ def test_any_values_are_carried_out_or_refused_by_name(values, budget, save):
             "targeted_accuracy_interval": st.integers(0, 3),
             "mask_share": st.just(0.3),
             "selection_load": st.just("s"),
-            "scoring": _VALUES["scoring"],
         },
     ),
     budget=st.integers(1, 30),

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from made_plans import answers, layout, model
-from test_planned_measuring import FAST, PLAN, costs
+from test_planned_measurements import FAST, PLAN, costs
 from test_planned_work import outcome
 
 from t3s_megatron.cli.plan import _in_process, _unplanned
