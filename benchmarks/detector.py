@@ -29,7 +29,6 @@ import torch
 from detector_record import read
 
 from t3s_megatron.accuracy.blocks import in_blocks
-from t3s_megatron.method import detector as detector_module
 from t3s_megatron.method.detector import BottleneckDetector
 from t3s_megatron.method.outcome import NOT_ASKED, RIGHT, WRONG, Outcome
 from t3s_megatron.method.schedule import MeasurementSchedule
@@ -240,27 +239,10 @@ def search(rule: Rule, measurements: Measurements) -> Found:
     return Found(abs(found - lowest), float(truth[found] - truth[lowest]), step, spent)
 
 
-def remember_tests() -> None:
-    """Rules compare the same outcomes again and again: each pair is tested once."""
-    test = detector_module.p_above
-    known: dict[tuple[int, int], tuple[Outcome, Outcome, float]] = {}
-
-    def remembered(now: Outcome, then: Outcome) -> float:
-        key = (id(now), id(then))
-        if key not in known or known[key][0] is not now or known[key][1] is not then:
-            if len(known) > 100_000:
-                known.clear()
-            known[key] = (now, then, test(now, then))
-        return known[key][2]
-
-    detector_module.p_above = remembered
-
-
 # ------------------------------------------------------------------------------------------ tables
 
 
 def main() -> None:
-    remember_tests()
     scenarios = {name: synthetic(knots, i) for i, (name, knots) in enumerate(CURVES.items())}
     for i, run in enumerate(read()):
         name = f"recorded, seed {run['seed']}, lr {run['lr']}"
