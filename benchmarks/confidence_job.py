@@ -22,7 +22,7 @@ import time
 
 import numpy as np
 
-from t3s_megatron.megatron.start import start_process
+from t3s_megatron.entry import start_process
 from t3s_megatron.method.outcome import RIGHT
 
 OUT = os.environ["TRAJECTORY"]

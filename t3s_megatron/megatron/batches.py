@@ -19,6 +19,7 @@ from megatron.core import mpu
 from t3s_megatron.data.arrangement import Arrangement, Row, TrainingRows
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.rows import collate, empty_row, packed_row, row
+from t3s_megatron.megatron.releases import without_validation
 
 
 def take_over_batches(args) -> None:
@@ -27,9 +28,7 @@ def take_over_batches(args) -> None:
     `args` is its global namespace; has to run before the data loaders are built.
     """
     args.dataloader_type = "external"
-    args.eval_iters = 0
-    if args.eval_interval is None:  # divided by even when nothing is evaluated (0.18, 0.19)
-        args.eval_interval = max(1, args.train_iters or 1)
+    without_validation(args)
 
 
 class RowMaker:

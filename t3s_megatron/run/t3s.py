@@ -41,12 +41,11 @@ from t3s_megatron.megatron.process import (
     get_wandb_writer,
     print_rank_0,
 )
-from t3s_megatron.megatron.residual import transfer_residual
 from t3s_megatron.megatron.rewind import StartingPoint, training_batches
 from t3s_megatron.megatron.seam import CallbackContext, Seam
 from t3s_megatron.megatron.source_seam import SourceSeam
 from t3s_megatron.megatron.uneven import let_lengths_vary
-from t3s_megatron.megatron.weights import WeightSnapshot
+from t3s_megatron.megatron.weights import WeightSnapshot, transfer_residual
 from t3s_megatron.method.overlap import OverlappingPhases
 from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine
 from t3s_megatron.method.selection import selection_counts
