@@ -39,7 +39,7 @@ def layout_of(args) -> Layout:
 
 def tokenizer_of(args):
     """The run's tokenizer; None where its folder is not on this machine."""
-    from t3s_megatron.run.inputs import load_tokenizer
+    from t3s_megatron.data.tokenizing import load_tokenizer
 
     if args.tokenizer_model and os.path.isdir(args.tokenizer_model):
         return load_tokenizer(args.tokenizer_model)
@@ -80,8 +80,8 @@ def samples_of(args, tokenizer, notes: list[str]) -> Samples:
     as long as --seq-length allows. Adds to `notes` what is assumed."""
     sources = args.t3s_data or []
     if tokenizer is not None and sources and all(map(os.path.exists, sources)):
+        from t3s_megatron.data.loading import load_training_corpus
         from t3s_megatron.data.teachers import question
-        from t3s_megatron.run.inputs import load_training_corpus
 
         corpus, parts = load_training_corpus(args, tokenizer)
         numbers: dict[tuple, int] = {}
@@ -126,8 +126,8 @@ def _assumed_samples(args, tokenizer, sources: list[str], notes: list[str]) -> S
 
 def _corpus(args, tokenizer, path: str | None, split: str):
     """None where it or the tokenizer is not on this machine. T3SError for data with errors."""
+    from t3s_megatron.data.loading import build_corpus
     from t3s_megatron.data.records import load_records
-    from t3s_megatron.run.inputs import build_corpus
 
     if tokenizer is None or path is None or not os.path.exists(path):
         return None

@@ -15,11 +15,12 @@ from t3s_megatron.config import T3SConfig
 from t3s_megatron.data.arrangement import TrainingRows
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.lengths import make_arrangement
+from t3s_megatron.data.loading import build_corpus, load_training_corpus
 from t3s_megatron.data.names import is_missing_path
 from t3s_megatron.data.order import EpochOrder
-from t3s_megatron.data.records import Record, load_records
+from t3s_megatron.data.records import load_records
 from t3s_megatron.data.selection_file import Selection
-from t3s_megatron.data.teachers import Part, asked_once, load_training_records, parts_of
+from t3s_megatron.data.teachers import Part, asked_once
 from t3s_megatron.data.tokenizing import Sample, load_tokenizer, pad_token
 from t3s_megatron.errors import T3SError
 from t3s_megatron.method.phases import Plan
@@ -86,32 +87,6 @@ def check_tokenizer_argument(command_line: list[str]) -> None:
     given, _ = peek.parse_known_args(command_line)
     if given.t3s_data and given.tokenizer_model and is_missing_path(given.tokenizer_model):
         raise T3SError(f"--tokenizer-model {given.tokenizer_model}: no such folder")
-
-
-def build_corpus(records: list[Record], args, tokenizer, *, prompt_format, overlong) -> Corpus:
-    """Tokenised for `--seq-length`. DataError, T3SError for what cannot be trained on."""
-    vocab_size = args.padded_vocab_size or args.vocab_size
-    if vocab_size and vocab_size < len(tokenizer):
-        raise T3SError(
-            f"the model's vocabulary has {vocab_size} rows, the tokenizer of "
-            f"{args.tokenizer_model} has {len(tokenizer)}: raise --vocab-size or change tokenizer"
-        )
-    return Corpus.build(
-        records,
-        tokenizer,
-        seq_length=args.seq_length,
-        prompt_format=prompt_format,
-        overlong=overlong,
-        vocab_size=vocab_size,
-    )
-
-
-def load_training_corpus(args, tokenizer) -> tuple[Corpus, list[Part]]:
-    """The samples of --t3s-data, all together and by teacher."""
-    records = load_training_records(tuple(args.t3s_data), split=args.t3s_data_split)
-    how = dict(prompt_format=args.t3s_prompt_format, overlong=args.t3s_overlong)
-    corpus = build_corpus(records, args, tokenizer, **how)
-    return corpus, parts_of(corpus, records)
 
 
 def arrange_training(
