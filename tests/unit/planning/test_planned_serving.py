@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from made_plans import answers, layout, model
-from test_planned_measuring import FAST, PLAN, costs
+from test_planned_measurements import FAST, PLAN, costs
 from test_planned_work import outcome
 
 from t3s_megatron.config import T3SConfig
@@ -159,7 +159,7 @@ def test_weights_in_flight_are_on_the_host_and_exports_on_the_disk():
     assert "(theta_0, the candidate and 3 with a measurement in flight of the weights)" in said
 
 
-def test_what_depends_on_the_answers_is_said_to_beunplanned():
+def test_what_depends_on_the_answers_is_said_to_be_unplanned():
     shorter = T3SConfig(signal="accuracy", accuracy_blocks=4, confirm_level=0.05)
     blocks, level = unplanned(shorter)
     assert blocks.startswith("--t3s-accuracy-blocks: every measurement is planned with all of its")
