@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 
 from t3s_megatron.errors import T3SError
+from t3s_megatron.megatron.cpu_collectives import install_uneven_collectives
 from t3s_megatron.megatron.releases import count_lengths_on, load_optimizer_without_gradient
 
 CPU = torch.device("cpu")
@@ -270,6 +271,7 @@ def _install_distributed() -> None:
 
     dist.isend = c10d.isend = isend
     dist.barrier = barrier
+    install_uneven_collectives()
 
 
 # ---------------------------------------------------------------------------- megatron, after
