@@ -231,14 +231,7 @@ class T3SConfig:
         type=float,
     )
     report_samples: int = _option(4, "answers a prompt for --t3s-report-temperatures > 0")
-    # --- scoring and selection
-    scoring: str = _option(
-        "exact",
-        "exact: a forward pass over the corpus at theta_0 and theta_b; inline: log-probs seen in "
-        "training forwards, up to one epoch old (approximate); both: select by exact, report the "
-        "disagreement of inline",
-        choices=("exact", "inline", "both"),
-    )
+    # --- selection
     selection_save: str | None = _option(None, "also write the selection to this file")
     selection_load: str | None = _option(
         None, "skip profiling and train with this selection (made by any model, same tokenizer)"
@@ -521,11 +514,6 @@ class T3SConfig:
             refuse(
                 "--t3s-accuracy-stop-level is for measurements in blocks: give "
                 "--t3s-accuracy-blocks, or drop it"
-            )
-        if self.scoring == "inline" and self._needs_no_profile:
-            refuse(
-                "--t3s-scoring inline needs a profile phase, and with --t3s-mask-share there is "
-                "none: choose exact"
             )
         if method == "rrt" and profile < budget:
             refuse(

@@ -3,24 +3,36 @@
 
 A complete entry point for SFT and T3S of GPT models. With `--t3s-data` but without `--t3s` it is
 plain Megatron training on the same samples and loss, with nothing of T3S installed.
+
+A script of your own that wants another kind of run calls `main(run=...)`; `run.base.Run` says what
+that overrides, and `main` what a script has to mind.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from typing import TYPE_CHECKING
 
 from t3s_megatron.entry import one_error, start_process
 
+if TYPE_CHECKING:
+    from t3s_megatron.run.base import KindOfRun
 
-def main() -> None:
+
+def main(run: KindOfRun | None = None) -> None:
+    """`run`: the kind of run that `--t3s` makes; None: a `T3SRun`.
+
+    A subclass of `run.base.Run`; or, since importing that imports Megatron, and on a CPU the device
+    layer has to come first, a function `(inputs, rows, forward)` that imports it when it is called.
+    """
     started = time.time()
     with one_error():
         start_process(sys.argv)
-        _pretrain(started)
+        _pretrain(started, run)
 
 
-def _pretrain(started: float) -> None:
+def _pretrain(started: float, run: KindOfRun | None) -> None:
     from t3s_megatron.megatron.model import model_provider
     from t3s_megatron.megatron.process import set_startup_timestamps
     from t3s_megatron.megatron.releases import call_pretrain, parse_arguments
@@ -28,7 +40,7 @@ def _pretrain(started: float) -> None:
     from t3s_megatron.run.plain import PlainTraining
 
     set_startup_timestamps(program_start=started, main_entry=time.time())
-    t3s = T3S()
+    t3s = T3S(run=run)
     args = parse_arguments(t3s.add_arguments, {})
     plain = PlainTraining(args)
     data_provider, forward_step = t3s.attach(plain.data_provider, plain.forward_step, args)

@@ -159,9 +159,8 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> PlannedRun:
         options.export_bandwidth_gbs * 1e9,
     )
     lengths = computed_lengths(make_arrangement(args), samples)
-    scores = config is not None and config.scoring != "inline"
     of_teachers = tuple(one.samples for one in samples.teachers)
-    costs = Costs(layout, model, lengths, answers, scores, speed, of_teachers)
+    costs = Costs(layout, model, lengths, answers, speed, of_teachers)
     expected, longest = costs.walks(plan)
     limit = round(options.gpu_memory_gib * GIB)
     worst = max(gpus, key=lambda gpu: gpu.total)

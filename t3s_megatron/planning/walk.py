@@ -53,11 +53,10 @@ class Walk:
         return int(self.keeps_theta_0) + int(self.keeps_candidate) + self.in_flight
 
 
-def walk(plan: Plan, bottleneck: int, *, overlap: int = 0, scores: bool = True) -> Walk:
+def walk(plan: Plan, bottleneck: int, *, overlap: int = 0) -> Walk:
     """The run `plan` whose accuracy and confidence fall up to step `bottleneck`, then rise.
 
-    `overlap`: of measurements with training; `scores`: theta_0 and theta_b in passes of their own,
-    and not inline.
+    `overlap`: of measurements with training.
     """
     # The valley has no noise: its fall is a shock at any level.
     plan = replace(plan, shock_level=0.0)
@@ -100,7 +99,7 @@ def walk(plan: Plan, bottleneck: int, *, overlap: int = 0, scores: bool = True) 
         discarded_steps=discarded,
         measurements=sum(did[kind] for kind in _BEGUN),
         targeted_measurements=targeted,
-        scoring_passes=(did[ActionKind.SCORE] + scores * stored) // profiles,
+        scoring_passes=(did[ActionKind.SCORE] + stored) // profiles,
         scored=stored // profiles,
         # At theta_0, at theta_f before a residual transfer, and at the end.
         evaluations=1 + did[ActionKind.RESIDUAL_TRANSFER] + did[ActionKind.FINISH],
@@ -125,12 +124,12 @@ def _accuracy(step: int, bottleneck: int, plan: Plan) -> float:
     return -slope * step if step <= bottleneck else -slope * (2 * bottleneck - step)
 
 
-def expected_and_longest(plan: Plan, *, overlap: int = 0, scores: bool = True) -> tuple[Walk, Walk]:
+def expected_and_longest(plan: Plan, *, overlap: int = 0) -> tuple[Walk, Walk]:
     """theta_b at the step that T3S-simple takes (the paper's), and as late as it can be. See
     `walk`."""
     last = plan.budget if plan.trains_to_theta_f else plan.profile_iters
     likely, most = (
-        walk(plan, bottleneck, overlap=overlap, scores=scores)
+        walk(plan, bottleneck, overlap=overlap)
         for bottleneck in (min(plan.simple_step, last), last)
     )
     return likely, most
