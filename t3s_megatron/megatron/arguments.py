@@ -27,16 +27,16 @@ _FIXED = ("seq_length", "padded_vocab_size", "vocab_size")
 #: printed, and when a job leaves.
 _FREE_NAMES = re.compile(
     r"parallel|pipeline|virtual|world_size|_gtp_|overlap|comm_backend|tp_comm|use_ring_exchange"
-    r"|recompute|checkpoint_activations|offload|delay_wgrad|delta_offload|defer_embedding_wgrad"
+    r"|recompute|checkpoint_activations|saved_activations|offload|delay_wgrad|delta_offload|defer_embedding_wgrad"
     r"|wgrad_deferral|cuda_graph|dispatcher|fusion|fused|grouped_gemm|single_grouped|deepep"
-    r"|hybridep|ncclep|paged_stash|a2a_comm|kernel|attention_backend|flash|nccl|symmetric_ar"
+    r"|hybridep|ncclep|paged_stash|a2a_comm|kernel_backend|attention_backend|flash|nccl|symmetric_ar"
     r"|transformer_impl|use_te_|kitchen_attention_backend|persist_layer_norm|op_fuser"
     r"|cpu_initialization|perform_initialization|init_model_with_meta|manual_gc|empty_unused_memory"
     r"|_interval$|exit_|log|check_for|rejected_tracker|dump_|pin_cpu|prefill|cache_mla"
     r"|opt_param_scheduler|dataloader_type|make_vocab_size|decrease_batch_size|inference"
-    r"|deterministic_mode|batch_invariant|per_layer_logging|spec$|yaml_cfg|ep_overlap|mlp_chunks"
+    r"|deterministic_mode|batch_invariant|per_layer_logging|ep_overlap|mlp_chunks"
     r"|max_seqlen_per_dp|microbatch_group|account_for|gradient_reduce|align_|config_logger"
-    r"|train_iters_now|precision_config_file|megatron_fsdp|^batch_size$|^warmup$|deprecated"
+    r"|precision_config_file|megatron_fsdp|^batch_size$|^warmup$|deprecated"
     r"|tensor_size|inflight"
 )
 
