@@ -53,7 +53,7 @@ def _trajectory(base):
     class Trajectory(base):
         def on_train_start(self, context):
             super().on_train_start(context)
-            steps = PROFILE + len(GRID) * self.inputs.plan.budget
+            steps = PROFILE + len(GRID) * self.config.budget
             get_args().train_iters = steps
             self.marks, self.c, self.tokens = [], [], []
             self.grid, self.step = list(GRID), 0
@@ -72,7 +72,7 @@ def _trajectory(base):
                 self.c = np.load(OUT)["c"]
                 self.machine.phase = Phase.TARGETED
                 self._next_selection(context)
-            elif self.machine.phase is Phase.TARGETED and self.step == self.inputs.plan.budget:
+            elif self.machine.phase is Phase.TARGETED and self.step == self.config.budget:
                 self._next_selection(context)
             context.num_microbatches = len(self._step_rows().micro_batches)
             self.guard.before_step()
@@ -87,7 +87,7 @@ def _trajectory(base):
                 self._look(context)
                 if self.step == PROFILE and not GRID:
                     self._write()
-            elif self.step == self.inputs.plan.budget:
+            elif self.step == self.config.budget:
                 self._evaluate(context, f"theta_b={self.theta_b}")
 
         def on_checkpoint_save(self, context):

@@ -18,7 +18,7 @@ from dataclasses import replace
 from t3s_megatron.config import T3SConfig
 from t3s_megatron.data.lengths import make_arrangement
 from t3s_megatron.errors import T3SError
-from t3s_megatron.method.phases import Plan
+from t3s_megatron.method.options import MethodOptions
 from t3s_megatron.planning.advice import advice
 from t3s_megatron.planning.facts import Answers, Layout, Samples, Servers, Storage, Teacher
 from t3s_megatron.planning.measurements import Costs, measuring
@@ -135,14 +135,13 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> PlannedRun:
     samples = _samples(args, tokenizer, notes)
     teachers = tuple(one.name for one in samples.teachers)
     if config is not None:
-        config = config.for_teachers(len(teachers), args)
+        config = config.for_teachers(teachers, args)
     layout = _layout(args)
     answers = _answers(config, args, samples, _held_out(config, args, tokenizer, notes), layout)
     in_process = _in_process(answers, layout)
     if answers is not None and options.mean_answer_tokens is not None:
         answers = replace(answers, expected=min(options.mean_answer_tokens, answers.limit))
-    plan = config.plan(args.train_iters, teachers) if config else _plain(args.train_iters)
-    plan.validate()
+    asked = config or _plain(args.train_iters)
     model = measure_model(args, options.expert_load)
     gpus = gpu_memory(layout, model, in_process, round(options.reserve_gib * GIB))
     speed = Speed(
@@ -156,7 +155,7 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> PlannedRun:
     scores = config is not None and config.scoring != "inline"
     of_teachers = tuple(one.samples for one in samples.teachers)
     costs = Costs(layout, model, lengths, answers, scores, speed, of_teachers)
-    expected, longest = costs.walks(plan)
+    expected, longest = costs.walks(asked)
     limit = round(options.gpu_memory_gib * GIB)
     worst = max(gpus, key=lambda gpu: gpu.total)
     per_node = min(options.gpus_per_node, world_size)
@@ -185,7 +184,7 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> PlannedRun:
         expected=expected,
         longest=longest,
         work=_work(costs, expected, longest),
-        measuring=measuring(plan, costs),
+        measuring=measuring(asked, costs),
         speed=speed,
         notes=notes,
         advice=[]
@@ -274,8 +273,7 @@ def _samples(args, tokenizer, notes: list[str]) -> Samples:
     """Of the data, where it and the tokenizer are here; else as long as --seq-length allows."""
     sources = args.t3s_data or []
     if tokenizer is not None and sources and all(map(os.path.exists, sources)):
-        from t3s_megatron.data.teachers import question
-        from t3s_megatron.run.inputs import load_training_corpus
+        from t3s_megatron.data.teachers import load_training_corpus, question
 
         corpus, parts = load_training_corpus(args, tokenizer)
         numbers: dict[tuple, int] = {}
@@ -318,28 +316,20 @@ def _assumed_samples(args, tokenizer, sources: list[str], notes: list[str]) -> S
     )
 
 
-def _corpus(args, tokenizer, path: str | None, split: str):
-    """None where it or the tokenizer is not on this machine. T3SError for data with errors."""
-    from t3s_megatron.data.records import load_records
-    from t3s_megatron.run.inputs import build_corpus
-
-    if tokenizer is None or path is None or not os.path.exists(path):
-        return None
-    how = dict(prompt_format=args.t3s_prompt_format, overlong=args.t3s_overlong)
-    return build_corpus(load_records(path, split=split), args, tokenizer, **how)
-
-
 def _held_out(config, args, tokenizer, notes: list[str]) -> list[int]:
     """Lengths of the prompts that are asked in evaluations only."""
     if config is None or not (config.heldout_data and config.report_temperatures):
         return []
-    corpus = _corpus(args, tokenizer, config.heldout_data, config.heldout_data_split)
-    if corpus is None:
+    from t3s_megatron.data.teachers import load_heldout_corpus
+
+    if tokenizer is None or not os.path.exists(config.heldout_data):
         notes.append(
             f"--t3s-heldout-data {config.heldout_data} is not on this machine: answers to it are "
             "not counted"
         )
         return []
+    corpus = load_heldout_corpus(args, tokenizer)
+    assert corpus is not None
     return [sample.prompt_length for sample in corpus.samples]
 
 
@@ -412,10 +402,15 @@ def _storage(args) -> Storage:
     )
 
 
-def _plain(budget: int) -> Plan:
+def _plain(budget: int) -> MethodOptions:
     """Training without --t3s: one phase, nothing measured."""
-    return Plan(method="sft", budget=budget, profile_iters=budget, accuracy_interval=0,
-                measure_final=False)  # fmt: skip
+    return MethodOptions(
+        method="sft",
+        budget=budget,
+        profile_iters=budget,
+        accuracy_interval=0,
+        targeted_accuracy_interval=0,
+    )
 
 
 def _work(costs: Costs, expected: Walk, longest: Walk) -> dict[str, tuple[Work, Work]]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,6 +35,7 @@ from t3s_megatron.megatron.seam import CallbackContext
 from t3s_megatron.megatron.sharding import cut, to_json, weight_pieces
 from t3s_megatron.megatron.weights import WeightSnapshot
 from t3s_megatron.method.phases import Phase
+from t3s_megatron.options import all_values
 from t3s_megatron.run.identity import identity, parallel_layout
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ class Persistence:
         run.flights.restore(state["in_flight"])
         run.rows.exclude(state["excluded"])
         run.summary.content = state["summary"]
-        run.summary.update(arguments=asdict(run.config))
+        run.summary.update(arguments=all_values(run.config))
         here = parallel_layout(get_args())
         same_layout = state["layout"] == here
         for name in state["checksums"][0]:

@@ -71,7 +71,7 @@ class T3SRun:
         self.config = inputs.config
         self.rows = rows
         depth = self.config.accuracy_overlap
-        self.machine = OverlappingPhases(inputs.plan, depth) if depth else PhaseMachine(inputs.plan)
+        self.machine = OverlappingPhases(self.config, depth) if depth else PhaseMachine(self.config)
         self.meter = TokenMeter()
         self.forward = forward
         forward.observer = self.meter
@@ -100,10 +100,10 @@ class T3SRun:
         path = os.path.join(self.config.dir, "summary.json") if self.is_root else None
         self.summary = Summary(path)
         self.summary.update(
-            method=self.config.method + ("-simple" if self.inputs.plan.simple else ""),
+            method=self.config.method + ("-simple" if self.config.simple else ""),
             data=self.inputs.corpus.counts,
             unusable_gold=sorted(self.inputs.unusable_gold),
-            arrangement=self.inputs.training_rows.summary(self.inputs.plan.budget),
+            arrangement=self.inputs.training_rows.summary(self.config.budget),
             **provenance(self.inputs, get_args()),
         )
         if self.config.arrangement != "padded":
@@ -456,17 +456,16 @@ class T3SRun:
             self.summary.content["teachers"][teacher].update(values)
 
     def _introduce_teachers(self) -> None:
-        plan, parts = self.inputs.plan, self.inputs.parts
-        if not plan.teachers:
+        config, parts = self.config, self.inputs.parts
+        if not config.teachers:
             return
         self.summary.update(teachers={part.teacher: dict(part.corpus.counts) for part in parts})
         named = ", ".join(f"{part.teacher} ({len(part.samples)} samples)" for part in parts)
-        steps = f"{plan.budget} steps on all of them"
-        if len(plan.profiles) > 1:
-            bound = plan.simple_step if plan.simple else plan.profile_iters
-            steps = f"a profile of at most {bound} steps for each, then {steps}"
+        steps = f"{config.budget} steps on all of them"
+        if len(config.profiles) > 1:
+            steps = f"a profile of at most {config.longest_profile} steps for each, then {steps}"
         self.say(
-            f"{len(parts)} teachers: {named}; {steps}, {plan.budget / len(parts):g} a teacher "
+            f"{len(parts)} teachers: {named}; {steps}, {config.budget / len(parts):g} a teacher "
             "(the paper: 50)"
         )
 
