@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -36,6 +35,7 @@ from t3s_megatron.megatron.sharding import cut, to_json, weight_pieces
 from t3s_megatron.megatron.weights import WeightSnapshot
 from t3s_megatron.method.phases import Phase
 from t3s_megatron.monitor.journal import Journal
+from t3s_megatron.options import all_values
 from t3s_megatron.run.identity import identity, parallel_layout
 from t3s_megatron.run.in_flight import Flight, Result
 from t3s_megatron.run.inputs import Inputs
@@ -187,7 +187,7 @@ class Persistence:
         )
         state.rows.exclude(saved["excluded"])
         self.journal.restore(saved["summary"])
-        self.journal.note(None, arguments=asdict(self.inputs.config))
+        self.journal.note(None, arguments=all_values(self.inputs.config))
         here = parallel_layout(get_args())
         same_layout = saved["layout"] == here
         for name in saved["checksums"][0]:
