@@ -21,12 +21,12 @@ def twice(inputs, rows, forward):
 
         @property
         def train_iters(self):
-            return 2 * self.inputs.plan.budget
+            return 2 * self.config.budget
 
         def before_step(self, context):
             if self.step == 0:
                 self.start = StartingPoint(context)
-            if self.step in (0, self.inputs.plan.budget):
+            if self.step in (0, self.config.budget):
                 self.start.rewind(context)
                 self.journal.measured(self.training_accuracy(context), None)
 

@@ -11,6 +11,7 @@ from made_answers import gold
 
 from t3s_megatron.accuracy.answers import Answer, Sampling
 from t3s_megatron.accuracy.measuring import Measurer
+from t3s_megatron.accuracy.options import AccuracyOptions
 from t3s_megatron.accuracy.pool import Limits, VerifierPool
 
 SAMPLING = Sampling(
@@ -18,17 +19,6 @@ SAMPLING = Sampling(
 )
 SAMPLES = [replace(gold(str(i)), uid=str(i)) for i in range(4)]
 UNFINISHED = Answer("", 0, False, unfinished=True)
-
-
-@dataclass
-class Options:
-    accuracy_samples: int = 1
-    accuracy_blocks: int = 1
-    report_temperatures: tuple[float, ...] = ()
-    report_samples: int = 4
-    max_failed_share: float = 0.1
-    measurement_retries: int = 2
-    generation_timeout: float | None = None
 
 
 @dataclass
@@ -66,7 +56,7 @@ def pool():
 
 
 def measurer(pool, spy: Spy, on_root=lambda work: work(), **options) -> Measurer:
-    return Measurer(Options(**options), SAMPLING, pool, spy.generate, spy, on_root)
+    return Measurer(AccuracyOptions(**options), SAMPLING, pool, spy.generate, spy, on_root)
 
 
 def test_every_prompt_is_asked_once_and_judged(pool):
@@ -99,8 +89,8 @@ def test_a_measurement_ends_after_the_block_that_settles_it(pool):
         looks.append((so_far.marks.count("-"), count))
         return "that is enough" if len(looks) == 2 else None
 
-    made = measurer(pool, spy, accuracy_blocks=4)
-    found = made.measure("w", SAMPLES, step=1, phase="profile", settles=settles)
+    made = measurer(pool, spy)
+    found = made.measure("w", SAMPLES, step=1, phase="profile", settles=settles, blocks=4)
     assert looks == [(3, 3), (2, 3)] and found.total == 2 and found.outcome.ended_early
     assert spy.lines == ["the measurement ends after 2 of 4 answers: that is enough"]
     # Without anyone to ask, there is one block.
@@ -109,8 +99,8 @@ def test_a_measurement_ends_after_the_block_that_settles_it(pool):
 
 def test_blocks_share_the_time_for_the_whole_and_a_retry_has_it_again(pool):
     spy = Spy(lost={0: 1})
-    made = measurer(pool, spy, accuracy_blocks=2, generation_timeout=100.0)
-    made.measure("w", SAMPLES, step=1, phase="profile", settles=lambda *_: None)
+    made = measurer(pool, spy, generation_timeout=100.0)
+    made.measure("w", SAMPLES, step=1, phase="profile", settles=lambda *_: None, blocks=2)
     limits = [limit for *_, limit in spy.asked]
     assert limits[0] == 100.0 and limits.count(100.0) == 2, "a first block, and a retry"
     assert all(0 < limit <= 100.0 for limit in limits)

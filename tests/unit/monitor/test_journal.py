@@ -11,10 +11,11 @@ import pytest
 from t3s_megatron.accuracy.answers import Answer
 from t3s_megatron.accuracy.measurement import measure
 from t3s_megatron.accuracy.verifiers import Verdict
-from t3s_megatron.method.phases import PhaseMachine, Plan
+from t3s_megatron.method.phases import PhaseMachine
 from t3s_megatron.monitor.curves import Curves
 from t3s_megatron.monitor.journal import Journal
 from t3s_megatron.monitor.summary import Summary
+from tests.support.asked import asked
 
 
 class Writer:
@@ -106,7 +107,7 @@ def test_a_phase_is_entered_once_also_by_a_run_that_goes_on(said):
 
 
 def test_confidence_stands_with_the_turn_that_was_found(said):
-    machine = PhaseMachine(Plan(method="t3s", budget=9, signal="confidence", accuracy_interval=0))
+    machine = PhaseMachine(asked(signal="confidence", accuracy_interval=0))
     said.journal.confidence(2, -0.5, machine.profile)
     assert said.summary["confidence"] == [{"step": 2, "fall": -0.5}]
     assert said.writer.points == {("t3s/confidence_fall", 7): -0.5}, "there is no turn yet"
