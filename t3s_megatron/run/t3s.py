@@ -351,12 +351,7 @@ class T3SRun:
     def _note_theta_b(self) -> None:
         """Of the profile under way, or the last."""
         profile = self.machine.profile
-        self.note(
-            profile.teacher,
-            theta_b_step=profile.theta_b_step,
-            theta_b_reason=profile.theta_b_reason,
-            turn_step=profile.turn.theta_b_step,
-        )
+        self.note(profile.teacher, **profile.findings())
 
     def _non_finite(self, what: str, samples: list[int]) -> None:
         self.non_finite.found(what, samples, self.machine.phase.value, self.machine.live_step + 1)
