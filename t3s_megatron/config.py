@@ -42,13 +42,6 @@ UNSUPPORTED = {
 class RunOptions:
     """What belongs to the run as a whole."""
 
-    scoring: str = option(
-        "exact",
-        "exact: a forward pass over the corpus at theta_0 and theta_b; inline: log-probs seen in "
-        "training forwards, up to one epoch old (approximate); both: select by exact, report the "
-        "disagreement of inline",
-        choices=("exact", "inline", "both"),
-    )
     hf_model: str | None = option(
         None,
         "theta_0: a Hugging Face folder of Qwen3 or Qwen3-MoE (safetensors); not read again when "
@@ -120,11 +113,6 @@ class T3SConfig(RunOptions, ServerOptions, AccuracyOptions, MethodOptions, DataO
             raise T3SError(
                 "--t3s-heldout-data is only used with --t3s-report-temperatures: give those, or "
                 "drop it"
-            )
-        if self.scoring == "inline" and self.counts_no_anchors:
-            raise T3SError(
-                "--t3s-scoring inline needs a profile phase, and with --t3s-mask-share there is "
-                "none: choose exact"
             )
         if self.generation == "server":
             self.check_servers()

@@ -212,15 +212,3 @@ def selection_counts(keep: np.ndarray, delta: np.ndarray | None, tau: float = 0.
         "mean_delta_anchor": mean(delta[is_anchor]),
         "mean_delta_other": mean(delta[~is_anchor]),
     }
-
-
-def disagreement(exact: np.ndarray, approximate: np.ndarray, tau: float = 0.0) -> dict:
-    """How far approximate delta_c are from exact ones, by value and by the anchors they give."""
-    a, b = anchors(exact, tau), anchors(approximate, tau)
-    union = int((a | b).sum())
-    return {
-        "label_disagreement_share": float((a != b).mean()),
-        "anchor_jaccard": float((a & b).sum() / union) if union else 1.0,
-        "max_abs_difference": float(np.abs(exact - approximate).max()),
-        "mean_abs_difference": float(np.abs(exact - approximate).mean()),
-    }

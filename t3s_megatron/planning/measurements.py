@@ -23,21 +23,20 @@ DOMINATES = 0.5
 @dataclass(frozen=True)
 class Costs:
     """What the parts of a run cost, however many of them there are. `lengths`: of the corpus's
-    rows, in positions computed; `scores`: whether theta_0 and theta_b are scored in passes of their
-    own; `teachers`: the numbers of the samples of each, where there are several."""
+    rows, in positions computed; `teachers`: the numbers of the samples of each, where there are
+    several."""
 
     layout: Layout
     model: Model
     lengths: list[int]
     answers: Answers | None
-    scores: bool
     speed: Speed
     teachers: tuple[tuple[int, ...], ...] = ()
 
     def walks(self, asked: MethodOptions) -> tuple[Walk, Walk]:
         """The run `asked` as it is expected, and at the most."""
         overlap = 0 if self.answers is None else self.answers.overlap
-        return expected_and_longest(asked, overlap=overlap, scores=self.scores)
+        return expected_and_longest(asked, overlap=overlap)
 
     def of(self, walk: Walk, *, longest: bool = False) -> dict[str, Work]:
         """By part; answers as long as expected, or all of them at the limit. Where servers answer,

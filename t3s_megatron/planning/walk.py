@@ -54,11 +54,10 @@ class Walk:
         return int(self.keeps_theta_0) + int(self.keeps_candidate) + self.in_flight
 
 
-def walk(asked: MethodOptions, bottleneck: int, *, overlap: int = 0, scores: bool = True) -> Walk:
+def walk(asked: MethodOptions, bottleneck: int, *, overlap: int = 0) -> Walk:
     """The run `asked` whose accuracy and confidence fall up to step `bottleneck`, then rise.
 
-    `overlap`: of measurements with training; `scores`: theta_0 and theta_b in passes of their own,
-    and not inline.
+    `overlap`: of measurements with training.
     """
     # The valley has no noise: its fall is a shock at any level.
     asked = replace(asked, shock_level=0.0)
@@ -101,7 +100,7 @@ def walk(asked: MethodOptions, bottleneck: int, *, overlap: int = 0, scores: boo
         discarded_steps=discarded,
         measurements=sum(did[kind] for kind in _BEGUN),
         targeted_measurements=targeted,
-        scoring_passes=(did[ActionKind.SCORE] + scores * stored) // profiles,
+        scoring_passes=(did[ActionKind.SCORE] + stored) // profiles,
         scored=stored // profiles,
         # At theta_0, at theta_f before a residual transfer, and at the end.
         evaluations=1 + did[ActionKind.RESIDUAL_TRANSFER] + did[ActionKind.FINISH],
@@ -126,14 +125,12 @@ def _accuracy(step: int, bottleneck: int, asked: MethodOptions) -> float:
     return slope - slope * (step if step <= bottleneck else 2 * bottleneck - step)
 
 
-def expected_and_longest(
-    asked: MethodOptions, *, overlap: int = 0, scores: bool = True
-) -> tuple[Walk, Walk]:
+def expected_and_longest(asked: MethodOptions, *, overlap: int = 0) -> tuple[Walk, Walk]:
     """theta_b at the step that T3S-simple takes (the paper's), and as late as it can be. See
     `walk`."""
     last = asked.last_profile_step
     likely, most = (
-        walk(asked, bottleneck, overlap=overlap, scores=scores)
+        walk(asked, bottleneck, overlap=overlap)
         for bottleneck in (min(asked.simple_step, last), last)
     )
     return likely, most

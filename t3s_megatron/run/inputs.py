@@ -18,7 +18,7 @@ from t3s_megatron.data.lengths import arrange_training
 from t3s_megatron.data.names import is_missing_path
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.teachers import Part, asked_once, load_heldout_corpus, load_training_corpus
-from t3s_megatron.data.tokenizing import Sample
+from t3s_megatron.data.tokenizing import Sample, load_tokenizer, pad_token
 from t3s_megatron.errors import T3SError
 from t3s_megatron.servers.client import require_httpx
 from t3s_megatron.servers.prompt_text import require_prompt_texts
@@ -68,31 +68,6 @@ class Inputs:
     @property
     def pad_token(self) -> int:
         return pad_token(self.tokenizer)
-
-
-def pad_token(tokenizer) -> int:
-    """What rows end in: the tokenizer's pad token, or its end token where it has none."""
-    pad = tokenizer.pad_token_id
-    return tokenizer.eos_token_id if pad is None else pad
-
-
-def load_tokenizer(path: str):
-    """The Hugging Face tokenizer of `--tokenizer-model`. T3SError when it has no end token."""
-    from transformers import AutoTokenizer
-
-    if not path:
-        raise T3SError("--tokenizer-model is missing: a folder with a Hugging Face tokenizer")
-    if is_missing_path(path):
-        raise T3SError(f"--tokenizer-model {path}: no such folder")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except Exception as error:  # transformers raises many types for a folder that is not one
-        raise T3SError(
-            f"--tokenizer-model {path}: not a Hugging Face tokenizer ({error})"
-        ) from error
-    if tokenizer.eos_token_id is None:
-        raise T3SError(f"--tokenizer-model {path}: the tokenizer has no end-of-text token")
-    return tokenizer
 
 
 def check_tokenizer_argument(command_line: list[str]) -> None:

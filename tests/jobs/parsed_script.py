@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import sys
 
-from t3s_megatron.megatron.start import start_process
+from t3s_megatron.entry import start_process
 
 
 def main() -> None:

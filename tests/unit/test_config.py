@@ -41,7 +41,7 @@ def test_the_defaults_are_the_ones_of_the_paper_and_the_help():
     made = config()
     assert (made.method, made.simple, made.simple_step) == ("t3s", False, 10)
     assert (made.anchor_threshold, made.patience, made.min_delta) == (0.0, 5, 0.0)
-    assert (made.accuracy_interval, made.no_shock, made.scoring) == (1, "simple", "exact")
+    assert (made.accuracy_interval, made.no_shock) == (1, "simple")
     assert (made.accuracy_prompts, made.accuracy_samples, made.temperature) == (0, 1, 0.6)
     assert (made.prompt_format, made.overlong, made.verifier) == ("chat", "error", "numeric")
     assert (made.report_temperatures, made.report_samples) == ((), 4)
@@ -74,7 +74,6 @@ def test_values_are_converted_to_the_type_of_their_field(name, words, value):
         "--t3s-method t4s",
         "--t3s-patience 2.5",
         "--t3s-no-shock maybe",
-        "--t3s-scoring fast",
         "--t3s-overlong pad",
         "--t3s-prompt-format xml",
         "--t3s-device tpu",
@@ -161,7 +160,6 @@ def test_gold_answers_are_needed_exactly_when_something_is_generated(line, neede
         *(f"--t3s-method {method} --t3s-simple" for method in METHODS if method != "sft"),
         *(f"--t3s-method {method} --t3s-mask-share 0.3" for method in MASKING_BASELINES),
         *(f"--t3s-method {m} --t3s-selection-load s" for m in METHODS if m not in ("sft", "rrt")),
-        *(f"--t3s-scoring {scoring}" for scoring in ("exact", "inline", "both")),
         *(f"--t3s-no-shock {end}" for end in ("simple", "sft", "stop")),
         "--t3s-simple-step 50 --t3s-profile-iters 50",
         "--t3s-profile-iters 5 --t3s-simple-step 6 --t3s-no-shock stop",
@@ -345,7 +343,6 @@ _RANDOM = "--t3s-method random --t3s-mask-share 0.3"
         ("--t3s-heldout-data h", "only used with --t3s-report-temperatures", "give those"),
         ("--t3s-accuracy-interval 0", "detector needs accuracy", "choose --t3s-simple"),
         (f"{_RRT} --t3s-accuracy-interval 0", "detector needs accuracy", "at least 1"),
-        (f"{_RANDOM} --t3s-scoring inline", "inline needs a profile", "choose exact"),
         (f"{_RRT} --t3s-profile-iters 49", "49 cannot be shorter than --train-iters 50", "leave"),
         (
             "--t3s-simple --t3s-simple-step 8 --t3s-profile-iters 7",
@@ -430,7 +427,6 @@ _VALUES = {
     "max_new_tokens": st.none() | _numbers(1),
     "report_temperatures": st.just(()) | st.lists(_FLOATS, max_size=2),
     "report_samples": _numbers(1),
-    "scoring": st.sampled_from(["exact", "inline", "both"]),
     "selection_load": st.none() | st.sampled_from(["", "s"]),
     "heldout_data": st.none() | st.just("h"),
     "seed": st.none() | st.integers(),
@@ -480,7 +476,6 @@ def test_any_values_are_carried_out_or_refused_by_name(values, budget, save):
             "targeted_accuracy_interval": st.integers(0, 3),
             "mask_share": st.just(0.3),
             "selection_load": st.just("s"),
-            "scoring": _VALUES["scoring"],
         },
     ),
     budget=st.integers(1, 30),

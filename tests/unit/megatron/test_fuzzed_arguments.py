@@ -22,7 +22,7 @@ numbers = st.integers(-2, 60).map(str) | st.sampled_from(
 )
 words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=6)
 odd_words = words | st.sampled_from(
-    ["t3s", "sft", "rrt", "simple", "stop", "exact", "inline", "both", "random", "chat", "raw"]
+    ["t3s", "sft", "rrt", "simple", "stop", "both", "random", "chat", "raw"]
     + ["drop", "truncate", "numeric", "reasoning-gym", "os:abort", "builtins:exit", "a:b:c", ":"]
     + ["sys.path:append", "json:JSONDecoder", "\udcff", "/", ".", "..", "//", "~", "mask-share"]
 )

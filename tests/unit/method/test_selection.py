@@ -15,7 +15,6 @@ from t3s_megatron.method.selection import (
     Method,
     anchors,
     delta_c,
-    disagreement,
     keep_mask,
     selection_counts,
 )
@@ -237,23 +236,6 @@ def test_counts_without_theta_b():
 def test_the_mean_of_an_empty_group_is_none(delta, empty):
     delta = np.array(delta, dtype=np.float32)
     assert selection_counts(~anchors(delta), delta)[empty] is None
-
-
-def test_disagreement_by_hand():
-    """Anchors {0, 3} against {0, 1}: two of six labels differ, one of three tokens is in both."""
-    approximate = DELTA + np.array([0, 1, 0, -3, 0, 0], dtype=np.float32)
-    assert disagreement(DELTA, approximate) == {
-        "label_disagreement_share": pytest.approx(1 / 3),
-        "anchor_jaccard": pytest.approx(1 / 3),
-        "max_abs_difference": 3.0,
-        "mean_abs_difference": pytest.approx(4 / 6),
-    }
-
-
-def test_no_disagreement_and_no_anchors_at_all():
-    assert disagreement(DELTA, DELTA)["anchor_jaccard"] == 1.0
-    none = np.full(3, -1.0, dtype=np.float32)
-    assert disagreement(none, none)["anchor_jaccard"] == 1.0
 
 
 # ------------------------------------------------------------------------------- table of methods

@@ -21,7 +21,7 @@ FAST = replace(SPEED, generation=60.0, peak_flops=1e9)
 
 
 def costs(**changes) -> Costs:
-    made = dict(layout=layout(), model=model(), lengths=[10, 30], answers=answers(), scores=True,
+    made = dict(layout=layout(), model=model(), lengths=[10, 30], answers=answers(),
                 speed=FAST)  # fmt: skip
     return Costs(**made | changes)
 
@@ -77,8 +77,6 @@ def test_by_confidence_the_corpus_is_scored_at_every_step_and_nothing_measured()
     run = walk(plan, 10)
     # Steps 0 to 15, then theta_b and theta_0, of two samples of 40 positions.
     assert costs().of(run)["scoring"].tokens == (16 + 2) * 40
-    inline = costs(scores=False)
-    assert inline.of(inline.walks(plan)[0])["scoring"].tokens == 16 * 40
     assert "none in the profile; 1 later" in text(outcome(measuring=found))
     assert found.beside.overlapped is None, "there is nothing to overlap"
 

@@ -14,8 +14,9 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer
 
 from t3s_megatron.data.selection_file import Selection
+from t3s_megatron.data.tokenizing import load_tokenizer
 from t3s_megatron.errors import DataError, MismatchError, T3SError
-from t3s_megatron.run.inputs import Inputs, check_tokenizer_argument, load_tokenizer, read_inputs
+from t3s_megatron.run.inputs import Inputs, check_tokenizer_argument, read_inputs
 from tests.support.arguments import namespace
 from tests.support.task import CHAT_TEMPLATE, make_samples, make_tokenizer
 
