@@ -55,11 +55,13 @@ CURVES = {
         (0, 0.75), (6, 0.42), (14, 0.68), (18, 0.56), (22, 0.68), (27, 0.52), (32, 0.68), (50, 0.7),
     ),
     "double": ((0, 0.70), (5, 0.50), (8, 0.58), (12, 0.45), (25, 0.66), (50, 0.72)),
+    "late double": ((0, 0.70), (5, 0.55), (9, 0.61), (14, 0.45), (27, 0.66), (50, 0.72)),
     "no shock, rising": ((0, 0.60), (20, 0.70), (50, 0.75)),
     "no shock, flat": ((0, 0.70), (50, 0.70)),
 }  # fmt: skip
 UNPAIRED = {
-    f"{name}, unpaired": CURVES[name] for name in ("double", "no shock, rising", "no shock, flat")
+    f"{name}, unpaired": CURVES[name]
+    for name in ("double", "late double", "no shock, rising", "no shock, flat")
 }
 
 
@@ -288,10 +290,11 @@ def main() -> None:
         )
     without = [name for name in scenarios if name.startswith("no shock")]
     none = [name for name in without if name in CURVES]
+    twice = [name for name in scenarios if "double" in name]
     recordings = [name for name in scenarios if name.startswith("recorded")]
     groups = {
-        "one dip": [name for name in CURVES if name not in (*none, "double")],
-        "two dips": ["double"],
+        "one dip": [name for name in CURVES if name not in (*none, *twice)],
+        "two dips": ["double", "late double"],
         "recorded": recordings,
     }
     results: dict[tuple, list[Found]] = {}
@@ -319,6 +322,12 @@ def main() -> None:
     for rule in KEY:
         row(rule, *(alarm_cell(results[setting, rule, name]) for setting in ONE_ANSWER
                     for name in without))  # fmt: skip
+    print("\ntwo dips: within 2 steps of the deeper, second one\n")
+    settings = [(setting, name) for setting in SETTINGS for name in twice]
+    row("", *(f"{name}, {n} x {answers}" for (n, answers), name in settings))
+    row("---", *["---"] * len(settings))
+    for rule in KEY:
+        row(rule, *(f"{within(results[setting, rule, name], 2):.2f}" for setting, name in settings))
     print(f"\n{BASELINE}: runs whose fall, and whose rise, are not called chance\n")
     row("", *scenarios)
     row("---", *["---"] * len(scenarios))
