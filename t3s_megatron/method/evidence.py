@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 
 from t3s_megatron.method.outcome import RIGHT, WRONG, Outcome
-from t3s_megatron.method.paired import p_above
+from t3s_megatron.method.paired import p_above, sign_flip_tail
 
 #: A corrected p-value above this is called chance.
 CHANCE = 0.05
@@ -117,11 +117,13 @@ def evidence(
 def why_nothing_can_fall(first: Outcome, min_delta: float) -> str | None:
     """Why no later measurement could be told from that of step 0 as a fall; None where one could.
 
-    Decided by the test itself: not even if every answer were wrong. Or most answers were cut off:
-    then accuracy is that of the length limit.
+    Decided by the test itself: not even if every answer were wrong. Or more than half of the
+    answers were cut off, and that not by chance (a sign test): then accuracy is that of the length
+    limit.
     """
     asked = len(first.marks)
-    if 2 * first.cut_off > asked > 0:
+    ended = asked - first.cut_off
+    if first.cut_off > ended and sign_flip_tail([1] * first.cut_off + [-1] * ended) <= CHANCE:
         return (
             f"{first.cut_off} of {asked} answers met the length limit before their end, and count "
             f"as wrong (accuracy {first.accuracy:.3f}). Raise --t3s-max-new-tokens (and "
