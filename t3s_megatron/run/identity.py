@@ -68,20 +68,19 @@ def identity(inputs: Inputs, args) -> dict:
         for name, value in asdict(inputs.config).items()
         if name not in _FREE
     }
-    return {
-        "dataset fingerprint": inputs.corpus.fingerprint,
-        "held-out fingerprint": None if heldout is None else heldout.fingerprint,
-        "tokenizer fingerprint": inputs.corpus.tokenizer_fingerprint,
-        "model": model_shape(args),
-        "loaded selection": None
-        if loaded is None
-        else hashlib.sha256(np.packbits(loaded.keep)).hexdigest(),
-        "megatron-core release": megatron_version(),
-        "--seed": args.seed,
-        "--train-iters": inputs.plan.budget,
-        # Step n begins at sample n times this.
-        "--global-batch-size": args.global_batch_size,
-    } | arguments
+    return (
+        {
+            "dataset fingerprint": inputs.corpus.fingerprint,
+            "held-out fingerprint": None if heldout is None else heldout.fingerprint,
+            "tokenizer fingerprint": inputs.corpus.tokenizer_fingerprint,
+            "loaded selection": None
+            if loaded is None
+            else hashlib.sha256(np.packbits(loaded.keep)).hexdigest(),
+            "megatron-core release": megatron_version(),
+        }
+        | arguments
+        | inputs.megatron_arguments
+    )
 
 
 def provenance(inputs: Inputs, args) -> dict:

@@ -48,7 +48,7 @@ def test_links_are_resolved(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "latest").symlink_to(tmp_path / "disk")
     with pytest.raises(
-        T3SError, match="--t3s-hf-export .*latest and --save .*disk.*the first is in"
+        T3SError, match="--t3s-hf-export .*latest/hf and --save .*disk.*the first is in"
     ):
         check_places(places(tmp_path, t3s_hf_export="latest/hf", save="disk"))
 
