@@ -14,8 +14,9 @@ import sys
 import numpy as np
 
 from t3s_megatron.method.confidence import confidence_fall
+from t3s_megatron.method.options import MethodOptions
 from t3s_megatron.method.outcome import Outcome
-from t3s_megatron.method.phases import ActionKind, Phase, PhaseMachine, Plan
+from t3s_megatron.method.phases import ActionKind, Phase, PhaseMachine
 from t3s_megatron.method.selection import anchors, delta_c
 
 EPOCH = 3  # 200 samples, 64 a step
@@ -180,18 +181,19 @@ def policies(runs: list[Trajectory]) -> None:
     plans = {
         "accuracy, every step": dict(signal="accuracy"),
         "accuracy, every 5 steps": dict(signal="accuracy", accuracy_interval=5),
-        "accuracy, coarse 5": dict(signal="accuracy", coarse_interval=5),
-        "both, coarse 5": dict(signal="both", coarse_interval=5),
-        "both, coarse 10": dict(signal="both", coarse_interval=10),
-        "confidence": dict(signal="confidence", accuracy_interval=0),
+        "accuracy, coarse 5": dict(signal="accuracy", accuracy_interval_coarse=5),
+        "both, coarse 5": dict(signal="both", accuracy_interval_coarse=5),
+        "both, coarse 10": dict(signal="both", accuracy_interval_coarse=10),
+        "confidence": dict(signal="confidence"),
     }
     rows = []
     for name, settings in plans.items():
         measured, steps, away, lost, inside = [], [], [], [], []
         for run in runs:
             for answer in range(run.marks.shape[2]):
-                found = walk(run, answer, Plan("t3s", budget=1, profile_iters=run.steps,
-                             simple_step=min(SIMPLE, run.steps), **settings))  # fmt: skip
+                found = walk(run, answer, MethodOptions(
+                    budget=1, profile_iters=run.steps, targeted_accuracy_interval=0,
+                    simple_step=min(SIMPLE, run.steps), **settings))  # fmt: skip
                 measured.append(found[1])
                 steps.append(found[2])
                 away.append(abs(found[0] - run.bottleneck))
@@ -204,9 +206,9 @@ def policies(runs: list[Trajectory]) -> None:
             "accuracy above the lowest"], rows)  # fmt: skip
 
 
-def walk(run: Trajectory, answer: int, plan: Plan) -> tuple[int, int, int]:
+def walk(run: Trajectory, answer: int, asked: MethodOptions) -> tuple[int, int, int]:
     """(theta_b, measurements, steps) of the profile."""
-    machine = PhaseMachine(plan)
+    machine = PhaseMachine(asked)
     measured = 0
     while machine.phase is Phase.PROFILE:
         action, step = machine.next_action(), machine.phase_step

@@ -52,7 +52,7 @@ def trajectory(inputs, rows, forward):
 
         @property
         def train_iters(self):
-            return PROFILE + len(GRID) * self.inputs.plan.budget
+            return PROFILE + len(GRID) * self.config.budget
 
         def before_step(self, context):
             if self.theta_0 is None:
@@ -67,7 +67,7 @@ def trajectory(inputs, rows, forward):
                 self.c = np.load(OUT)["c"]
                 self.phase = "targeted"
                 self._next_selection(context)
-            elif self.phase == "targeted" and self.step == self.inputs.plan.budget:
+            elif self.phase == "targeted" and self.step == self.config.budget:
                 self._next_selection(context)
             self.began = time.perf_counter()
 
@@ -79,7 +79,7 @@ def trajectory(inputs, rows, forward):
                 self._look(context)
                 if self.step == PROFILE and not GRID:
                     self._write()
-            elif self.step == self.inputs.plan.budget:
+            elif self.step == self.config.budget:
                 self.evaluate(context, f"theta_b={self.theta_b}")
 
         def _look(self, context):

@@ -174,7 +174,7 @@ class T3S:
         if args.save:
             require_shared_folder("--save", args.save)
         require_shared_folder("--t3s-dir", inputs.config.dir)
-        require_equal(identity(inputs, args))
+        require_equal(identity(inputs))
         take_over_batches(args)  # there is no validation set: accuracy takes its place
         return (self._kind or T3SRun)(inputs, rows, forward)
 

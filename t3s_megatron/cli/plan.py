@@ -17,7 +17,7 @@ from dataclasses import replace
 from t3s_megatron.config import T3SConfig, add_t3s_arguments
 from t3s_megatron.data.lengths import make_arrangement
 from t3s_megatron.errors import T3SError
-from t3s_megatron.method.phases import Plan
+from t3s_megatron.method.options import MethodOptions
 from t3s_megatron.planning.advice import advice
 from t3s_megatron.planning.measurements import Costs, measuring
 from t3s_megatron.planning.memory import disk, gpu_memory, host_memory
@@ -140,15 +140,14 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> PlannedRun:
     samples = samples_of(args, tokenizer, notes)
     teachers = tuple(one.name for one in samples.teachers)
     if config is not None:
-        config = config.for_teachers(len(teachers), args)
+        config = config.for_teachers(teachers, args)
     layout = layout_of(args)
     held_out = held_out_lengths(config, args, tokenizer, notes)
     answers = answers_of(config, args, samples, held_out, layout)
     in_process = in_process_of(answers, layout)
     if answers is not None and options.mean_answer_tokens is not None:
         answers = replace(answers, expected=min(options.mean_answer_tokens, answers.limit))
-    plan = config.plan(args.train_iters, teachers) if config else _plain(args.train_iters)
-    plan.validate()
+    asked = config or _plain(args.train_iters)
     model = measure_model(args, options.expert_load)
     gpus = gpu_memory(layout, model, in_process, round(options.reserve_gib * GIB))
     speed = Speed(
@@ -161,7 +160,7 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> PlannedRun:
     lengths = computed_lengths(make_arrangement(args), samples)
     of_teachers = tuple(one.samples for one in samples.teachers)
     costs = Costs(layout, model, lengths, answers, speed, of_teachers)
-    expected, longest = costs.walks(plan)
+    expected, longest = costs.walks(asked)
     limit = round(options.gpu_memory_gib * GIB)
     worst = max(gpus, key=lambda gpu: gpu.total)
     per_node = min(options.gpus_per_node, world_size)
@@ -190,7 +189,7 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> PlannedRun:
         expected=expected,
         longest=longest,
         work=_work(costs, expected, longest),
-        measuring=measuring(plan, costs),
+        measuring=measuring(asked, costs),
         speed=speed,
         notes=notes,
         advice=[]
@@ -223,10 +222,15 @@ def _become_a_planner() -> None:
     install_fake_world()
 
 
-def _plain(budget: int) -> Plan:
+def _plain(budget: int) -> MethodOptions:
     """Training without --t3s: one phase, nothing measured."""
-    return Plan(method="sft", budget=budget, profile_iters=budget, accuracy_interval=0,
-                measure_final=False)  # fmt: skip
+    return MethodOptions(
+        method="sft",
+        budget=budget,
+        profile_iters=budget,
+        accuracy_interval=0,
+        targeted_accuracy_interval=0,
+    )
 
 
 def _work(costs: Costs, expected: Walk, longest: Walk) -> dict[str, tuple[Work, Work]]:

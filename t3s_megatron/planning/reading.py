@@ -80,8 +80,7 @@ def samples_of(args, tokenizer, notes: list[str]) -> Samples:
     as long as --seq-length allows. Adds to `notes` what is assumed."""
     sources = args.t3s_data or []
     if tokenizer is not None and sources and all(map(os.path.exists, sources)):
-        from t3s_megatron.data.loading import load_training_corpus
-        from t3s_megatron.data.teachers import question
+        from t3s_megatron.data.teachers import load_training_corpus, question
 
         corpus, parts = load_training_corpus(args, tokenizer)
         numbers: dict[tuple, int] = {}
@@ -124,28 +123,20 @@ def _assumed_samples(args, tokenizer, sources: list[str], notes: list[str]) -> S
     )
 
 
-def _corpus(args, tokenizer, path: str | None, split: str):
-    """None where it or the tokenizer is not on this machine. T3SError for data with errors."""
-    from t3s_megatron.data.loading import build_corpus
-    from t3s_megatron.data.records import load_records
-
-    if tokenizer is None or path is None or not os.path.exists(path):
-        return None
-    how = dict(prompt_format=args.t3s_prompt_format, overlong=args.t3s_overlong)
-    return build_corpus(load_records(path, split=split), args, tokenizer, **how)
-
-
 def held_out_lengths(config: T3SConfig | None, args, tokenizer, notes: list[str]) -> list[int]:
     """Lengths of the prompts that only evaluations ask. Adds to `notes` what is not here."""
     if config is None or not (config.heldout_data and config.report_temperatures):
         return []
-    corpus = _corpus(args, tokenizer, config.heldout_data, config.heldout_data_split)
-    if corpus is None:
+    from t3s_megatron.data.teachers import load_heldout_corpus
+
+    if tokenizer is None or not os.path.exists(config.heldout_data):
         notes.append(
             f"--t3s-heldout-data {config.heldout_data} is not on this machine: answers to it are "
             "not counted"
         )
         return []
+    corpus = load_heldout_corpus(args, tokenizer)
+    assert corpus is not None
     return [sample.prompt_length for sample in corpus.samples]
 
 

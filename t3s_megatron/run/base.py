@@ -110,7 +110,7 @@ class Run(Callback):
 
     @property
     def train_iters(self) -> int:
-        return self.inputs.plan.budget
+        return self.config.budget
 
     @property
     def finished(self) -> bool:
@@ -258,7 +258,7 @@ class Run(Callback):
             method=self.kind,
             data=inputs.corpus.counts,
             unusable_gold=sorted(inputs.unusable_gold),
-            arrangement=inputs.training_rows.summary(inputs.plan.budget),
+            arrangement=inputs.training_rows.summary(config.budget),
             **provenance(inputs, get_args()),
         )
         loaded = inputs.selection

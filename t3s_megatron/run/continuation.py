@@ -44,7 +44,7 @@ def check_continuation(inputs: Inputs, args) -> None:
 
 def check_identity(states: StateFolder, saved: dict, inputs: Inputs, args) -> None:
     """MismatchError, with every difference, when the state of a run was saved by another one."""
-    mine = identity(inputs, args)
+    mine = identity(inputs)
     different = [
         f"\n  {what} {expected}, this one has {mine.get(what)}{_hint(what, expected, args)}"
         for what, expected in saved.items()

@@ -14,17 +14,13 @@ from t3s_megatron.accuracy.gold import check_verifier
 from t3s_megatron.config import T3SConfig
 from t3s_megatron.data.arrangement import TrainingRows
 from t3s_megatron.data.corpus import Corpus
-from t3s_megatron.data.lengths import make_arrangement
-from t3s_megatron.data.loading import build_corpus, load_training_corpus
+from t3s_megatron.data.lengths import arrange_training
 from t3s_megatron.data.names import is_missing_path
-from t3s_megatron.data.order import EpochOrder
-from t3s_megatron.data.records import load_records
 from t3s_megatron.data.selection_file import Selection
-from t3s_megatron.data.teachers import Part, asked_once
+from t3s_megatron.data.teachers import Part, asked_once, load_heldout_corpus, load_training_corpus
 from t3s_megatron.data.tokenizing import Sample, load_tokenizer, pad_token
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.arguments import number_arguments
-from t3s_megatron.method.phases import Plan
 from t3s_megatron.servers.client import require_httpx
 from t3s_megatron.servers.prompt_text import require_prompt_texts
 from t3s_megatron.servers.reload import takes_token_ids
@@ -48,7 +44,6 @@ class Inputs:
     heldout: Corpus | None
     unusable_gold: frozenset[str]
     selection: Selection | None
-    plan: Plan
     max_new_tokens: int
     parts: list[Part]
     training_rows: TrainingRows
@@ -92,17 +87,6 @@ def check_tokenizer_argument(command_line: list[str]) -> None:
         raise T3SError(f"--tokenizer-model {given.tokenizer_model}: no such folder")
 
 
-def arrange_training(
-    corpus: Corpus, seed: int, args, samples: tuple[int, ...] | None = None
-) -> TrainingRows:
-    """Which samples each step is made of, and in which rows they stand. `samples`: corpus indices
-    of those that are trained on, None for all."""
-    order = EpochOrder(len(corpus.samples) if samples is None else len(samples), seed)
-    return TrainingRows(
-        order, corpus.lengths, make_arrangement(args), args.global_batch_size, samples
-    )
-
-
 def read_inputs(args) -> Inputs:
     """Check the arguments, read the data. `args` is Megatron's validated namespace.
 
@@ -112,12 +96,8 @@ def read_inputs(args) -> Inputs:
     tokenizer = load_tokenizer(args.tokenizer_model)
     corpus, parts = load_training_corpus(args, tokenizer)
     teachers = tuple(part.teacher for part in parts if part.teacher is not None)
-    config = config.for_teachers(len(teachers), args)
-    heldout = None
-    if config.heldout_data:
-        records = load_records(config.heldout_data, split=config.heldout_data_split)
-        how = dict(prompt_format=config.prompt_format, overlong=config.overlong)
-        heldout = build_corpus(records, args, tokenizer, **how)
+    config = config.for_teachers(teachers, args)
+    heldout = load_heldout_corpus(args, tokenizer)
     unusable_gold: frozenset[str] = frozenset()
     max_new_tokens = config.max_new_tokens or 0
     if config.needs_answers:
@@ -135,8 +115,6 @@ def read_inputs(args) -> Inputs:
     selection = None
     if config.selection_load:
         selection = Selection.load(config.selection_load, corpus)
-    plan = config.plan(args.train_iters, teachers)
-    plan.validate()
     training_rows = arrange_training(corpus, config.seed, args)
     profile_rows = {
         part.teacher: arrange_training(corpus, config.seed, args, part.samples)
@@ -150,7 +128,6 @@ def read_inputs(args) -> Inputs:
         heldout,
         unusable_gold,
         selection,
-        plan,
         max_new_tokens,
         parts,
         training_rows,

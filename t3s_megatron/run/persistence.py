@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -37,6 +36,7 @@ from t3s_megatron.megatron.student import tracked_iteration
 from t3s_megatron.megatron.weights import WeightSnapshot
 from t3s_megatron.method.phases import Phase
 from t3s_megatron.monitor.journal import Journal
+from t3s_megatron.options import all_values
 from t3s_megatron.run.continuation import check_identity
 from t3s_megatron.run.identity import identity, parallel_layout
 from t3s_megatron.run.in_flight import Flight, Result
@@ -137,7 +137,7 @@ class Persistence:
     def _content(self, checksums: list[dict[str, str]]) -> dict:
         state = self.state
         return {
-            "identity": identity(self.inputs, get_args()),
+            "identity": identity(self.inputs),
             "layout": parallel_layout(get_args()),
             "machine": state.machine.state_dict(),
             "in_flight": [flight.result().to_state() for flight in state.flights],
@@ -190,7 +190,7 @@ class Persistence:
         )
         state.rows.exclude(saved["excluded"])
         self.journal.restore(saved["summary"])
-        self.journal.note(None, arguments=asdict(self.inputs.config))
+        self.journal.note(None, arguments=all_values(self.inputs.config))
         here = parallel_layout(get_args())
         same_layout = saved["layout"] == here
         for name in saved["checksums"][0]:

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from t3s_megatron.data.lengths import choose_arrangement
-from t3s_megatron.data.loading import load_training_corpus
+from t3s_megatron.data.lengths import arrange_training, choose_arrangement
+from t3s_megatron.data.teachers import load_training_corpus
 from t3s_megatron.data.tokenizing import load_tokenizer, pad_token
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.batches import RowMaker, TrainingBatches, take_over_batches
 from t3s_megatron.megatron.forward import TrainingForward
-from t3s_megatron.run.inputs import arrange_training
 
 
 class PlainTraining:

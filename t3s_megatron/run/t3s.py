@@ -53,7 +53,7 @@ class T3SRun(Run):
     def __init__(self, inputs: Inputs, rows: RowMaker, forward: TrainingForward):
         super().__init__(inputs, rows, forward)
         depth = self.config.accuracy_overlap
-        machine = OverlappingPhases(inputs.plan, depth) if depth else PhaseMachine(inputs.plan)
+        machine = OverlappingPhases(self.config, depth) if depth else PhaseMachine(self.config)
         self.state = RunState(machine, rows)
         self.handlers = {
             ActionKind.KEEP_THETA_0: self._keep_theta_0,
@@ -103,17 +103,16 @@ class T3SRun(Run):
 
     @property
     def kind(self) -> str:
-        return self.config.method + ("-simple" if self.inputs.plan.simple else "")
+        return self.config.method + ("-simple" if self.config.simple else "")
 
     # ------------------------------------------------------------------------------------ events
 
     def begin(self, context: CallbackContext) -> None:
-        plan = self.inputs.plan
-        if plan.teachers:
-            bound = plan.simple_step if plan.simple else plan.profile_iters
-            several = len(plan.profiles) > 1
+        config = self.config
+        if config.teachers:
+            several = len(config.profiles) > 1
             self.journal.introduce_teachers(
-                self.inputs.parts, plan.budget, bound if several else None
+                self.inputs.parts, config.budget, config.longest_profile if several else None
             )
         self.selector = Selector(self.inputs, self.state, self.journal, self.non_finite, self.root)
         self.in_flight: InFlight | None = None

@@ -26,7 +26,7 @@ def main() -> None:
         "data_parallel": args.data_parallel_size,
         "arrangement": config.arrangement,
         "batch": args.global_batch_size,
-        "budget": config.plan(args.train_iters).budget,
+        "budget": config.budget,
         "temperature": config.temperature,
         "sequence_parallel": args.sequence_parallel,
         "world": args.world_size,

@@ -29,9 +29,10 @@ odd_words = words | st.sampled_from(
 
 
 def command_lines(paths: list[str]):
-    from t3s_megatron.config import T3SConfig, _argument, fields
+    from t3s_megatron.config import T3SConfig
+    from t3s_megatron.options import argument_name, options_of
 
-    known = [_argument(f.name) for f in fields(T3SConfig)]
+    known = [argument_name(f.name) for f, _ in options_of(T3SConfig)]
     flags = st.sampled_from(["--t3s-simple", "--t3s", "--fp16", "--exit-signal-handler"])
     values = numbers | odd_words | st.sampled_from(paths)
     pairs = st.tuples(st.sampled_from(known), values).map(list)

@@ -11,7 +11,7 @@ from test_planned_measurements import FAST, PLAN, costs
 from test_planned_work import outcome
 
 from t3s_megatron.config import T3SConfig
-from t3s_megatron.method.phases import ActionKind, Plan
+from t3s_megatron.method.phases import ActionKind
 from t3s_megatron.planning.facts import Samples, Servers, Storage
 from t3s_megatron.planning.measurements import measuring
 from t3s_megatron.planning.memory import disk, generation, host_memory
@@ -20,9 +20,10 @@ from t3s_megatron.planning.report import text
 from t3s_megatron.planning.serving import waited
 from t3s_megatron.planning.walk import walk
 from t3s_megatron.planning.work import generating
+from tests.support.asked import asked
 
 #: Confirmed by one measurement; two in the targeted phase.
-SHORT = Plan(method="t3s", budget=4, profile_iters=9, simple_step=1, patience=1,
+SHORT = asked(budget=4, profile_iters=9, simple_step=1, patience=1,
              targeted_accuracy_interval=2)  # fmt: skip
 
 
