@@ -20,6 +20,7 @@ from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.teachers import Part, asked_once, load_heldout_corpus, load_training_corpus
 from t3s_megatron.data.tokenizing import Sample, load_tokenizer, pad_token
 from t3s_megatron.errors import T3SError
+from t3s_megatron.megatron.arguments import number_arguments
 from t3s_megatron.servers.client import require_httpx
 from t3s_megatron.servers.prompt_text import require_prompt_texts
 from t3s_megatron.servers.reload import takes_token_ids
@@ -34,6 +35,7 @@ class Inputs:
 
     `unusable_gold`: uids of samples whose gold answer the verifier cannot read. They are trained
     on, and never asked. `parts`: the corpus by teacher; one part where there is one teacher.
+    `megatron_arguments`: those that change numbers, before training has changed the namespace.
     """
 
     config: T3SConfig
@@ -46,6 +48,7 @@ class Inputs:
     parts: list[Part]
     training_rows: TrainingRows
     profile_rows: dict[str, TrainingRows]
+    megatron_arguments: dict[str, object]
 
     def rows_of(self, teacher: str | None) -> TrainingRows:
         """Of a phase that trains on this teacher's samples, or (None) on all."""
@@ -129,6 +132,7 @@ def read_inputs(args) -> Inputs:
         parts,
         training_rows,
         profile_rows,
+        number_arguments(args),
     )
 
 
