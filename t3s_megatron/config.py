@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+from t3s_megatron.accuracy import verifiers
 from t3s_megatron.accuracy.pool import Limits
 from t3s_megatron.data.arrangement import ARRANGEMENTS
 from t3s_megatron.data.lengths import choose_arrangement
@@ -148,7 +149,7 @@ class T3SConfig:
     # --- generation and verification
     verifier: str = _option(
         "numeric",
-        "exact, numeric, choice, math, reasoning-gym, code, or package.module:function of your own",
+        verifiers.names(),
     )
     verify_timeout: float = _option(
         30.0, "seconds a verifier has for one answer; then its process is killed and replaced"
