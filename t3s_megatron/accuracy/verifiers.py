@@ -14,15 +14,16 @@ import functools
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from t3s_megatron.accuracy.code.tests import UnusableTests, read_tests
 from t3s_megatron.accuracy.extraction import (
-    boxed,
     final_answer,
-    last_number,
+    final_letter,
+    final_number,
     letter,
+    marked,
     number,
-    tagged,
 )
 from t3s_megatron.errors import T3SError
 
@@ -38,6 +39,11 @@ class Verdict(enum.StrEnum):
     CRASHED = "crashed"  # the verifier raised, or its process died
     UNFINISHED = "unfinished"  # generation ran out of time
     SKIPPED = "skipped"  # not looked at, because the measurement was void already
+
+
+class TooHard(Exception):
+    """An answer that takes a verifier more time than it may. It is the answer's fault, and such an
+    answer cannot be compared: a gold answer must not be like that."""
 
 
 #: An answer that a fault has taken: it says nothing about the student.
@@ -149,12 +155,7 @@ def _words(text: str) -> list[str]:
 
 def _numeric(timeout: float) -> Verifier:
     def verify(text: str, answer: str | None, metadata: dict | None) -> Verdict:
-        for marked in (boxed(text), tagged(text)):
-            if marked is not None:
-                found = number(marked)
-                break
-        else:
-            found = last_number(text)
+        found = final_number(text)
         if found is None:
             return Verdict.UNPARSEABLE
         return _verdict(found == number(answer))
@@ -168,7 +169,7 @@ def _no_number(answer: str | None, metadata: dict | None) -> str | None:
 
 def _choice(timeout: float) -> Verifier:
     def verify(text: str, answer: str | None, metadata: dict | None) -> Verdict:
-        found = letter(final_answer(text) or "")
+        found = final_letter(text)
         return Verdict.UNPARSEABLE if found is None else _verdict(found == letter(answer or ""))
 
     return verify
@@ -181,24 +182,21 @@ def _no_letter(answer: str | None, metadata: dict | None) -> str | None:
 # ----------------------------------------------------------------------------- by other packages
 
 
-def _math(timeout: float) -> Verifier:
+def _math(how: str, timeout: float) -> Verifier:
     try:
-        from t3s_megatron.accuracy.mathematics import parse, same
+        from t3s_megatron.accuracy.math import engine, verify
     except ImportError as error:
         raise T3SError(
-            '--t3s-verifier math needs math-verify: pip install "t3s-megatron[verification]"'
+            f'--t3s-verifier {how} needs math-verify: pip install "t3s-megatron[verification]"'
         ) from error
+    look = {"math": verify.strict, "math-lenient": verify.lenient}[how]
+    bound = engine.Bound(timeout)
 
-    def verify(text: str, answer: str | None, metadata: dict | None) -> Verdict:
-        found = parse(text)
-        if not found:
-            return Verdict.UNPARSEABLE
-        gold = parse(f"\\boxed{{{answer}}}")
-        if not gold:
-            raise ValueError(f"the gold answer {answer!r} cannot be parsed")
-        return _verdict(same(gold, found))
+    def judge(text: str, answer: str | None, metadata: dict | None) -> Verdict:
+        with bound():
+            return look(text, answer)
 
-    return verify
+    return judge
 
 
 def _reasoning_gym(timeout: float) -> Verifier:
@@ -212,18 +210,35 @@ def _reasoning_gym(timeout: float) -> Verifier:
     # Making a scorer makes its whole data set object.
     scorer = functools.cache(reasoning_gym.get_score_answer_fn)
 
+    def score(found: str, answer: str | None, metadata: dict) -> bool:
+        """With the metadata as they are, or as they were before JSON made lists of tuples."""
+        scores = scorer(metadata["source_dataset"])
+        question, raised = metadata.get("question", ""), None
+        for said in (metadata, _tuples(metadata)):
+            entry = {"question": question, "answer": answer, "metadata": said}
+            try:
+                if scores(answer=found, entry=entry) == 1.0:
+                    return True
+            except Exception as error:
+                raised = error
+        if raised is not None:
+            raise raised
+        return False
+
     def verify(text: str, answer: str | None, metadata: dict | None) -> Verdict:
-        found = tagged(text)
-        found = boxed(text) if found is None else found
-        if found is None:
+        found = marked(text)
+        if found is None or found.content is None:
             return Verdict.UNPARSEABLE
         assert metadata is not None  # checked with the gold answers
-        score = scorer(metadata["source_dataset"])
-        question = metadata.get("question", "")
-        entry = {"question": question, "answer": answer, "metadata": metadata}
-        return _verdict(score(answer=found, entry=entry) == 1.0)
+        return _verdict(score(found.content.strip(), answer, metadata))
 
     return verify
+
+
+def _tuples(value: object) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(part) for key, part in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _no_scorer(answer: str | None, metadata: dict | None) -> str | None:
@@ -295,7 +310,10 @@ VERIFIERS = {
     "exact": Builtin(_exact, "word by word", local=True),
     "numeric": Builtin(_numeric, "as a number", unusable=_no_number, local=True),
     "choice": Builtin(_choice, "the letter of an option", unusable=_no_letter, local=True),
-    "math": Builtin(_math, "by mathematical meaning", leaves_out=True),
+    "math": Builtin(functools.partial(_math, "math"), "by mathematical meaning", leaves_out=True),
+    "math-lenient": Builtin(
+        functools.partial(_math, "math-lenient"), "as math-verify has it", leaves_out=True
+    ),
     "reasoning-gym": Builtin(
         _reasoning_gym,
         "with the scorer of the data set that metadata.source_dataset names",
