@@ -15,7 +15,7 @@ from t3s_megatron.data.lengths import choose_arrangement
 from t3s_megatron.errors import T3SError
 from t3s_megatron.method.phases import SIGNALS, Plan
 from t3s_megatron.method.selection import MASKING_BASELINES
-from t3s_megatron.servers.client import base_url
+from t3s_megatron.servers.exchange import base_url
 from t3s_megatron.servers.reload import RELOADS
 
 #: Of all integers. Samplers are seeded with a multiple of the seed, which has to fit 64 bits.

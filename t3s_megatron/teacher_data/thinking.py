@@ -27,6 +27,12 @@ def split(response: str) -> tuple[str | None, str | None]:
     return thinking, (answer if end else None)
 
 
+def has_tags(response: str) -> bool:
+    """Whether there is a tag of thinking in a response: otherwise it has none, or its server has
+    taken the tags and left the thinking."""
+    return OPEN in response or CLOSE in response
+
+
 def join(thinking: str | None, answer: str | None) -> str:
     """What `split` takes apart, as Qwen3's chat template writes it. Line breaks around the two
     parts are the template's."""

@@ -18,7 +18,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from t3s_megatron.servers.client import Client, Request
+from t3s_megatron.servers.client import Client
+from t3s_megatron.servers.completion import Request
 from tests.support.hf_models import save_model
 from tests.support.launch import run
 from tests.support.reference import read_tensors

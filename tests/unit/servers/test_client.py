@@ -9,7 +9,9 @@ import time
 import pytest
 
 from t3s_megatron.errors import T3SError
-from t3s_megatron.servers.client import API_KEY, Client, Finish, Request, ServerError, exchange
+from t3s_megatron.servers.client import Client
+from t3s_megatron.servers.completion import Finish, Request
+from t3s_megatron.servers.exchange import API_KEY, ServerError, exchange
 from tests.support.servers import free_port, scripted_server
 
 #: The time for a reply is what a busy machine may need; only who does not answer uses it up.
