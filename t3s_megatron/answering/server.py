@@ -184,8 +184,8 @@ class ServerBackend:
         completions = self._complete(weights.ready, requests, timeout, progress)
         for finish in (Finish.REFUSED, Finish.UNFINISHED):
             faults = Counter(one.why for one in completions if one.finish is finish)
-            for fault, n in faults.most_common(_MOST_FAULTS):
-                self.tell(f"{n} of {len(completions)} answers {finish}: {fault}")
+            for why, times in faults.most_common(_MOST_FAULTS):
+                self.tell(f"{times} of {len(completions)} answers {finish}: {why}")
         if any(one.finish is Finish.UNFINISHED for one in completions):
             weights.ready = {}  # who knows what they hold now
         return [_answer(one, limit) for one in completions]
@@ -285,7 +285,7 @@ class ServerBackend:
         lost = [one.why for one in found if one.finish is Finish.UNFINISHED]
         answered = [i for i, one in enumerate(found) if one.is_answer]
         if lost or not answered:
-            first = (lost or [one.why for one in found])[0]
+            first = next(one.why for one in found if not one.is_answer)
             n = len(found) - len(answered)
             raise ServerError(f"{url}: {n} of {len(found)} probes unfinished: {first}")
         if len(answered) < len(found):

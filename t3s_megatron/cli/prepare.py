@@ -155,7 +155,8 @@ def _json_object(value: str) -> dict:
 
 def _prompts(options: argparse.Namespace) -> int:
     recipe = RECIPES[options.recipe]
-    for path in filter(None, (options.output, options.traces)):
+    report_path = _beside(options.output)
+    for path in filter(None, (options.output, options.traces, report_path)):
         _check_output(path, [options.source])
     with VerifierPool(options.verifier, _limits(options)) as pool:
         pool.load()
@@ -169,8 +170,8 @@ def _prompts(options: argparse.Namespace) -> int:
             pool=pool,
         )
     print(f"{recipe.name}: {chosen.rows} rows, {chosen.qualified} problems qualify")
-    for why, n in sorted(chosen.left_out.items()):
-        print(f"  left out {n}: {why}")
+    for why, n in chosen.left_out.counts.most_common():
+        print(f"  left out {n}: {why} (first {chosen.left_out.first[why]})")
     traces = trace_rows(chosen.problems)
     if options.traces and not traces:
         raise DataError(f"{options.source}: has no answers of teachers; leave out --traces")
@@ -179,10 +180,30 @@ def _prompts(options: argparse.Namespace) -> int:
     # In an order of their own: files of the same prompts are the same.
     rows = sorted((one.prompt.to_row() for one in chosen.problems), key=lambda row: row["id"])
     write_rows(options.output, rows)
-    print(f"{options.output}: {len(rows)} prompts")
     if options.traces:
         write_rows(options.traces, sorted(traces, key=lambda row: (row["teacher"], row["id"])))
         print(f"{options.traces}: {len(traces)} published answers")
+    report = {
+        "source": {options.source: _fingerprint(options.source)},
+        "recipe": recipe.name,
+        "seed": options.seed,
+        "verifier": options.verifier,
+        "rows": chosen.rows,
+        "qualified": chosen.qualified,
+        "left_out": [
+            {
+                "why": why,
+                "rows": n,
+                "first": chosen.left_out.first[why],
+                "sources": dict(chosen.left_out.sources.get(why, {})),
+            }
+            for why, n in chosen.left_out.counts.most_common()
+        ],
+        "output": options.output,
+        "output_sha256": sha256_file(options.output),
+    }
+    write_bytes(report_path, to_json(report))
+    print(f"{options.output}: {len(rows)} prompts; report: {report_path}")
     return 0
 
 
@@ -247,7 +268,7 @@ def _say_what_is_missing(made: Generated) -> None:
 
 
 def _filter(options: argparse.Namespace) -> int:
-    report_path = options.report or os.path.splitext(options.output)[0] + ".report.json"
+    report_path = options.report or _beside(options.output)
     for path in (options.output, report_path):
         _check_output(path, options.sources)
     limits = _limits(options)
@@ -283,6 +304,11 @@ def _filter(options: argparse.Namespace) -> int:
     write_bytes(report_path, to_json({**report, "output_sha256": sha256_file(options.output)}))
     print(f"{options.output}: {len(rows)} samples; report: {report_path}")
     return 0
+
+
+def _beside(output: str) -> str:
+    """Where the report of `output` stands when it is not said."""
+    return os.path.splitext(output)[0] + ".report.json"
 
 
 def _check_output(path: str, sources: list[str]) -> None:
