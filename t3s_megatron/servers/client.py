@@ -39,6 +39,7 @@ from t3s_megatron.servers.exchange import (
 from t3s_megatron.servers.work import Server, Work
 
 _WATCH = 0.1
+_PLAIN = Dialect()
 #: More than a JSON string needs for one token, and room for everything else in a reply.
 _BYTES_A_TOKEN, _BYTES_A_REPLY = 1024, 2**20
 
@@ -65,7 +66,7 @@ class Client:
         retries: int = 4,
         pause: float = 1.0,
         extra: dict[str, Any] | None = None,
-        dialect: Dialect = Dialect(),
+        dialect: Dialect = _PLAIN,
         say: Callable[[str], None] = lambda line: None,
         cancelled: Callable[[], bool] = lambda: False,
     ):

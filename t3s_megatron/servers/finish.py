@@ -3,9 +3,9 @@
 
 Sources: OpenAI's reference (stop, length, content_filter, tool_calls, function_call), vLLM (abort,
 error), TGI (eos_token, stop_sequence), Together (eos: openai/openai-dotnet #267), Anthropic
-(end_turn, max_tokens, refusal, tool_use), Mistral (model_length), Cohere (complete), Gemini (safety,
-recitation, ...), DeepSeek (insufficient_system_resource), gateways that say end
-(earendil-works/pi #2107). Case means nothing: STOP and MAX_TOKENS are Gemini's spelling.
+(end_turn, max_tokens, refusal, tool_use), Mistral (model_length), Cohere (complete), Gemini
+(safety, recitation, ...; in capitals, which mean nothing here), DeepSeek
+(insufficient_system_resource), gateways that say end (earendil-works/pi #2107).
 """
 
 from __future__ import annotations
