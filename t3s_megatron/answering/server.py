@@ -206,6 +206,7 @@ class ServerBackend:
             timeout=self.config.server_timeout,
             retries=self.config.server_retries,
             extra=reload.sampling_fields(self.config.server_reload),
+            keeps_state=True,
             say=self.tell,
             cancelled=lambda: self.cancelled,
         )

@@ -51,7 +51,9 @@ class Client:
     from the connection to the last byte. `retries`: attempts after the first one, the first of them
     after `pause` seconds and each later one after twice as long. `extra`: further fields of every
     request. `say(line)` is told when a URL is given up or answers again, and of finish reasons that
-    nobody knows. When `cancelled()` becomes true, what has no answer is UNFINISHED at once.
+    nobody knows. `keeps_state`: servers hold what they were given before, and lose it with their
+    process: one that cannot be reached is given up at once, and asked no more if it comes back.
+    When `cancelled()` becomes true, what has no answer is UNFINISHED at once.
 
     T3SError for a URL that is none, and when httpx2 is not installed.
     """
@@ -67,6 +69,7 @@ class Client:
         pause: float = 1.0,
         extra: dict[str, Any] | None = None,
         dialect: Dialect = _PLAIN,
+        keeps_state: bool = False,
         say: Callable[[str], None] = lambda line: None,
         cancelled: Callable[[], bool] = lambda: False,
     ):
@@ -79,6 +82,7 @@ class Client:
         self.retries, self.pause = retries, pause
         self.extra = extra or {}
         self.dialect = dialect
+        self.keeps_state = keeps_state
         self.say = say
         self.cancelled = cancelled
         self._unknown_words: set[str] = set()
@@ -108,7 +112,7 @@ class Client:
         finished: Callable[[int, Completion], None],
     ) -> list[Completion]:
         pauses = [min(self.pause * 2.0**n, LONGEST_PAUSE) for n in range(self.retries)]
-        work = Work(requests, self.urls, pauses, self.timeout, finished, self.say)
+        work = Work(requests, self.urls, pauses, self.timeout, self.keeps_state, finished, self.say)
         async with http_client() as http:
             workers = [
                 asyncio.create_task(self._work(http, server, work))

@@ -71,7 +71,8 @@ class Server:
 class Work:
     """The requests of one call of `Client.complete`, and the servers that they go to.
 
-    `pauses`: seconds before a request's 2nd, 3rd, ... attempt; `timeout`: seconds of one attempt.
+    `pauses`: seconds before a request's 2nd, 3rd, ... attempt; `timeout`: seconds of one attempt;
+    `keeps_state`: a server that cannot be reached is given up at once (see `Client`).
     `finished(number, completion)` is called once for each request that is over. Made in the running
     event loop; `over` is done when there is nothing more to wait for.
     """
@@ -82,6 +83,7 @@ class Work:
         urls: Sequence[str],
         pauses: Sequence[float],
         timeout: float,
+        keeps_state: bool,
         finished: Callable[[int, Completion], None],
         say: Callable[[str], None],
     ):
@@ -91,6 +93,7 @@ class Work:
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.why = "every URL was given up"
         self._pauses, self._timeout = list(pauses), timeout
+        self._keeps_state = keeps_state
         self._finished, self._say = finished, say
         self._open = len(requests)
         self._fresh = deque(range(len(requests)))
@@ -183,7 +186,8 @@ class Work:
         server.failed.add(number)
         # Many requests fail at once when a server restarts: the number alone says little.
         failing = time.monotonic() - server.failing_since
-        if error.wrong_server and not server.answered:
+        gone = error.unreachable and self._keeps_state
+        if gone or (error.wrong_server and not server.answered):
             self._give_up(server, str(error))
         elif server.failures > len(self._pauses) and failing >= sum(self._pauses):
             late = failing >= sum(self._pauses) + _PATIENCE * self._timeout
@@ -245,6 +249,8 @@ class Work:
         )
 
     def _give_up(self, server: Server, why: str) -> None:
+        if server.given_up is not None:
+            return
         server.given_up = why
         self._say(f"{server.url} is given up: {why}")
         for number in [held for held, by in self._held.items() if by is server]:

@@ -6,6 +6,7 @@ The cases are those of people who do this job; their reports stand in the names 
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -178,6 +179,46 @@ def test_an_answer_in_flight_takes_the_verdict_back():
     assert found[0].text == "late"
     assert "is given up" in said[0] and said[1].endswith("answers again")
     assert Counter(one.finish for one in found)[Finish.STOP] >= 29
+
+
+def test_a_server_that_was_started_again_is_not_asked_when_state_matters():
+    """Its port is closed for a while, as when its process has died and comes back without the
+    weights that it was given."""
+    port, came_back = free_port(), threading.Event()
+
+    def answer(call):
+        call.complete("old" if not came_back.is_set() else "new")
+
+    def finished(i, completion):
+        if i == 1:
+            stop()
+
+    def serve():
+        stack = contextlib.ExitStack()
+        stack.enter_context(scripted_server(answer, port))
+        return stack
+
+    def stop():
+        server.close()
+        threading.Timer(0.3, start_again).start()
+
+    def start_again():
+        came_back.set()
+        restarted.append(serve())
+
+    for keeps_state, texts in ((True, {"old", ""}), (False, {"old", "new"})):
+        came_back.clear()
+        restarted, server = [], serve()
+        try:
+            how = QUICK | dict(retries=5, pause=0.1, concurrency=1)
+            client = Client([f"http://localhost:{port}"], "m", keeps_state=keeps_state, **how)
+            found = client.complete(prompts(8), timeout=60, finished=finished)
+        finally:
+            came_back.wait(10)
+            time.sleep(0.1)
+            for again in restarted:
+                again.close()
+        assert {one.text for one in found} == texts
 
 
 def test_another_models_answer_ends_it_at_once():
