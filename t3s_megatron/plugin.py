@@ -108,6 +108,10 @@ class T3S:
 
     def _prepare(self, args) -> Inputs:
         if self._inputs is None:
+            from t3s_megatron.megatron.installation import check_installation, repair_installation
+
+            repair_installation()  # for a script that does not begin with `start_process`
+            check_installation(args)
             self._inputs = read_inputs(args)
             if self._inputs.config.generation == "server":
                 from t3s_megatron.megatron.hf_folders import exported_config

@@ -10,6 +10,7 @@ from t3s_megatron.megatron.device import (
     install_megatron_layer,
     install_torch_layer,
 )
+from t3s_megatron.megatron.installation import repair_installation
 
 
 def start_process(argv: list[str]) -> None:
@@ -26,5 +27,6 @@ def start_process(argv: list[str]) -> None:
     from t3s_megatron.megatron.releases import megatron_series
 
     megatron_series()
+    repair_installation()
     if on_cpu:
         install_megatron_layer()
