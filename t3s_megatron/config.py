@@ -38,6 +38,24 @@ UNSUPPORTED = {
     "overlap_moe_expert_parallel_comm": "splits a micro-batch into a schedule of its own",
 }
 
+#: Those that do not go together with measuring accuracy, where the live weights generate (with
+#: servers too, since they answer the probes): (the argument, it ...).
+_EIGHT_BITS = (
+    "multiplies blocks of tokens, which a decoding step does not fill, by copies of the weights "
+    "that are older than the last step"
+)
+UNSUPPORTED_WITH_ANSWERS = {
+    "fp8": ("--fp8-format", _EIGHT_BITS),
+    "fp4": ("--fp4-format", _EIGHT_BITS),
+    "tp_comm_overlap": (
+        "--tp-comm-overlap",
+        "cuts every sequence up, and that of a decoding step is one token",
+    ),
+}
+
+#: Megatron's optimizers whose state the rewind and the copies of the weights know.
+OPTIMIZERS = ("adam", "sgd")
+
 METHODS = ("t3s", "rrt", "sft", "inverse", *MASKING_BASELINES)
 
 
@@ -589,6 +607,17 @@ class T3SConfig:
         for name, why in UNSUPPORTED.items():
             if getattr(args, name, None):
                 refuse(f"--{name.replace('_', '-')} does not work with --t3s: it {why}")
+        for name, (option, why) in UNSUPPORTED_WITH_ANSWERS.items():
+            if self.needs_answers and getattr(args, name, None):
+                refuse(
+                    f"{option} does not work where accuracy is measured: it {why}. Choose "
+                    "--t3s-simple or --t3s-signal confidence, or drop it"
+                )
+        if getattr(args, "optimizer", "adam") not in OPTIMIZERS:
+            refuse(
+                f"--optimizer {args.optimizer} does not work with --t3s: its state is spread and "
+                f"kept in a way that the rewind does not know. Use {' or '.join(OPTIMIZERS)}"
+            )
         if args.fp16:
             refuse("--fp16 does not work with --t3s: use --bf16 (a rewind has no loss-scale state)")
         if self.max_new_tokens and self.max_new_tokens >= args.max_position_embeddings:
