@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import types
 
-from t3s_megatron.megatron.start import start_process
+from t3s_megatron.entry import start_process
 
 
 def start(device: str) -> None:

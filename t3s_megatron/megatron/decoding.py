@@ -22,6 +22,8 @@ from megatron.core.models.common.embeddings.rope_utils import apply_rotary_pos_e
 from megatron.core.transformer.enums import AttnMaskType
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from t3s_megatron.megatron.releases import inference_mode, rotary_concentration
+
 #: Not cuDNN's.
 _BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -81,21 +83,12 @@ def decoding(chunks: list[torch.nn.Module]):
             layer._adjust_key_value_for_inference = functools.partial(_append, layer)
             core = layer.core_attention
             core.forward = functools.partial(_attend, core.forward)
-        with sdpa_kernel(_BACKENDS), _inference_mode():
+        with sdpa_kernel(_BACKENDS), inference_mode():
             yield
     finally:
         for layer in taken:
             vars(layer).pop("_adjust_key_value_for_inference", None)
             vars(layer.core_attention).pop("forward", None)
-
-
-def _inference_mode():
-    """The last stage then computes logits of the last position alone; 0.17 always does."""
-    try:
-        from megatron.core.inference.utils import InferenceMode
-    except ImportError:
-        return contextlib.nullcontext()
-    return InferenceMode.active()
 
 
 def _is_plain(layer) -> bool:
@@ -119,7 +112,7 @@ def _append(layer, cache, query, key, value, rotary_pos_emb, *_unused, **_unused
             key,
             of_key[start:end],
             config=layer.config,
-            mscale=_concentration(layer),
+            mscale=rotary_concentration(layer),
             cp_group=layer.pg_collection.cp,
         )
         rotary_pos_emb = of_query[start:end], None  # the key's is done
@@ -128,13 +121,6 @@ def _append(layer, cache, query, key, value, rotary_pos_emb, *_unused, **_unused
         return query, key, value, rotary_pos_emb, layer.attn_mask_type, None
     keys, values = keys.permute(2, 0, 1, 3), values.permute(2, 0, 1, 3)
     return query, keys, values, rotary_pos_emb, AttnMaskType.no_mask, None
-
-
-def _concentration(layer) -> float:
-    known = getattr(layer, "_yarn_concentration_factor", None)  # 0.19
-    if known is not None:
-        return known
-    return attention._yarn_get_concentration_factor_from_config(layer.config)
 
 
 def _attend(original, query, key, value, *args, **kwargs):

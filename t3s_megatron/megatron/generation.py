@@ -26,7 +26,7 @@ import torch.distributed as dist
 from megatron.core import mpu
 from megatron.core.utils import get_model_config, unwrap_model
 
-from t3s_megatron.accuracy.progress import Progress
+from t3s_megatron.accuracy.answers import Progress, Sampling
 from t3s_megatron.megatron.decoding import KeyValueCache, decoding
 from t3s_megatron.megatron.forward import zigzag_slice
 from t3s_megatron.megatron.layout import gather_over_data
@@ -46,22 +46,6 @@ _LOOK_EVERY = 8
 #: Finished answers leave the batch when they are at least this share of it: moving the others' keys
 #: and values costs as much as reading them a few times.
 _SHARE_TO_LEAVE = 1 / 8
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """temperature 0 is greedy; the seed of answer i is (seed, i)."""
-
-    temperature: float
-    max_new_tokens: int
-    end_token: int
-    seed: int
-    vocab_size: int
-    batch_size: int
-
-    def seed_of(self, number: int) -> int:
-        """The pair spread over one number: nearby seeds of torch's generator are independent."""
-        return self.seed * 1_000_003 + number
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,16 @@ from __future__ import annotations
 import argparse
 import importlib.util
 
-import torch
-
 from t3s_megatron.errors import T3SError
+from t3s_megatron.megatron.releases import load_optimizer_without_gradient
 
 
 def repair_installation() -> None:
     """On every device, after `import megatron` and before it is initialised. Idempotent."""
+    import megatron.core.optimizer.distrib_optimizer as distributed
+
     _use_shipped_dataset_helpers()
-    _load_without_gradients()
+    load_optimizer_without_gradient(distributed)
 
 
 def _use_shipped_dataset_helpers() -> None:
@@ -35,17 +36,6 @@ def _use_shipped_dataset_helpers() -> None:
 
 def _already_compiled() -> None:
     """In the place of `compile_helpers`."""
-
-
-def _load_without_gradients() -> None:
-    """float32 parameters under the distributed optimizer are loaded by a copy into a view of a leaf
-    that requires a gradient (distrib_optimizer.py:1225), which autograd refuses."""
-    import megatron.core.optimizer.distrib_optimizer as distributed
-
-    cls, name = distributed.DistributedOptimizer, "_set_main_param_and_optimizer_states"
-    load = getattr(cls, name, None)  # from 0.18 on
-    if load is not None and not hasattr(load, "__wrapped__"):
-        setattr(cls, name, torch.no_grad()(load))
 
 
 def check_installation(args: argparse.Namespace, *, trains: bool = True) -> None:

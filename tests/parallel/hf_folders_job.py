@@ -18,7 +18,7 @@ TOKENS = torch.arange(2 * 32).view(2, 32) * 37 % 23
 
 
 def main() -> None:
-    from t3s_megatron.megatron.start import start_process
+    from t3s_megatron.entry import start_process
 
     start_process(sys.argv)
     from megatron.training import get_args

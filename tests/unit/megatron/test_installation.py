@@ -21,7 +21,7 @@ _STARTED_ON_CUDA = """
 import warnings; warnings.simplefilter("ignore")
 import torch
 torch.cuda.is_available = lambda: True
-from t3s_megatron.megatron.start import start_process
+from t3s_megatron.entry import start_process
 from t3s_megatron.megatron.device import is_cpu_layer_active
 start_process(["--t3s-device", "cuda"])
 assert not is_cpu_layer_active()
