@@ -71,8 +71,8 @@ class Selector:
             self._score(context, part, "theta_b", profile.theta_b_step)
 
     def score_theta_0(self, context: CallbackContext, profile: Profile) -> None:
-        """At the live weights, which are theta_0, in the same rows as theta_b; a sample of them once
-        more in others, for the noise of both."""
+        """At the live weights, which are theta_0, in the same rows as theta_b; a sample of them
+        once more in others, for the noise of both."""
         for part in self.inputs.parts_of(profile.teacher):
             self._score(context, part, "theta_0", 0)
             started = time.perf_counter()
