@@ -51,7 +51,7 @@ class WeightSnapshot:
         parameters, buffers = main_parameters(context.optimizer), model_buffers(context)
         copies = host_tensors([*parameters, *buffers], pin=not is_cpu_layer_active())
         self.parameters, self.buffers = copies[: len(parameters)], copies[len(parameters) :]
-        self.copy_from(context)
+        self._copy(context)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """By name, for a file; `load` takes them back."""
@@ -78,9 +78,12 @@ class WeightSnapshot:
     def nbytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in (*self.parameters, *self.buffers))
 
-    @torch.no_grad()
     def copy_from(self, context: CallbackContext) -> None:
         """Overwrite with the live weights, reusing the host memory."""
+        self._copy(context)
+
+    @torch.no_grad()
+    def _copy(self, context: CallbackContext) -> None:
         for kept, live in zip(self.parameters, main_parameters(context.optimizer), strict=True):
             kept.copy_(live.detach(), non_blocking=True)
         for kept, live in zip(self.buffers, model_buffers(context), strict=True):
