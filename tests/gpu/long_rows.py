@@ -18,7 +18,8 @@ _LENGTHS = (32_000, 30_000, 24_000, 20_000)
 _MODEL = """
 --num-layers 28 --hidden-size 2048 --ffn-hidden-size 6144 --num-attention-heads 16
 --group-query-attention --num-query-groups 8 --kv-channels 128 --qk-layernorm
---normalization RMSNorm --norm-epsilon 1e-6 --swiglu --disable-bias-linear --position-embedding-type rope
+--normalization RMSNorm --norm-epsilon 1e-6 --swiglu --disable-bias-linear
+--position-embedding-type rope
 --rotary-base 1000000 --max-position-embeddings 40960 --untie-embeddings-and-output-weights
 --attention-dropout 0 --hidden-dropout 0 --make-vocab-size-divisible-by 151936 --bf16
 --transformer-impl transformer_engine --attention-backend fused --no-gradient-accumulation-fusion
