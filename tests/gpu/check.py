@@ -241,7 +241,7 @@ def sigterm() -> None:
         row("this torch has no torchrun --shutdown-timeout: ranks are killed after 30 s")
         return
     folder = f"{OUT}/sigterm"
-    slow = ["--t3s-verifier", "tests.gpu.slow_verifier:check", "--t3s-verify-workers", "1",
+    slow = ["--t3s-verifier", "tests.jobs.slow_verifier:check", "--t3s-verify-workers", "1",
             "--t3s-accuracy-prompts", "3", "--exit-signal-handler"]  # fmt: skip
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--shutdown-timeout", "90",
