@@ -20,6 +20,8 @@ import torch
 from megatron.core import tensor_parallel
 from megatron.core.utils import unwrap_model
 
+from t3s_megatron.megatron.device import is_cpu_layer_active
+
 #: Bytes of float32 logits of a chunk; Megatron's cross-entropy holds about three times as many.
 _CHUNK_BYTES = 2**28
 
@@ -34,16 +36,11 @@ def float32_logits(model: list) -> Iterator[None]:
         if chunk.post_process and chunk.config.params_dtype != torch.float32
     ]
     exact = [_ExactLosses(chunk) for chunk in last]
-    precision = torch.get_float32_matmul_precision()
     try:
         for losses in exact:
             losses.take_over()
-        if exact and torch.cuda.is_available():
-            # Nothing is lost: TF32 holds a bf16 number, and products are summed in float32.
-            torch.set_float32_matmul_precision("high")
         yield
     finally:
-        torch.set_float32_matmul_precision(precision)
         for losses in exact:
             losses.give_back()
 
@@ -79,9 +76,19 @@ class _ExactLosses:
         labels = labels.transpose(0, 1).contiguous()
         rows = max(1, _CHUNK_BYTES // (4 * self._weight.size(0) * labels.size(1)))
         losses = [
-            tensor_parallel.vocab_parallel_cross_entropy(
-                torch.matmul(part.float(), self._weight.t()), wanted
-            )
+            tensor_parallel.vocab_parallel_cross_entropy(self._logits(part), wanted)
             for part, wanted in zip(hidden.split(rows), labels.split(rows), strict=True)
         ]
         return torch.cat(losses).transpose(0, 1).contiguous()
+
+    def _logits(self, hidden):
+        assert self._weight is not None
+        precision = torch.get_float32_matmul_precision()
+        if hidden.dtype == torch.bfloat16 and not is_cpu_layer_active():
+            # Tensor cores, and nothing is lost: TF32 holds every bf16 number, and products are
+            # summed in float32. Here only: a router's float32 is to stay that.
+            torch.set_float32_matmul_precision("high")
+        try:
+            return torch.matmul(hidden.float(), self._weight.t())
+        finally:
+            torch.set_float32_matmul_precision(precision)
