@@ -124,6 +124,10 @@ class T3S:
     def _prepare(self, args) -> Inputs:
         if self._inputs is None:
             check_places(args)
+            from t3s_megatron.megatron.installation import check_installation, repair_installation
+
+            repair_installation()  # for a script that does not begin with `start_process`
+            check_installation(args)
             self._inputs = read_inputs(args)
             self._check_weights(self._inputs, args)
             if self._inputs.config.generation == "server":
