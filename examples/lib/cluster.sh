@@ -50,7 +50,7 @@ t3s_cluster() {
         source "$MODEL"
     fi
     "$PYTHON" -c 'import t3s_megatron' 2>/dev/null || t3s_refuse \
-        "t3s_megatron is not installed for $PYTHON: pip install 't3s-megatron[gpu,huggingface,verification]'"
+        "t3s_megatron is not installed for $PYTHON: pip install 't3s-megatron[gpu,verification]'"
     local world=$(( NNODES * NPROC_PER_NODE ))
     (( world % (TP * PP * CP) == 0 )) || t3s_refuse \
         "$world processes are not a multiple of TP*PP*CP = $(( TP * PP * CP ))"

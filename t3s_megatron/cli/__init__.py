@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`t3s-megatron`: make the training data, plan a run, and look at finished ones."""
+"""`t3s-megatron`: make the training data, plan a run, and look at students and finished runs."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from t3s_megatron.cli import plan
+from t3s_megatron.cli import arguments, plan
 from t3s_megatron.cli import prepare as teacher_data
 from t3s_megatron.errors import T3SError
 from t3s_megatron.monitor.report import draw, read_summary, tables
@@ -20,6 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     report.add_argument("--picture", help="write accuracy and phases to this .png")
     report.set_defaults(run=_report)
     plan.add_command(commands)
+    arguments.add_command(commands)
     teacher_data.add_command(commands)
     args = parser.parse_args(argv)
     try:

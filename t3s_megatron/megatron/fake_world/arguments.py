@@ -11,6 +11,7 @@ import traceback
 
 from t3s_megatron.config import add_t3s_arguments
 from t3s_megatron.errors import T3SError
+from t3s_megatron.huggingface.arguments import take_from_folder
 
 
 def read_arguments(argv: list[str], world_size: int):
@@ -27,7 +28,7 @@ def read_arguments(argv: list[str], world_size: int):
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            args = parse_args(add_t3s_arguments)
+            args = parse_args(lambda parser: take_from_folder(add_t3s_arguments(parser), argv))
             validate_args(args, {})
     except SystemExit:
         raise T3SError(f"Megatron's parser: {_last_line(said)}") from None

@@ -17,7 +17,6 @@ from t3s_megatron.huggingface.folder import (
     MARK,
     FolderWriter,
     check_target,
-    read_config,
     weight_files,
 )
 
@@ -99,14 +98,6 @@ def test_only_an_export_may_be_replaced(tmp_path):
     for name in ("out", "file"):
         with pytest.raises(MismatchError, match=f"{name}: it is there already, and no earlier"):
             check_target(str(tmp_path / name))
-
-
-def test_a_folder_without_config(tmp_path):
-    with pytest.raises(T3SError, match="no config.json in it"):
-        read_config(str(tmp_path))
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(T3SError, match="config.json: not a config"):
-        read_config(str(tmp_path))
 
 
 def test_damaged_weights_are_named(tmp_path):
