@@ -238,10 +238,11 @@ def _layout(args) -> Layout:
 
 
 def _tokenizer(args):
-    """None where its folder is not on this machine."""
+    """None where it is not on this machine."""
+    from t3s_megatron.huggingface.arguments import has_tokenizer
     from t3s_megatron.run.inputs import load_tokenizer
 
-    if args.tokenizer_model and os.path.isdir(args.tokenizer_model):
+    if args.tokenizer_model and has_tokenizer(args.tokenizer_model):
         return load_tokenizer(args.tokenizer_model)
     return None
 

@@ -72,7 +72,12 @@ def _folder_of(command_line: list[str]) -> str | None:
     return peek.parse_known_args(command_line)[0].t3s_hf_model
 
 
+def has_tokenizer(folder: str) -> bool:
+    """Whether a folder has a tokenizer beside its config.json."""
+    return any(os.path.isfile(os.path.join(folder, name)) for name in _TOKENIZER_FILES)
+
+
 def _tokenizer(folder: str) -> Options:
-    if not any(os.path.isfile(os.path.join(folder, name)) for name in _TOKENIZER_FILES):
+    if not has_tokenizer(folder):
         return {}
     return {"--tokenizer-type": "HuggingFaceTokenizer", "--tokenizer-model": folder}

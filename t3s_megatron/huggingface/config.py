@@ -87,5 +87,7 @@ def _namespace(fields: dict) -> SimpleNamespace:
     """Fields by name, the rope's as transformers 5 keeps them."""
     scaling = fields.get("rope_scaling") or {}
     rope = {"rope_type": "default", "rope_theta": fields.get("rope_theta")}
+    if "partial_rotary_factor" in fields:
+        rope["partial_rotary_factor"] = fields["partial_rotary_factor"]
     rope |= {("rope_type" if key == "type" else key): value for key, value in scaling.items()}
     return SimpleNamespace(**{"rope_parameters": rope} | fields)

@@ -61,6 +61,16 @@ class Column(Packing):
     dim = 0
 
 
+class ColumnOrWhole(Packing):
+    """Cut by output features in Megatron's local layers, the same on every rank in Transformer
+    Engine's: the down projections of latent attention."""
+
+    dim = 0
+
+    def is_cut(self, parameter):
+        return bool(getattr(parameter, "tensor_model_parallel", False))
+
+
 class Row(Packing):
     """Cut by input features, as Megatron's row-parallel layers are."""
 
@@ -132,6 +142,28 @@ class QueryKeyValue(Packing):
             heads[:, which].reshape(-1, *whole.shape[1:])
             for which in (slice(queries), slice(queries, -1), slice(-1, None))
         ]
+
+
+class QueryKeyValueInOne(Packing):
+    """q, k and v as of `QueryKeyValue`, one under the other in one tensor of the folder."""
+
+    dim = 0
+
+    def fits(self, shapes, shape, size, config):
+        ((rows, *rest),) = shapes
+        heads, groups = config.num_attention_heads, config.num_key_value_heads
+        return rows % (heads + 2 * groups) == 0 and _cut((rows, *rest), 0, size) == shape
+
+    def read(self, sources, shape, part, config):
+        groups = config.num_key_value_heads
+        of_q, of_k = config.num_attention_heads, groups
+        tensor = sources[0][:]
+        size = tensor.shape[0] // (of_q + 2 * of_k)
+        parts = tensor.split([of_q * size, of_k * size, of_k * size])
+        return _slice(_interleave(parts, groups), 0, part)
+
+    def unpack(self, parts, config):
+        return [torch.cat(QueryKeyValue().unpack(parts, config))]
 
 
 def _interleave(tensors: Sequence[torch.Tensor], groups: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 import t3s_megatron
 from t3s_megatron.errors import T3SError, WriteError
-from t3s_megatron.huggingface.architecture import config_from_arguments, fit_to_folder
+from t3s_megatron.huggingface.architecture import config_from_arguments, family_of, fit_to_folder
 from t3s_megatron.huggingface.config import read_config, read_json
 from t3s_megatron.huggingface.folder import FolderWriter, check_target
 from t3s_megatron.megatron import layout
@@ -114,7 +114,11 @@ def exported_config(args, source: str | None, what: str) -> tuple[object, dict]:
     if source is not None:
         written = read_json(os.path.join(source, "config.json"))
         written.pop("torch_dtype", None)  # older name of dtype
-        return read_config(source), written | {"dtype": _dtype_name(args)}
+        config = read_config(source)
+        ahead = family_of(config, source).predicts_ahead
+        if ahead is not None:
+            written[ahead] = 0  # these layers are not exported
+        return config, written | {"dtype": _dtype_name(args)}
     config, written = config_from_arguments(args, load_tokenizer(args.tokenizer_model), what)
     return config, written | {"dtype": _dtype_name(args)}
 
@@ -123,6 +127,8 @@ def _write_companions(writer: FolderWriter, tokenizer_model: str, source: str | 
     tokenizer = load_tokenizer(tokenizer_model)
     writer.write_tokenizer(tokenizer_model, tokenizer)
     name = "generation_config.json"
+    if source is not None:  # the code of a model that transformers does not know
+        writer.copy_from(source, [file for file in os.listdir(source) if file.endswith(".py")])
     if source is None or not writer.copy_from(source, [name]):
         ids = {
             key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")

@@ -28,6 +28,7 @@ from t3s_megatron.huggingface.families.family import Family
 from t3s_megatron.huggingface.folder import weight_files
 from t3s_megatron.huggingface.packing import WHOLE, Packing, Part
 from t3s_megatron.megatron import layout
+from t3s_megatron.megatron.process import print_rank_0
 
 #: Transformer Engine's layers hold the norm before them, and the experts of a layer are one module
 #: there; `local_experts` are those of Megatron's SequentialMLP, whichever their layers.
@@ -44,6 +45,7 @@ _PLAIN = tuple(
 )
 _LAYER = re.compile(r"(?<=^decoder\.layers\.)\d+")
 _EXPERT = re.compile(r"(?<=\.mlp\.experts\.)\d+")
+_FOLDER_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _EMBEDDING, _OUTPUT = "embedding.word_embeddings.weight", "output_layer.weight"
 #: Not parameters; old folders hold them.
 _IGNORED = re.compile(r"rotary_emb\.inv_freq$")
@@ -150,9 +152,24 @@ def load_weights(model: list, config, folder: str, rows: int) -> None:
     reader = _Reader(folder)
     layout.together(reader.open)
     needed = {name for p in live.parameters for name in live.names(p.name)}
-    check_names(_over_the_model(needed), folder, set(reader.files), config.tie_word_embeddings)
+    found = set(reader.files)
+    if family.predicts_ahead is not None:
+        ahead = {name for name in found if _is_ahead(name, config.num_hidden_layers)}
+        if ahead:
+            print_rank_0(
+                f"[t3s] {folder}: {len(ahead)} tensors of its layers for multi-token prediction "
+                "are left out: they are not trained, and not in what is exported"
+            )
+        found -= ahead
+    check_names(_over_the_model(needed), folder, found, config.tie_word_embeddings)
     layout.together(lambda: _check_shapes(live, reader))
     layout.together(lambda: _read(live, reader))
+
+
+def _is_ahead(name: str, layers: int) -> bool:
+    """Whether a tensor is of a layer after the model's last."""
+    layer = _FOLDER_LAYER.match(name)
+    return layer is not None and int(layer[1]) >= layers
 
 
 def _read(live: _LiveModel, reader: _Reader) -> None:

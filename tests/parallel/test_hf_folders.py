@@ -19,7 +19,14 @@ import torch
 
 from t3s_megatron.huggingface.folder import weight_files
 from tests.parallel.hf_folders_job import ANSWER, PROMPTS, TOKENS
-from tests.support.families import STUDENTS, VOCABULARY, WITH_EXPERTS, greedy, save_student
+from tests.support.families import (
+    STUDENTS,
+    VOCABULARY,
+    WITH_EXPERTS,
+    greedy,
+    reference,
+    save_student,
+)
 from tests.support.hf_models import logits_of, read_tensors
 from tests.support.launch import RUNTIME, run
 
@@ -73,7 +80,7 @@ def folders(tmp_path_factory) -> dict[str, str]:
 def expected(folders) -> dict[str, tuple]:
     return {
         name: (logits_of(folder, TOKENS), [greedy(folder, p, ANSWER) for p in PROMPTS])
-        for name, folder in folders.items()
+        for name, folder in ((name, reference(folder)) for name, folder in folders.items())
     }
 
 

@@ -95,8 +95,13 @@ def _rope(config) -> dict:
     return config.rope_parameters
 
 
-def _rope_type(config) -> str:
+def rope_type(config) -> str:
     return _rope(config).get("rope_type", "default")
+
+
+def _rotated(config) -> float:
+    """Share of a head's dimensions that are rotated."""
+    return float(_rope(config).get("partial_rotary_factor", 1.0))
 
 
 def _whole(number: float) -> float | int:
@@ -120,13 +125,21 @@ NO_SCALING = (
     Argument(
         "rope_type",
         "--use-rope-scaling",
-        wanted=_rope_type,
+        wanted=rope_type,
         found=lambda args: "llama3" if args.use_rope_scaling else "default",
         options=lambda config: {},
         written=lambda args: {},
     ),
 )
 WHOLE_HEAD = (unused("--rotary-percent", 1.0),)
+PART_OF_HEAD = Argument(
+    "partial_rotary_factor",
+    "--rotary-percent",
+    wanted=lambda config: _rotated(config),
+    found=lambda args: args.rotary_percent,
+    options=lambda config: {"--rotary-percent": _rotated(config)},
+    written=lambda args: {"partial_rotary_factor": args.rotary_percent},
+)
 PLAIN_ROPE = (*ROPE, *NO_SCALING, *WHOLE_HEAD)
 
 #: Megatron's own figures for "llama3" (rotary_pos_embedding.py, `_apply_scaling`), which has no
@@ -139,9 +152,9 @@ LLAMA3_ROPE = (
     Argument(
         "rope_type",
         "--use-rope-scaling",
-        wanted=_rope_type,
+        wanted=rope_type,
         found=lambda args: "llama3" if args.use_rope_scaling else "default",
-        options=lambda config: {"--use-rope-scaling": _rope_type(config) == "llama3"},
+        options=lambda config: {"--use-rope-scaling": rope_type(config) == "llama3"},
         written=lambda args: {},
     ),
     Argument(
@@ -151,7 +164,7 @@ LLAMA3_ROPE = (
         found=lambda args: args.rope_scaling_factor if args.use_rope_scaling else 8.0,
         options=lambda config: (
             {"--rope-scaling-factor": float(_rope(config)["factor"])}
-            if _rope_type(config) == "llama3"
+            if rope_type(config) == "llama3"
             else {}
         ),
         written=lambda args: (
@@ -213,8 +226,8 @@ def _figure(name: str, value: float, config) -> float:
 
 
 ACTIVATION = Limit("hidden_act", lambda config: config.hidden_act, ("silu",))
-DEFAULT_ROPE = Limit("rope_type", _rope_type, ("default",))
-ROPE_OR_LLAMA3 = Limit("rope_type", _rope_type, ("default", "llama3"))
+DEFAULT_ROPE = Limit("rope_type", rope_type, ("default",))
+ROPE_OR_LLAMA3 = Limit("rope_type", rope_type, ("default", "llama3"))
 LLAMA3_FIGURES = tuple(
     Limit(f"rope_parameters.{name}", partial(_figure, name, value), (value,))
     for name, value in LLAMA3.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -67,10 +67,11 @@ class Family:
     """Students of one `model_type`.
 
     `arguments`: all that decides what the weights mean. `unless_asked`: options that the
-    architecture leaves open, and what they are where the command line does not say. `dropped`:
-    tensors (as patterns) that are no part of what is trained, with what they are. `defaults`: the
-    fields a config.json may leave out, for a model_type that transformers does not know.
-    `architecture`: the class in transformers, for a config.json that is made of arguments.
+    architecture leaves open, and what they are where the command line does not say.
+    `predicts_ahead`: the field with the number of layers for multi-token prediction, which follow
+    the others in a folder and are left out. `defaults`: the fields a config.json may leave out, for
+    a model_type that transformers does not know. `architecture`: the class in transformers, for a
+    config.json that is made of arguments.
     """
 
     model_type: str
@@ -78,7 +79,7 @@ class Family:
     tensors: tuple[Tensor, ...]
     limits: tuple[Limit, ...] = ()
     unless_asked: Options = field(default_factory=dict)
-    dropped: Callable[[Any], Mapping[str, str]] = lambda config: {}
+    predicts_ahead: str | None = None
     defaults: dict | None = None
     architecture: str | None = None
 
