@@ -13,17 +13,14 @@ from __future__ import annotations
 
 import sys
 
-from t3s_megatron import entry as announcement
+from t3s_megatron.entry import one_error, start_process
 from t3s_megatron.errors import T3SError
-from t3s_megatron.megatron.start import start_process
 
 
 def main() -> None:
-    try:
+    with one_error():
         start_process(sys.argv)
         _convert()
-    except T3SError as error:
-        announcement.end_with(error)
 
 
 def _convert() -> None:

@@ -10,6 +10,8 @@
 Without `--t3s`, `attach` hands back what it was given and nothing else happens. With it, samples,
 rows and loss are T3S's (a selection has to know which sample stands in which row); the model, the
 optimizer and every Megatron argument stay the script's own.
+
+`T3S(run=MyRun)` makes it another kind of run: see `run.base.Run` for what that overrides.
 """
 
 from __future__ import annotations
@@ -29,16 +31,20 @@ if TYPE_CHECKING:
     from t3s_megatron.megatron.hf_folders import HuggingFaceFolders
     from t3s_megatron.megatron.seam import Seam
     from t3s_megatron.megatron.source_seam import SourceSeam
-    from t3s_megatron.run.t3s import T3SRun
+    from t3s_megatron.run.base import KindOfRun, Run
 
 
 class T3S:
     """One T3S run in this process; make a new one for each `pretrain` call."""
 
-    def __init__(self, extra_args_provider: Callable | None = None):
+    def __init__(
+        self, extra_args_provider: Callable | None = None, *, run: KindOfRun | None = None
+    ):
+        """`run`: the kind of run, called once all input is read; None: a `T3SRun`."""
         self._extra_args_provider = extra_args_provider
+        self._kind = run
         self._inputs: Inputs | None = None
-        self._run: T3SRun | None = None
+        self._run: Run | None = None
         self._folders: HuggingFaceFolders | None = None
         self.seam: Seam | SourceSeam | None = None
 
@@ -136,7 +142,7 @@ class T3S:
             self._run.seam = self._install()
         return TrainingBatches(self._run.rows, inputs.training_rows, args.consumed_train_samples)
 
-    def _start(self, args, inputs: Inputs, rows, forward) -> T3SRun:
+    def _start(self, args, inputs: Inputs, rows, forward) -> Run:
         from t3s_megatron.megatron.batches import take_over_batches
         from t3s_megatron.megatron.nodes import require_equal, require_shared_folder
         from t3s_megatron.run.identity import identity
@@ -147,7 +153,7 @@ class T3S:
         require_shared_folder("--t3s-dir", inputs.config.dir)
         require_equal(identity(inputs, args))
         take_over_batches(args)  # there is no validation set: accuracy takes its place
-        return T3SRun(inputs, rows, forward)
+        return (self._kind or T3SRun)(inputs, rows, forward)
 
 
 def _asked_for(args, *names: str) -> bool:

@@ -16,6 +16,7 @@ import uuid
 from safetensors import SafetensorError
 
 import t3s_megatron
+from t3s_megatron.data.tokenizing import pad_token
 from t3s_megatron.errors import WriteError
 from t3s_megatron.huggingface.folder import INDEX, FolderWriter
 from t3s_megatron.huggingface.shards import Shards
@@ -23,7 +24,6 @@ from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.hf_folders import exported_config
 from t3s_megatron.megatron.hf_weights import export_weights
 from t3s_megatron.megatron.nodes import require_shared_folder
-from t3s_megatron.run.inputs import pad_token
 
 _NAME = re.compile(r"weights-\d{7}-[0-9a-f]{8}(\.tmp)?")
 _ARGUMENT = "--t3s-server-weights"

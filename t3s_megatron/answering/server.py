@@ -13,16 +13,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from t3s_megatron.accuracy.measurement import Answer
-from t3s_megatron.accuracy.progress import Progress
+from t3s_megatron.accuracy.answers import Answer, Progress, Sampling
 from t3s_megatron.answering.exports import Exports
+from t3s_megatron.config import T3SConfig
+from t3s_megatron.data.tokenizing import Sample
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron import layout
-from t3s_megatron.megatron.generation import Sampling, generate
+from t3s_megatron.megatron.generation import generate
 from t3s_megatron.megatron.pause import training_paused
 from t3s_megatron.megatron.process import get_args
 from t3s_megatron.megatron.seam import CallbackContext
-from t3s_megatron.run.inputs import Inputs
 from t3s_megatron.servers import reload
 from t3s_megatron.servers.client import Client, Completion, Finish, Request, ServerError, base_url
 from t3s_megatron.servers.probes import PROBE_TOKENS, PROBES, compare
@@ -44,19 +44,27 @@ class ServedWeights:
 
 
 class ServerBackend:
-    """See `answering.backend.Backend`. `tell(line)`: for a person who watches, said by `root`."""
+    """See `accuracy.answers.Backend`. `samples`: those whose prompts may be asked, from which the
+    probes are taken. `tell(line)`: for a person who watches, said by `root`."""
 
-    def __init__(self, inputs: Inputs, root: int, tell: Callable[[str], None]):
-        self.config = inputs.config
-        self.tokenizer = inputs.tokenizer
+    def __init__(
+        self,
+        config: T3SConfig,
+        tokenizer,
+        samples: list[Sample],
+        max_new_tokens: int,
+        root: int,
+        tell: Callable[[str], None],
+    ):
+        self.config = config
+        self.tokenizer = tokenizer
         self.is_root = layout.rank() == root
         self.root = root
         self.tell = tell
         self.urls = [base_url(url) for url in self.config.server_url]
-        samples = inputs.askable(inputs.corpus)
         chosen = samples[:: max(1, len(samples) // PROBES)][:PROBES]
         self.probes = [sample.tokens[: sample.prompt_length].tolist() for sample in chosen]
-        self.probe_tokens = min(PROBE_TOKENS, inputs.max_new_tokens)
+        self.probe_tokens = min(PROBE_TOKENS, max_new_tokens)
         self.exports = Exports(get_args(), self.tokenizer, self.config.server_weights)
         self._earlier: dict[str, list[str]] = {}
         self._in_use: set[str] = set()  # folders
@@ -148,6 +156,7 @@ class ServerBackend:
 
     # ----------------------------------------------------------------------- on the root alone
 
+    @layout.failures_named("generated answers")
     def answers(
         self,
         weights: ServedWeights,

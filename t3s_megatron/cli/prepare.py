@@ -267,7 +267,7 @@ def _length(
 ) -> tuple[Callable[[Trace], int | None], str]:
     """How a trace is measured, and in what."""
     if tokenizer_model is not None:
-        from t3s_megatron.run.inputs import load_tokenizer
+        from t3s_megatron.data.tokenizing import load_tokenizer
 
         encode = load_tokenizer(tokenizer_model).encode
         return lambda trace: len(encode(trace.response, add_special_tokens=False)), "tokens"

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import argparse
 
-from t3s_megatron.data.arrangement import Arrangement
+from t3s_megatron.data.arrangement import Arrangement, TrainingRows
+from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.order import EpochOrder
 from t3s_megatron.errors import T3SError
 
 #: Megatron arguments that take every micro-batch to have the same shape: it ...
@@ -69,6 +71,17 @@ def make_arrangement(args: argparse.Namespace) -> Arrangement:
         stages=stages if interleaved else 1,
         group=group if interleaved else 1,
         fewest=_MICRO_BATCHES_A_STAGE * stages if stages > 1 else 1,
+    )
+
+
+def arrange_training(
+    corpus: Corpus, seed: int, args: argparse.Namespace, samples: tuple[int, ...] | None = None
+) -> TrainingRows:
+    """Which samples each step is made of, and in which rows they stand. `samples`: corpus indices
+    of those that are trained on, None for all. T3SError as `choose_arrangement`."""
+    order = EpochOrder(len(corpus.samples) if samples is None else len(samples), seed)
+    return TrainingRows(
+        order, corpus.lengths, make_arrangement(args), args.global_batch_size, samples
     )
 
 

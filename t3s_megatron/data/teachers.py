@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.corpus import Corpus, build_corpus
 from t3s_megatron.data.records import Record, load_records
 from t3s_megatron.data.tokenizing import Sample
 from t3s_megatron.errors import DataError
@@ -130,6 +130,23 @@ def parts_of(corpus: Corpus, records: list[Record]) -> list[Part]:
             "them out: raise --seq-length, or leave out the teacher"
         )
     return [_part(corpus, teacher) for teacher in teachers]
+
+
+def load_training_corpus(args, tokenizer) -> tuple[Corpus, list[Part]]:
+    """The samples of --t3s-data, all together and by teacher. Errors as `load_training_records`,
+    `build_corpus` and `parts_of`."""
+    records = load_training_records(tuple(args.t3s_data), split=args.t3s_data_split)
+    corpus = build_corpus(records, args, tokenizer)
+    return corpus, parts_of(corpus, records)
+
+
+def load_heldout_corpus(args, tokenizer) -> Corpus | None:
+    """The samples of --t3s-heldout-data, None where it is not given. Errors as `load_records` and
+    `build_corpus`."""
+    if not args.t3s_heldout_data:
+        return None
+    records = load_records(args.t3s_heldout_data, split=args.t3s_heldout_data_split)
+    return build_corpus(records, args, tokenizer)
 
 
 def asked_once(by_teacher: list[list[Sample]]) -> list[Sample]:

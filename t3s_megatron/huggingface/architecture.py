@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from t3s_megatron.errors import MismatchError, T3SError
 from t3s_megatron.huggingface.config import read_config
-from t3s_megatron.huggingface.families import FAMILIES
 from t3s_megatron.huggingface.families.family import Family, Options
+from t3s_megatron.huggingface.families.table import FAMILIES
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import os
 from types import SimpleNamespace
 
 from t3s_megatron.errors import T3SError
-from t3s_megatron.huggingface.families import FAMILIES
+from t3s_megatron.huggingface.families.table import FAMILIES
 
 #: Keys of config.json that make a folder one of another kind.
 _KINDS = {

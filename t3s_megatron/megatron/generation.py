@@ -25,7 +25,7 @@ from megatron.core import mpu
 from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.utils import get_model_config, unwrap_model
 
-from t3s_megatron.accuracy.progress import Progress
+from t3s_megatron.accuracy.answers import Progress, Sampling
 from t3s_megatron.megatron.forward import zigzag_slice
 from t3s_megatron.megatron.layout import gather_over_data
 from t3s_megatron.megatron.pause import training_paused
@@ -37,22 +37,6 @@ _SEQUENCE_PARALLEL_SWITCHES = (
     "scatter_to_sequence_parallel",
     "reduce_scatter_embeddings",
 )
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """temperature 0 is greedy; the seed of answer i is (seed, i)."""
-
-    temperature: float
-    max_new_tokens: int
-    end_token: int
-    seed: int
-    vocab_size: int
-    batch_size: int
-
-    def seed_of(self, number: int) -> int:
-        """The pair spread over one number: nearby seeds of torch's generator are independent."""
-        return self.seed * 1_000_003 + number
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import time
 from safetensors import SafetensorError
 
 import t3s_megatron
+from t3s_megatron.data.tokenizing import load_tokenizer
 from t3s_megatron.errors import T3SError, WriteError
 from t3s_megatron.huggingface.architecture import config_from_arguments, family_of, fit_to_folder
 from t3s_megatron.huggingface.config import read_config, read_json
@@ -19,7 +20,6 @@ from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.hf_weights import export_weights, load_weights
 from t3s_megatron.megatron.process import checkpoint_exists, get_args, print_rank_0
 from t3s_megatron.megatron.seam import Callback, CallbackContext
-from t3s_megatron.run.inputs import load_tokenizer
 
 
 class HuggingFaceFolders(Callback):

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What differs between the supported Megatron releases, in one place.
+"""What differs between the supported Megatron releases: every check of a release stands here.
 
 `pretrain` takes its pieces in another order in each of 0.17, 0.18 and 0.19, and the functions the
 seam wraps have other parameters. Both are recorded here by signature and checked at run time, so
 that a release we have not read is refused by name instead of half working.
+
+Importing this module imports no Megatron: the device layer has to come first.
 """
 
 from __future__ import annotations
@@ -149,3 +151,75 @@ def call_pretrain(
             forward_step,
             model_provider=model_provider,
         )
+
+
+def initialize(args, extra_args_provider: Callable, args_defaults: dict) -> None:
+    """Megatron's process groups and globals for `args`, parsed by `parse_arguments` with these
+    two."""
+    from megatron.training.initialize import initialize_megatron
+
+    if megatron_series() == "0.17":  # parses and validates by itself
+        rows = {"padded_vocab_size": args.padded_vocab_size}
+        initialize_megatron(extra_args_provider, args_defaults | rows)
+    else:
+        initialize_megatron()
+
+
+def without_validation(args) -> None:
+    """Set Megatron's arguments for a run that has no validation set."""
+    args.eval_iters = 0
+    if args.eval_interval is None:  # 0.18 and 0.19 divide by it even when nothing is evaluated
+        args.eval_interval = max(1, args.train_iters or 1)
+
+
+def clear_moe_metrics() -> None:
+    """Drop the auxiliary losses that a forward-only pass has logged, as `train()` does."""
+    from megatron.training import training
+
+    tracker = getattr(training, "get_moe_metrics_tracker", None)
+    if tracker is not None:  # 0.19
+        tracker().clear()
+        return
+    from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker
+
+    clear_aux_losses_tracker()
+
+
+def tell_lengths(cu_seqlens) -> None:
+    """Tell Megatron's FLOPs figure the lengths of a micro-batch: `cu_seqlens` int[n + 1]. 0.17 has
+    no way to be told."""
+    from megatron.training import training
+
+    tell = getattr(training, "update_seqlen_stats_from_cu_seqlens", None)
+    if tell is not None:
+        tell(cu_seqlens)
+
+
+def optimizer_config(args) -> tuple:
+    """(optimizer configuration, overrides of it for single parameters or None)."""
+    from megatron.training import training
+
+    config = training.get_megatron_optimizer_config(args)
+    return config if isinstance(config, tuple) else (config, None)  # 0.17 has no overrides
+
+
+def load_optimizer_without_gradient(distrib_optimizer) -> None:
+    """Let 0.19 load a distributed optimizer of float32 parameters: it copies into a view of a leaf
+    that requires a gradient (distrib_optimizer.py:1225), on any device."""
+    cls = distrib_optimizer.DistributedOptimizer
+    if hasattr(cls, "_set_main_param_and_optimizer_states"):
+        import torch
+
+        cls._set_main_param_and_optimizer_states = torch.no_grad()(
+            cls._set_main_param_and_optimizer_states
+        )
+
+
+def count_lengths_on(device) -> None:
+    """Keep the sums of sequence lengths on `device`: from 0.18 on they are made on
+    f"cuda:{current_device()}" where there are none yet (training.py:327)."""
+    import torch
+    from megatron.training import training
+
+    if hasattr(training, "_seqlen_stats_in_iteration"):
+        training._seqlen_stats_in_iteration = torch.zeros(2, dtype=torch.float64, device=device)

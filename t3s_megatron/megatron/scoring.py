@@ -19,9 +19,9 @@ from megatron.core import mpu
 from t3s_megatron.megatron.batches import RowMaker, scoring_batches
 from t3s_megatron.megatron.forward import call_model, next_batch, run_schedule
 from t3s_megatron.megatron.layout import data_and_context_group, speaks_for_its_samples
+from t3s_megatron.megatron.meter import TokenReader, TokenScores
 from t3s_megatron.megatron.pause import training_paused
 from t3s_megatron.megatron.seam import CallbackContext
-from t3s_megatron.megatron.token_reader import TokenReader, TokenScores
 
 
 def score_corpus(

@@ -8,10 +8,11 @@ without an error (Megatron-Bridge #3926).
 
 from __future__ import annotations
 
-import megatron.training.training as training
 import torch
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.utils import get_model_config, unwrap_model
+
+from t3s_megatron.megatron.releases import tell_lengths
 
 
 def let_lengths_vary(model: list) -> None:
@@ -40,10 +41,9 @@ def packed_seq_params(cu_seqlens: torch.Tensor) -> PackedSeqParams:
 
 def count_real_tokens(batch: dict[str, torch.Tensor], model) -> None:
     """Tell Megatron's FLOPs figure the lengths of a micro-batch, which it otherwise takes to be
-    `--seq-length`. 0.17 has no way to be told."""
-    tell = getattr(training, "update_seqlen_stats_from_cu_seqlens", None)
+    `--seq-length`."""
     # Every rank tells each micro-batch once: the first virtual stage, not the others.
-    if tell is None or "lengths" not in batch or getattr(unwrap_model(model), "vp_stage", None):
+    if "lengths" not in batch or getattr(unwrap_model(model), "vp_stage", None):
         return
     ends = batch["lengths"].flatten().cumsum(0)
-    tell(torch.cat([ends.new_zeros(1), ends]))
+    tell_lengths(torch.cat([ends.new_zeros(1), ends]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies of the weights on the host: theta_0 and the candidate theta_b.
+"""Copies of the weights on the host: theta_0 and the candidate theta_b; and what is made of them.
 
 What is copied is what training updates: the optimizer's float32 main parameters, each rank its own
 shard, plus the model's buffers (MoE expert bias, ...). Model parameters are derived from them the
@@ -15,6 +15,7 @@ from megatron.training import get_args
 from t3s_megatron.errors import MismatchError, T3SError
 from t3s_megatron.megatron.device import is_cpu_layer_active
 from t3s_megatron.megatron.seam import CallbackContext
+from t3s_megatron.method.residual import residual_transfer
 
 
 def inner_optimizers(optimizer) -> list:
@@ -105,6 +106,23 @@ def publish_main_parameters(context: CallbackContext) -> None:
         for chunk in context.model:
             chunk.start_param_sync(force_sync=True)
     torch.cuda.synchronize()
+
+
+@torch.no_grad()
+def transfer_residual(
+    context: CallbackContext, theta_0: WeightSnapshot, theta_b: WeightSnapshot
+) -> None:
+    """Live weights theta_f := theta_0 + (theta_f - theta_b), float32, each rank its own shard.
+
+    Buffers (MoE expert bias) stay those of theta_f: they are running statistics, not a sum of
+    updates. Collective over the data-parallel group.
+    """
+    live = main_parameters(context.optimizer)
+    for kept_0, theta_f, kept_b in zip(theta_0.parameters, live, theta_b.parameters, strict=True):
+        device = theta_f.device
+        result = residual_transfer(kept_0.to(device), theta_f.data, kept_b.to(device))
+        theta_f.data.copy_(result)
+    publish_main_parameters(context)
 
 
 def model_buffers(context: CallbackContext) -> list[torch.Tensor]:

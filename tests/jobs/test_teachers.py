@@ -94,7 +94,7 @@ def together(once, start):
 
 
 def watched(command: list, folder) -> list:
-    return [*command, *DROPOUT, "--t3s-scoring", "both", "--tensorboard-dir", f"{folder}/board"]
+    return [*command, *DROPOUT, "--tensorboard-dir", f"{folder}/board"]
 
 
 def corpus_of(task, *paths: str) -> tuple[Corpus, list]:
@@ -124,7 +124,7 @@ def test_a_profile_is_that_of_a_run_with_this_teacher_alone(
     run(watched(start(tmp_path, teacher), tmp_path))
     alone, both = summary_of(str(tmp_path)), summary_of(together[0])
     mine = both["teachers"][teacher]
-    for key in ("theta_b_step", "theta_b_reason", "tokens", "inline_disagreement"):
+    for key in ("theta_b_step", "theta_b_reason", "tokens"):
         assert mine[key] == alone[key], key
     assert both["theta_b_step"] is None and "teachers" not in alone
     for key in ("measurements", "figure_4"):

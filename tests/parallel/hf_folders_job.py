@@ -21,7 +21,7 @@ ANSWER = 8
 
 
 def main() -> None:
-    from t3s_megatron.megatron.start import start_process
+    from t3s_megatron.entry import start_process
 
     start_process(sys.argv)
     from megatron.training import get_args

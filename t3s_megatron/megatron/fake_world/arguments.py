@@ -8,13 +8,12 @@ import io
 import os
 import sys
 import traceback
+from collections.abc import Callable
 
-from t3s_megatron.config import add_t3s_arguments
 from t3s_megatron.errors import T3SError
-from t3s_megatron.huggingface.arguments import take_from_folder
 
 
-def read_arguments(argv: list[str], world_size: int):
+def read_arguments(argv: list[str], world_size: int, extra_args_provider: Callable):
     """Megatron's validated namespace of rank 0, with `padded_vocab_size` set if anything says it.
 
     T3SError when Megatron refuses the arguments: with its own reason.
@@ -28,7 +27,7 @@ def read_arguments(argv: list[str], world_size: int):
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            args = parse_args(lambda parser: take_from_folder(add_t3s_arguments(parser), argv))
+            args = parse_args(extra_args_provider)
             validate_args(args, {})
     except SystemExit:
         raise T3SError(f"Megatron's parser: {_last_line(said)}") from None
@@ -39,12 +38,6 @@ def read_arguments(argv: list[str], world_size: int):
     finally:
         sys.argv = before
     return args
-
-
-def pad_vocabulary(args, size: int) -> None:
-    """Set `padded_vocab_size` as Megatron does for a tokenizer of `size` tokens."""
-    multiple = args.make_vocab_size_divisible_by * args.tensor_model_parallel_size
-    args.padded_vocab_size = -(-size // multiple) * multiple
 
 
 def _last_line(said: io.StringIO) -> str:

@@ -19,6 +19,7 @@ from t3s_megatron.megatron.fake_world.cluster import become, first_rank_of_stage
 from t3s_megatron.megatron.fake_world.meters import LiveBytes, SavedTensors, storage_bytes
 from t3s_megatron.megatron.fake_world.stand_ins import balance_experts, use_fused_kernels
 from t3s_megatron.megatron.model import model_provider
+from t3s_megatron.megatron.releases import optimizer_config
 from t3s_megatron.megatron.weights import main_parameters
 from t3s_megatron.planning.facts import Chunk, Model, Stage
 
@@ -204,8 +205,7 @@ def _is_expert(name: str) -> bool:
 
 
 def _optimizer(args, chunks):
-    config = training.get_megatron_optimizer_config(args)
-    config, overrides = config if isinstance(config, tuple) else (config, None)
+    config, overrides = optimizer_config(args)
     return training.get_megatron_optimizer(
         config, chunks, config_overrides=overrides, use_gloo_process_groups=False
     )

@@ -14,8 +14,9 @@ import math
 from collections.abc import Callable
 
 from t3s_megatron.errors import VoidMeasurementError
+from t3s_megatron.method.options import MethodOptions
 from t3s_megatron.method.outcome import Outcome
-from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine, Plan
+from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine
 
 Curve = Callable[[str, int], float]
 THETA_0 = ("theta_0",)
@@ -46,7 +47,7 @@ class Walk:
 
     def __init__(
         self,
-        plan: Plan,
+        plan: MethodOptions,
         accuracy: Curve | None = None,
         resume_at: Callable[[int], bool] = lambda event: False,
         fall: Callable[[int], float] | None = None,

@@ -6,13 +6,13 @@ from __future__ import annotations
 import pytest
 from made_plans import answers, gpu, layout, model, stage
 
-from t3s_megatron.method.phases import Plan
 from t3s_megatron.planning.advice import advice
 from t3s_megatron.planning.facts import Chunk, Samples, Storage
 from t3s_megatron.planning.memory import activations, disk, generation, gpu_memory, host_memory
 from t3s_megatron.planning.walk import walk
+from tests.support.asked import asked
 
-RUN = walk(Plan(method="t3s", budget=50), bottleneck=10)  # 65 steps
+RUN = walk(asked(budget=50), bottleneck=10)  # 65 steps
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_the_cache_holds_a_whole_batch_at_its_longest():
 
 def test_a_host_holds_the_copies_of_all_its_gpus():
     assert host_memory(model(), RUN, gpus_per_node=8) == 2 * 8 * 400
-    plain = walk(Plan(method="sft", budget=5), bottleneck=1)
+    plain = walk(asked("sft", budget=5), bottleneck=1)
     assert host_memory(model(), plain, gpus_per_node=8) == 0
 
 

@@ -7,22 +7,23 @@ from dataclasses import replace
 
 import pytest
 from made_plans import answers, layout, model
-from test_planned_measuring import FAST, PLAN, costs
+from test_planned_measurements import FAST, PLAN, costs
 from test_planned_work import outcome
 
-from t3s_megatron.cli.plan import _in_process, _unplanned
 from t3s_megatron.config import T3SConfig
-from t3s_megatron.method.phases import ActionKind, Plan
+from t3s_megatron.method.phases import ActionKind
 from t3s_megatron.planning.facts import Samples, Servers, Storage
 from t3s_megatron.planning.measurements import measuring
 from t3s_megatron.planning.memory import disk, generation, host_memory
+from t3s_megatron.planning.reading import in_process_of, unplanned
 from t3s_megatron.planning.report import text
 from t3s_megatron.planning.serving import waited
 from t3s_megatron.planning.walk import walk
 from t3s_megatron.planning.work import generating
+from tests.support.asked import asked
 
 #: Confirmed by one measurement; two in the targeted phase.
-SHORT = Plan(method="t3s", budget=4, profile_iters=9, simple_step=1, patience=1,
+SHORT = asked(budget=4, profile_iters=9, simple_step=1, patience=1,
              targeted_accuracy_interval=2)  # fmt: skip
 
 
@@ -136,13 +137,13 @@ def test_a_server_begins_an_answer_when_another_ends():
 
 
 def test_the_gpus_hold_the_keys_and_values_of_probes_only():
-    probes = _in_process(served(batch_size=32, limit=500).answers, layout())
+    probes = in_process_of(served(batch_size=32, limit=500).answers, layout())
     assert (probes.batch_size, probes.limit) == (8, 32)  # 16 on two data-parallel ranks
     # Prompts of 40 and 32 tokens, 2 layers, keys and values of 4 numbers of 2 bytes; logits.
     (stage,) = model().stages
     held = 8 * 72 * 2 * 2 * 4 * 2 + 8 * 40 * 50 * 2 + 8 * 50 * 30
     assert generation(layout(), model(), stage, probes) == held
-    assert _in_process(answers(), layout()) == answers()
+    assert in_process_of(answers(), layout()) == answers()
 
 
 def test_weights_in_flight_are_on_the_host_and_exports_on_the_disk():
@@ -161,8 +162,8 @@ def test_weights_in_flight_are_on_the_host_and_exports_on_the_disk():
 
 def test_what_depends_on_the_answers_is_said_to_be_unplanned():
     shorter = T3SConfig(signal="accuracy", accuracy_blocks=4, confirm_level=0.05)
-    blocks, level = _unplanned(shorter)
+    blocks, level = unplanned(shorter)
     assert blocks.startswith("--t3s-accuracy-blocks: every measurement is planned with all of its")
     assert level.startswith("--t3s-confirm-level: every profile is planned up to --t3s-patience")
-    assert not list(_unplanned(replace(shorter, signal="confidence")))
-    assert not list(_unplanned(T3SConfig(signal="accuracy")))
+    assert not list(unplanned(replace(shorter, signal="confidence")))
+    assert not list(unplanned(T3SConfig(signal="accuracy")))

@@ -10,7 +10,6 @@ from dataclasses import replace
 import pytest
 from made_plans import answers, gpu, layout, model, stage
 
-from t3s_megatron.method.phases import Plan
 from t3s_megatron.planning.facts import Samples, Teacher
 from t3s_megatron.planning.measurements import Costs
 from t3s_megatron.planning.memory import Disk
@@ -25,6 +24,7 @@ from t3s_megatron.planning.work import (
     step_flops,
     training,
 )
+from tests.support.asked import asked
 
 SPEED = Speed(peak_flops=1000.0, mfu=0.5, memory_bandwidth=100.0)
 
@@ -60,10 +60,10 @@ def test_answers_are_counted_at_their_length_and_batches_at_the_longest():
 
 
 def test_each_profile_asks_its_teachers_prompts_and_trains_on_its_samples():
-    plan = Plan(method="t3s", budget=50, profile_iters=50, teachers=("a", "b"))
+    plan = asked(budget=50, profile_iters=50, teachers=("a", "b"))
     run = walk(plan, bottleneck=10)  # 15 steps and 16 measurements in each profile, then 50 of both
-    asked = answers(asked=25, asked_in_profiles=(20, 10))
-    costs = Costs(layout(), model(), [10, 20, 40], asked, True, SPEED, teachers=((0, 2), (1,)))
+    two = answers(asked=25, asked_in_profiles=(20, 10))
+    costs = Costs(layout(), model(), [10, 20, 40], two, True, SPEED, teachers=((0, 2), (1,)))
     found = costs.of(run)
     assert found["generation"].tokens == (16 * (20 + 10) + 50 * 25) * 30
     assert found["profile"].tokens == pytest.approx(15 * 64 * (25 + 20))
@@ -92,7 +92,7 @@ def test_a_measured_rate_is_taken_as_it_is():
 
 
 def outcome(**changes) -> PlannedRun:
-    run = walk(Plan(method="t3s", budget=50), bottleneck=10)
+    run = walk(asked(budget=50), bottleneck=10)
     first = stage(stages=(0,))
     rest = stage(stages=(1, 2, 3), optimizer=4000)
     made = dict(
