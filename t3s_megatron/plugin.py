@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from t3s_megatron.config import add_t3s_arguments
 from t3s_megatron.data.durable import check_folder
 from t3s_megatron.data.places import check_places
+from t3s_megatron.huggingface.arguments import take_from_folder
 from t3s_megatron.run.inputs import Inputs, check_tokenizer_argument, read_inputs
 
 if TYPE_CHECKING:
@@ -57,14 +58,16 @@ class T3S:
         self.seam: Seam | SourceSeam | None = None
 
     def add_arguments(self, parser):
-        """`extra_args_provider` for Megatron: the script's own, then the `--t3s` group.
+        """`extra_args_provider` for Megatron: the script's own, then the `--t3s` group. What a
+        `--t3s-hf-model` folder says of the model becomes the parser's defaults.
 
-        T3SError for a tokenizer that is not there, which Megatron would look for on the hub.
+        T3SError for a tokenizer that is not there, which Megatron would look for on the hub, and
+        for arguments that are not those of the folder.
         """
         check_tokenizer_argument(sys.argv[1:])
         if self._extra_args_provider is not None:
             parser = self._extra_args_provider(parser)
-        return add_t3s_arguments(parser)
+        return take_from_folder(add_t3s_arguments(parser), sys.argv[1:])
 
     def attach(self, provider: Callable, forward_step: Callable, args=None):
         """(data provider, forward step) for `pretrain`. Reads and checks all input.
@@ -132,9 +135,7 @@ class T3S:
             self._check_weights(self._inputs, args)
             if self._inputs.config.generation == "server":
                 from t3s_megatron.megatron.hf_folders import exported_config
-                from t3s_megatron.megatron.hf_weights import require_mbridge
 
-                require_mbridge()
                 exported_config(args, args.t3s_hf_model, "--t3s-generation server")
             # On every rank: each writes its own part, and may see another file system.
             check_folder(os.path.join(self._inputs.config.dir, "state"))
