@@ -52,7 +52,7 @@ class Exports:
         path = os.path.join(self.folder, f"weights-{iteration:07d}-{nonce}")
         config, written = exported_config(args, args.t3s_hf_model, "--t3s-generation server")
         shards = Shards(layout.rank(), args.world_size)
-        shards.take(export_weights(model, config, args.padded_vocab_size))
+        shards.take(export_weights(model, config))
         writers: list[FolderWriter] = []
         self._on_first_rank(lambda: writers.append(FolderWriter(path)))
         self._together(lambda: shards.write(f"{path}.tmp"))

@@ -18,6 +18,7 @@ from megatron.training import get_args
 from megatron.training.arguments import core_transformer_config_from_args
 
 from t3s_megatron.data.lengths import choose_arrangement
+from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.device import is_cpu_layer_active
 from t3s_megatron.megatron.uneven import let_lengths_vary
 
@@ -75,9 +76,17 @@ def _layer_spec(args, config, vp_stage):
 
 def _use_cpu_attention(spec, args, arrangement: str) -> None:
     """Where Megatron's own attention for local layers cannot do it."""
-    from t3s_megatron.megatron.cpu_attention import ContextParallelAttention, PackedAttention
+    from t3s_megatron.megatron.cpu_attention import (
+        ContextParallelAttention,
+        LatentAttention,
+        PackedAttention,
+    )
 
-    if args.context_parallel_size > 1:
+    if args.multi_latent_attention:
+        if args.context_parallel_size > 1:
+            raise T3SError("--context-parallel-size with latent attention does not run on a CPU")
+        attention: type = LatentAttention
+    elif args.context_parallel_size > 1:
         attention = ContextParallelAttention
     elif arrangement == "packed":
         attention = PackedAttention

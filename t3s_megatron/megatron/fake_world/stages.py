@@ -22,6 +22,7 @@ from t3s_megatron.megatron.model import model_provider
 from t3s_megatron.megatron.releases import optimizer_config
 from t3s_megatron.megatron.weights import main_parameters
 from t3s_megatron.planning.facts import Chunk, Model, Stage
+from t3s_megatron.planning.pinned import pinned_bytes
 
 #: Adam's moments, float32 each, made at the first step.
 _MOMENT_BYTES = 8
@@ -112,6 +113,7 @@ class _Builder:
             weights = storage_bytes([*(p.data for p in parameters), *buffers])
             everything = storage_bytes([*(p.data for p in parameters), *buffers, *main])
             gradients = [p.main_grad for p in parameters]
+            copied = [p.numel() * p.element_size() for p in (*main, *buffers)]
             ignored = [*(p.data for p in parameters), *gradients]
             measured = tuple(self._measure_chunk(chunk, ignored) for chunk in chunks)
         return Stage(
@@ -122,7 +124,8 @@ class _Builder:
             weights=weights,
             gradients=storage_bytes(gradients),
             optimizer=everything - weights + _MOMENT_BYTES * main_numbers,
-            snapshot=4 * main_numbers + sum(b.numel() * b.element_size() for b in buffers),
+            snapshot=sum(copied),
+            pinned=pinned_bytes(copied),
             chunks=measured,
         )
 
