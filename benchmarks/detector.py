@@ -31,9 +31,6 @@ import torch
 from detector_record import read
 
 from t3s_megatron.accuracy.blocks import in_blocks
-from t3s_megatron.method import detector as detector_module
-from t3s_megatron.method import evidence as evidence_module
-from t3s_megatron.method import paired
 from t3s_megatron.method.detector import BottleneckDetector
 from t3s_megatron.method.evidence import Evidence
 from t3s_megatron.method.outcome import NOT_ASKED, RIGHT, WRONG, Outcome
@@ -255,27 +252,10 @@ def search(rule: Rule, measurements: Measurements) -> Found:
     return Found(abs(found - lowest), excess, step, spent, detector.evidence())
 
 
-def remember_tests() -> None:
-    """Rules compare the same outcomes again and again: each pair is tested once."""
-    test = paired.p_above
-    known: dict[tuple[int, int], tuple[Outcome, Outcome, float]] = {}
-
-    def remembered(now: Outcome, then: Outcome) -> float:
-        key = (id(now), id(then))
-        if key not in known or known[key][0] is not now or known[key][1] is not then:
-            if len(known) > 100_000:
-                known.clear()
-            known[key] = (now, then, test(now, then))
-        return known[key][2]
-
-    detector_module.p_above = evidence_module.p_above = remembered
-
-
 # ------------------------------------------------------------------------------------------ tables
 
 
 def main() -> None:
-    remember_tests()
     scenarios = {name: synthetic(knots, i) for i, (name, knots) in enumerate(CURVES.items())}
     for i, (name, knots) in enumerate(UNPAIRED.items(), start=len(CURVES)):
         scenarios[name] = synthetic(knots, i, paired=False)

@@ -12,6 +12,7 @@ import time
 from safetensors import SafetensorError
 
 import t3s_megatron
+from t3s_megatron.data.places import check_places
 from t3s_megatron.data.tokenizing import load_tokenizer
 from t3s_megatron.errors import T3SError, WriteError
 from t3s_megatron.huggingface.architecture import check, config_from_arguments, fit_to_folder
@@ -31,6 +32,7 @@ class HuggingFaceFolders(Callback):
 
     def __init__(self, args):
         require_mbridge()
+        check_places(args)
         self.source, self.export_to = args.t3s_hf_model, args.t3s_hf_export
         self.tokenizer_model = args.tokenizer_model
         self._loads_weights = self.source is not None and not _resumes(args)
