@@ -97,8 +97,10 @@ def test_from_folder_to_folder_with_a_tiny_student(family, tmp_path, task):
         "HF_MODEL": str(student), "DATA": task[0], "OUT": str(out),
         "DEVICE": "cpu", "NNODES": "1", "NPROC_PER_NODE": "2", "TP": "2", "PP": "1",
         "SEQ_LENGTH": "48", "GBS": "8", "STEPS": "3", "LR": "1e-3", "SAVE_INTERVAL": "2",
-        "T3S_SIMPLE": "0", "VERIFIER": "numeric", "MASTER_PORT": free_port(),
-        "EXTRA_ARGS": "--t3s-max-new-tokens 8 --t3s-simple-step 1 --exit-interval 2",
+        # This student can nothing: it has no accuracy that could fall.
+        "T3S_SIMPLE": "1", "VERIFIER": "numeric", "MASTER_PORT": free_port(),
+        "EXTRA_ARGS": "--t3s-max-new-tokens 8 --t3s-simple-step 3 --exit-interval 2 "
+                      "--t3s-targeted-accuracy-interval 1",
     }  # fmt: skip
     first = start("run_t3s.sh", environment)
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
