@@ -2,10 +2,7 @@
 # CP, EP, ETP, PIPELINE_ARGS). `t3s_cluster` starts the run on this node; every knob is an
 # environment variable. The same command again goes on from the last checkpoint.
 
-t3s_refuse() {
-    echo "$(basename "$0"): $1" >&2
-    exit 2
-}
+source "$ROOT/examples/lib/checks.sh"
 
 t3s_cluster() {
     # --- what to train, on what; OUT has to be one folder for all nodes
@@ -45,6 +42,7 @@ t3s_cluster() {
     local EXTRA_ARGS=${EXTRA_ARGS:-}         # appended
     local PLAN_ARGS=${PLAN_ARGS:-}           # for DRY_RUN=1: options of t3s-megatron plan
 
+    t3s_check_knobs
     if [ -n "${MODEL:-}" ]; then             # another model shape, for a student of another size
         [ -f "$MODEL" ] || t3s_refuse "MODEL=$MODEL is not there: a file that sets MODEL_ARGS"
         source "$MODEL"
