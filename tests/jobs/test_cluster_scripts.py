@@ -125,6 +125,12 @@ REFUSED = {
         {"TP": "3", "HF_MODEL": "here"},
         "8 processes are not a multiple of TP*PP*CP = 3",
     ),
+    "a switch that only knows 1": ({"DRY_RUN": "true"}, "DRY_RUN=true: has to be one of 0 1"),
+    "another switch": ({"T3S_SIMPLE": "true"}, "T3S_SIMPLE=true: has to be one of 0 1"),
+    "who answers": ({"GENERATION": "vllm"}, "GENERATION=vllm: has to be one of live server"),
+    "a server that is not asked": ({"SERVER_URL": "http://localhost:1"}, "set GENERATION=server"),
+    "no number": ({"NNODES": "two"}, "NNODES=two: has to be a whole number from 1"),
+    "nothing to divide by": ({"TP": "0"}, "TP=0: has to be a whole number from 1"),
     "another Python": ({"PYTHON": "/usr/bin/false"}, "pip install 't3s-megatron[gpu"),
 }
 

@@ -18,7 +18,7 @@ from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.fake_world.cluster import become, first_rank_of_stage
 from t3s_megatron.megatron.fake_world.meters import LiveBytes, SavedTensors, storage_bytes
 from t3s_megatron.megatron.fake_world.stand_ins import balance_experts, use_fused_kernels
-from t3s_megatron.megatron.model import model_provider
+from t3s_megatron.megatron.model import check_model_arguments, model_provider
 from t3s_megatron.megatron.releases import optimizer_config
 from t3s_megatron.megatron.weights import main_parameters
 from t3s_megatron.planning.facts import Chunk, Model, Stage
@@ -34,6 +34,7 @@ def measure_model(args, expert_load: float) -> Model:
     `expert_load`: tokens that the busiest expert-parallel rank gets, 1 for its even share.
     T3SError when Megatron cannot build or run a stage.
     """
+    check_model_arguments(args)
     planned, fused = _plannable(args, expert_load)
     set_args(planned)
     with _quietly():
