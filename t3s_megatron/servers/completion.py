@@ -8,8 +8,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from t3s_megatron.data.finish import End, end_of, known_words
 from t3s_megatron.servers.exchange import excerpt
-from t3s_megatron.servers.finish import End, end_of, known_words
 
 #: Under which servers keep the thinking that they have taken out of an answer: vLLM's and SGLang's
 #: reasoning parsers (the second is vLLM's newer name), Ollama.

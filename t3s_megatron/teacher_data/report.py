@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from t3s_megatron.data.finish import known_words
 from t3s_megatron.data.thinking import has_tags
-from t3s_megatron.servers.finish import known_words
 from t3s_megatron.teacher_data.filtering import Dropped, Fate, Result
 from t3s_megatron.teacher_data.traces import Trace
 

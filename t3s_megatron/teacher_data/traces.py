@@ -14,10 +14,10 @@ import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from t3s_megatron.data.finish import End, end_of
 from t3s_megatron.data.records import encodable, optional_metadata, optional_text, raw_rows
 from t3s_megatron.data.thinking import join_thinking
 from t3s_megatron.errors import DataError
-from t3s_megatron.servers.finish import End, end_of
 from t3s_megatron.teacher_data.prompts import prompt_key, read_messages, written
 
 #: Under which servers keep the thinking that they have taken out of an answer.

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from t3s_megatron.servers.finish import End, end_of, known_words
+from t3s_megatron.data.finish import End, end_of, known_words
 
 
 @pytest.mark.parametrize(
