@@ -40,7 +40,7 @@ def _pretrain(started: float, run: KindOfRun | None) -> None:
     from t3s_megatron.run.plain import PlainTraining
 
     set_startup_timestamps(program_start=started, main_entry=time.time())
-    t3s = T3S(run=run)
+    t3s = T3S(run=run, random_model=True)
     args = parse_arguments(t3s.add_arguments, {})
     plain = PlainTraining(args)
     data_provider, forward_step = t3s.attach(plain.data_provider, plain.forward_step, args)

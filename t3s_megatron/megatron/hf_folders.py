@@ -11,6 +11,7 @@ import time
 from safetensors import SafetensorError
 
 import t3s_megatron
+from t3s_megatron.data.places import check_places
 from t3s_megatron.data.tokenizing import load_tokenizer
 from t3s_megatron.errors import T3SError, WriteError
 from t3s_megatron.huggingface.architecture import config_from_arguments, family_of, fit_to_folder
@@ -30,6 +31,7 @@ class HuggingFaceFolders(Callback):
     """
 
     def __init__(self, args):
+        check_places(args)
         self.source, self.export_to = args.t3s_hf_model, args.t3s_hf_export
         self.tokenizer_model = args.tokenizer_model
         self._loads_weights = self.source is not None and not _resumes(args)

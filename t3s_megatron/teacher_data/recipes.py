@@ -14,11 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from t3s_megatron.accuracy.extraction import boxed
-from t3s_megatron.accuracy.gold import readable
+from t3s_megatron.accuracy.gold import objections
 from t3s_megatron.accuracy.pool import VerifierPool
 from t3s_megatron.data.records import encodable, raw_rows
+from t3s_megatron.data.thinking import join_thinking
 from t3s_megatron.errors import DataError
-from t3s_megatron.teacher_data import thinking
 from t3s_megatron.teacher_data.draw import draw
 from t3s_megatron.teacher_data.prompts import Prompt, prompt_key
 
@@ -114,7 +114,7 @@ def _s1k_traces(row: dict) -> dict[str, str]:
         ),
     }
     return {
-        teacher: thinking.join(thought.strip(), answer.strip())
+        teacher: join_thinking(thought.strip(), answer.strip())
         for teacher, (thought, answer) in parts.items()
         if isinstance(thought, str) and isinstance(answer, str)
     }
@@ -180,9 +180,9 @@ def _readable(
     while len(taken) < count and start < len(problems):
         some = problems[start : start + count - len(taken)]
         start += len(some)
-        good = readable(pool.spec, [one.prompt for one in some], pool)
-        taken += [one for one, is_good in zip(some, good, strict=True) if is_good]
-        left_out[f"a gold answer that {pool.spec} cannot read"] += good.count(False)
+        found = objections([one.prompt for one in some], pool)
+        taken += [one for one, why in zip(some, found, strict=True) if why is None]
+        left_out[f"a gold answer that {pool.spec} cannot use"] += len(found) - found.count(None)
     return taken
 
 

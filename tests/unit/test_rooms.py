@@ -16,7 +16,8 @@ PACKAGE = Path(__file__).parents[2] / "t3s_megatron"
 
 #: Bottom first. A room is a folder or a loose module; rooms of one floor do not know one another.
 FLOORS = (
-    ("__init__", "errors", "options"),
+    ("__init__", "errors"),
+    ("options",),
     ("data", "method"),
     ("accuracy", "servers", "huggingface"),
     ("monitor", "teacher_data"),

@@ -100,6 +100,43 @@ def test_only_an_export_may_be_replaced(tmp_path):
             check_target(str(tmp_path / name))
 
 
+def test_nothing_that_no_export_has_made_is_removed(tmp_path):
+    """NVIDIA-NeMo/Megatron-Bridge #339, huggingface/transformers #25129."""
+    writer = write(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "latest_checkpointed_iteration.txt").write_text("8")
+    with pytest.raises(MismatchError, match="left as it is.*is complete, in .*out.tmp: rename it"):
+        writer.commit({})
+    assert os.listdir(tmp_path / "out") == ["latest_checkpointed_iteration.txt"]
+    assert float(read(tmp_path / "out.tmp")["t0"][0]) == 0
+    write(tmp_path / "other").commit({})
+    for name in ("other.tmp", "other.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.tex").write_text("")
+        with pytest.raises(MismatchError, match=f"{name}: an export needs this name"):
+            write(tmp_path / "other").commit({})
+        (tmp_path / name / "thesis.tex").unlink()
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    """kevinzakka/torchkit #9."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "exp").symlink_to(tmp_path / "disk")
+    (tmp_path / "dangling").symlink_to(tmp_path / "big" / "hf")
+    (tmp_path / "big").mkdir()
+    for value in (1, 2):
+        for link, place in (("exp", "disk"), ("dangling", "big/hf")):
+            check_target(str(tmp_path / link))
+            write(tmp_path / link, value=value).commit({})
+            assert (tmp_path / link).is_symlink()
+            assert float(read(tmp_path / place)["t0"][0]) == value
+
+
+def test_a_mount_point_is_refused_before_the_run():
+    with pytest.raises(MismatchError, match="/proc is a mount point.*such as /proc/hf"):
+        check_target("/proc")
+
+
 def test_damaged_weights_are_named(tmp_path):
     with pytest.raises(DataError, match="no safetensors files"):
         weight_files(str(tmp_path))

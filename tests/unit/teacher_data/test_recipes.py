@@ -166,7 +166,7 @@ def test_gold_answers_that_the_verifier_cannot_read_are_replaced(take):
         # In the order of the draw: what numeric can read of it.
         drawn = [one for one in take(BOBA, rows).problems if one.prompt.answer != "yes"]
         assert keys(chosen) == [one.prompt.key for one in drawn][:5]
-        assert chosen.left_out["a gold answer that numeric cannot read"] >= 1
+        assert chosen.left_out["a gold answer that numeric cannot use"] >= 1
         with pytest.raises(DataError, match="no problem for boba-200 in 1 rows"):
             take(BOBA, [boba(0, solutions=["\\boxed{yes}"])], pool=pool)
 
