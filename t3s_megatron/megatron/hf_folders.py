@@ -129,8 +129,8 @@ def _write_companions(writer: FolderWriter, tokenizer_model: str, source: str | 
     tokenizer = load_tokenizer(tokenizer_model)
     writer.write_tokenizer(tokenizer_model, tokenizer)
     name = "generation_config.json"
-    if source is not None:  # the code of a model that transformers does not know
-        writer.copy_from(source, [file for file in os.listdir(source) if file.endswith(".py")])
+    if source is not None:
+        writer.copy_code(source)
     if source is None or not writer.copy_from(source, [name]):
         ids = {
             key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")

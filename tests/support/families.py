@@ -57,8 +57,8 @@ STUDENTS: dict[str, dict] = {
         tie_word_embeddings=True,
         rope_parameters={
             "rope_type": "llama3",
-            "rope_theta": 10000.0,
-            "factor": 8.0,
+            "rope_theta": 500000.0,
+            "factor": 32.0,  # Llama 3.2's; Megatron's default is 8
             "low_freq_factor": 1.0,
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192,

@@ -49,11 +49,18 @@ def measure_model(args, expert_load: float) -> Model:
         hidden_size=args.hidden_size,
         heads=heads,
         key_value_heads=args.num_query_groups if args.group_query_attention else heads,
-        head_size=args.kv_channels,
+        head_size=_head_size(args),
         vocabulary=args.padded_vocab_size,
         bytes_a_parameter=args.params_dtype.itemsize,
         stages=stages,
     )
+
+
+def _head_size(args) -> int:
+    """Half of what a key-value head keeps of a token."""
+    if args.multi_latent_attention:  # keys and values as they are attended, not the latents
+        return (args.qk_head_dim + args.qk_pos_emb_head_dim + args.v_head_dim) // 2
+    return args.kv_channels
 
 
 def _plannable(args, expert_load: float):

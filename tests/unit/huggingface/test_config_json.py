@@ -43,6 +43,22 @@ def test_a_wrong_kind_of_folder_is_named(kind, tmp_path):
         read_config(write(tmp_path, **config))
 
 
+def test_a_model_that_transformers_does_not_know_is_read_without_its_code(tmp_path):
+    config = read_config(
+        write(
+            tmp_path,
+            model_type="llada2_moe",
+            auto_map={"AutoConfig": "configuration_mine.C"},
+            rope_theta=1000.0,
+            n_group=4,
+        )
+    )
+    assert config.n_group == 4 and config.topk_group == 4  # the second by default
+    assert config.rope_parameters == {
+        "rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.5
+    }  # fmt: skip
+
+
 def test_no_code_of_a_folder_is_run(tmp_path):
     (tmp_path / "configuration_mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     config = {"model_type": "mine", "auto_map": {"AutoConfig": "configuration_mine.C"}}
