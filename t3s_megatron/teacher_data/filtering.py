@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from t3s_megatron.accuracy.gold import readable
 from t3s_megatron.accuracy.pool import Limits, Question, VerifierPool
+from t3s_megatron.data.thinking import join_thinking, split_thinking
 from t3s_megatron.errors import DataError
-from t3s_megatron.teacher_data import thinking
 from t3s_megatron.teacher_data.draw import draw
 from t3s_megatron.teacher_data.traces import Asked, Trace
 
@@ -145,7 +145,7 @@ def _before_verifying(trace: Trace, thinking_required: bool) -> tuple[Fate | Non
     if not trace.ended:
         return Fate.TRUNCATED, ""
     try:
-        thought, answer = thinking.split(trace.response)
+        thought, answer = split_thinking(trace.response)
     except ValueError:
         return Fate.MALFORMED, ""
     if answer is None or (thinking_required and thought is None):
@@ -189,11 +189,11 @@ def training_row(result: Result) -> dict:
     together."""
     assert result.kept is not None
     asked = result.asked
-    thought, answer = thinking.split(result.kept.response)
+    thought, answer = split_thinking(result.kept.response)
     row = {
         "id": asked.uid if asked.teacher is None else f"{asked.uid}@{asked.teacher}",
         "prompt": asked.prompt,
-        "response": thinking.join(thought, answer),
+        "response": join_thinking(thought, answer),
         "answer": asked.answer,
         "teacher": asked.teacher,
         "metadata": asked.meta,

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from t3s_megatron.data.thinking import join_thinking
 from t3s_megatron.errors import MismatchError
 from t3s_megatron.servers.client import Client, Completion, Finish, Request
-from t3s_megatron.teacher_data import thinking
 from t3s_megatron.teacher_data.draw import draw_seed
 from t3s_megatron.teacher_data.prompts import Prompt
 from t3s_megatron.teacher_data.sample_file import SampleFile
@@ -121,7 +121,7 @@ def _row(prompt: Prompt, number: int, sampling: Sampling, completion: Completion
         **prompt.to_row(),
         "sample": number,
         "teacher": sampling.teacher,
-        "response": thinking.join(completion.thinking, answer),
+        "response": join_thinking(completion.thinking, answer),
         "finish_reason": str(completion.finish),
         "tokens": completion.tokens,
         "sampling": sampling.of(prompt, number),

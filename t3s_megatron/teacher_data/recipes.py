@@ -17,8 +17,8 @@ from t3s_megatron.accuracy.extraction import boxed
 from t3s_megatron.accuracy.gold import readable
 from t3s_megatron.accuracy.pool import VerifierPool
 from t3s_megatron.data.records import encodable, raw_rows
+from t3s_megatron.data.thinking import join_thinking
 from t3s_megatron.errors import DataError
-from t3s_megatron.teacher_data import thinking
 from t3s_megatron.teacher_data.draw import draw
 from t3s_megatron.teacher_data.prompts import Prompt, prompt_key
 
@@ -114,7 +114,7 @@ def _s1k_traces(row: dict) -> dict[str, str]:
         ),
     }
     return {
-        teacher: thinking.join(thought.strip(), answer.strip())
+        teacher: join_thinking(thought.strip(), answer.strip())
         for teacher, (thought, answer) in parts.items()
         if isinstance(thought, str) and isinstance(answer, str)
     }

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from t3s_megatron.data.records import encodable, optional_metadata, optional_text, raw_rows
+from t3s_megatron.data.thinking import join_thinking
 from t3s_megatron.errors import DataError
-from t3s_megatron.teacher_data import thinking
 from t3s_megatron.teacher_data.prompts import prompt_key, read_messages, written
 
 #: What servers call an answer that came to its own end (OpenAI, vLLM, SGLang; TGI's names).
@@ -171,5 +171,5 @@ def _trace(sample: dict, where: str) -> Trace:
     if separate is not None:
         # Without an answer it is the thinking that was cut off.
         answer = response if response.strip() or ended else None
-        response = thinking.join(separate, answer)
+        response = join_thinking(separate, answer)
     return Trace(response, ended, tokens, where)
