@@ -65,6 +65,16 @@ class T3SConfig:
     heldout_data_split: str = _option(
         "test", "split to read when --t3s-heldout-data is a Hugging Face dataset"
     )
+    ignore_fields: tuple[str, ...] = _option(
+        (),
+        "fields of a row that are no part of its conversation: text in a field that is not read is "
+        "refused otherwise (docs/data.md)",
+        nargs="+",
+    )
+    show_samples: int = _option(
+        1,
+        "print the first N training samples as they are learned, target against context (0: none)",
+    )
     prompt_format: str = _option(
         "chat",
         "chat: render with the tokenizer's chat template; raw: prompt and response as they are",
@@ -281,6 +291,7 @@ class T3SConfig:
         if values["dir"] is None:
             values["dir"] = os.path.join(args.save, "t3s") if args.save else None
         values["server_url"] = tuple(values["server_url"] or ())
+        values["ignore_fields"] = tuple(values["ignore_fields"] or ())
         if values["server_weights"] is None:
             values["server_weights"] = (
                 os.path.join(values["dir"], "weights") if values["dir"] else None
@@ -445,6 +456,7 @@ class T3SConfig:
             "measurement_retries",
             "server_retries",
             "server_agreement",
+            "show_samples",
             "seed",
         )
         for name in (*at_least_one, *positive, *at_least_zero, "anchor_threshold"):

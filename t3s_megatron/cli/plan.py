@@ -295,8 +295,9 @@ def _samples(args, tokenizer, notes: list[str]) -> Samples:
 
 def _assumed_samples(args, tokenizer, sources: list[str], notes: list[str]) -> Samples:
     """Each of several sources is taken for a teacher's, over the same prompts."""
-    from t3s_megatron.data.teachers import named_after
+    from t3s_megatron.data.teachers import datasets_of, named_after
 
+    sources = list(datasets_of(sources))
     missing = "--t3s-data" if tokenizer is not None else "--tokenizer-model"
     notes.append(
         f"{missing} is not on this machine: {_PAPER_SAMPLES} samples of --seq-length "
@@ -326,7 +327,8 @@ def _corpus(args, tokenizer, path: str | None, split: str):
     if tokenizer is None or path is None or not os.path.exists(path):
         return None
     how = dict(prompt_format=args.t3s_prompt_format, overlong=args.t3s_overlong)
-    return build_corpus(load_records(path, split=split), args, tokenizer, **how)
+    records = load_records(path, split=split, ignored=args.t3s_ignore_fields)
+    return build_corpus(records, args, tokenizer, **how)
 
 
 def _held_out(config, args, tokenizer, notes: list[str]) -> list[int]:

@@ -83,6 +83,7 @@ def _add_generate(steps) -> None:
     add("--retries", type=int, default=4, help="attempts after the first one")
     add("--extra", type=_json_object, help="further fields of every request, as a JSON object")
     add("--split", default="train", help="of a dataset (default: train)")
+    _add_ignored(step)
     step.set_defaults(run=_generate)
 
 
@@ -103,8 +104,20 @@ def _add_filter(steps) -> None:
         help="a sample without </think> was cut off: for samples without a finish reason",
     )
     add("--tokenizer-model", metavar="DIR", help="report lengths in this tokenizer's tokens")
+    _add_ignored(step)
     _add_verifier(step)
     step.set_defaults(run=_filter)
+
+
+def _add_ignored(step) -> None:
+    step.add_argument(
+        "--ignore-fields",
+        "--t3s-ignore-fields",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="fields of a row that are no part of its conversation: text in others is refused",
+    )
 
 
 def _add_verifier(step) -> None:
@@ -176,7 +189,7 @@ def _generate(options: argparse.Namespace) -> int:
     if options.retries < 0:
         raise T3SError("--retries has to be 0 or more")
     _check_output(options.output, [options.prompts])
-    prompts = load_prompts(options.prompts, split=options.split)
+    prompts = load_prompts(options.prompts, split=options.split, ignored=options.ignore_fields)
     sampling = Sampling(
         options.teacher or options.model,
         options.model,
@@ -219,7 +232,12 @@ def _filter(options: argparse.Namespace) -> int:
     for path in (options.output, report_path):
         _check_output(path, options.sources)
     limits = _limits(options)
-    asked = load_traces(options.sources, split=options.split, teacher=options.teacher)
+    asked = load_traces(
+        options.sources,
+        split=options.split,
+        teacher=options.teacher,
+        ignored=options.ignore_fields,
+    )
     if options.teacher is not None:
         names = sorted({one.teacher or "" for one in asked})
         asked = [one for one in asked if one.teacher == options.teacher]

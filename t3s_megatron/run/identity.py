@@ -52,7 +52,8 @@ def parallel_layout(args) -> dict:
 
 #: --t3s arguments that may change when a run is resumed: where things are, how fast, and whether to
 #: skip what the run has stopped at.
-_FREE = ("data", "heldout_data", "selection_load", "selection_save", "dir", "device",
+_FREE = ("data", "heldout_data", "ignore_fields", "show_samples",
+         "selection_load", "selection_save", "dir", "device",
          "generation_batch_size", "generation_timeout", "verify_timeout", "verify_workers",
          "verify_memory", "hf_model", "hf_export", "non_finite", "server_url", "server_model",
          "server_weights", "server_reload", "server_reload_command", "server_reload_timeout",

@@ -133,7 +133,9 @@ def build_corpus(records: list[Record], args, tokenizer, *, prompt_format, overl
 
 def load_training_corpus(args, tokenizer) -> tuple[Corpus, list[Part]]:
     """The samples of --t3s-data, all together and by teacher."""
-    records = load_training_records(tuple(args.t3s_data), split=args.t3s_data_split)
+    records = load_training_records(
+        tuple(args.t3s_data), split=args.t3s_data_split, ignored=args.t3s_ignore_fields
+    )
     how = dict(prompt_format=args.t3s_prompt_format, overlong=args.t3s_overlong)
     corpus = build_corpus(records, args, tokenizer, **how)
     return corpus, parts_of(corpus, records)
@@ -162,7 +164,9 @@ def read_inputs(args) -> Inputs:
     config = config.for_teachers(len(teachers), args)
     heldout = None
     if config.heldout_data:
-        records = load_records(config.heldout_data, split=config.heldout_data_split)
+        records = load_records(
+            config.heldout_data, split=config.heldout_data_split, ignored=config.ignore_fields
+        )
         how = dict(prompt_format=config.prompt_format, overlong=config.overlong)
         heldout = build_corpus(records, args, tokenizer, **how)
     unusable_gold: frozenset[str] = frozenset()

@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from t3s_megatron.accuracy.extraction import boxed
 from t3s_megatron.accuracy.gold import readable
 from t3s_megatron.accuracy.pool import VerifierPool
-from t3s_megatron.data.records import encodable, raw_rows
+from t3s_megatron.data.fields import encodable
+from t3s_megatron.data.files import raw_rows
 from t3s_megatron.data.thinking import join_thinking
 from t3s_megatron.errors import DataError
 from t3s_megatron.teacher_data.draw import draw
