@@ -19,16 +19,13 @@ from t3s_megatron.data.records import Record
 from t3s_megatron.data.thinking import join_thinking, split_thinking
 from t3s_megatron.errors import DataError
 
-#: Some templates write today's date, and the same data would be other samples tomorrow.
-_DATE = {
-    "%Y": "2024",
-    "%d": "26",
-    "%b": "Jul",
-    "%B": "July",
-    "%m": "07",
-    "%y": "24",
-    "%A": "Friday",
-}
+#: Some templates write today's date, and the same data would be other samples tomorrow: in front of
+#: a template, this says that it is always the day of Llama's own fallback.
+_TODAY = (
+    "{%- macro strftime_now(form) -%}{{ form"
+    ".replace('%Y', '2024').replace('%y', '24').replace('%m', '07').replace('%d', '26')"
+    ".replace('%B', 'July').replace('%b', 'Jul') }}{%- endmacro -%}"
+)
 #: Keys of a message in which templates take the thinking apart from the answer.
 _FIELDS = ("reasoning_content", "thinking")
 _MARK = re.compile(r"t3sPart(\d+)Of")
@@ -91,10 +88,12 @@ def _render(record: Record, tokenizer, field: str | None) -> Rendered:
 
     def apply(turns: list[dict], **how: Any) -> str:
         try:
-            made = tokenizer.apply_chat_template(turns, tokenize=False, strftime_now=_date, **how)
+            template = tokenizer.get_chat_template()
+            if "strftime_now" in template:
+                how["chat_template"] = _TODAY + template
+            return str(tokenizer.apply_chat_template(turns, tokenize=False, **how))
         except Exception as error:  # a template may raise anything, jinja's own types included
             raise DataError(f"{record.where}: the chat template refuses it ({error})") from error
-        return str(made)
 
     whole, prompt = apply(messages), apply(messages[:-1], add_generation_prompt=True)
     around, order = _read_skeleton(apply(marked), parts)
@@ -114,11 +113,6 @@ def _render(record: Record, tokenizer, field: str | None) -> Rendered:
         prompt = whole[:start].rstrip() + own
     said = tuple(place for place in places if place[1] <= len(prompt))
     return Rendered(prompt, whole[len(prompt) :], end - len(prompt), said)
-
-
-def _date(form: str) -> str:
-    """A day that does not change, as templates ask for it."""
-    return re.sub("%.", lambda found: _DATE.get(found[0], ""), form)
 
 
 def _thought(message: dict) -> str | None:

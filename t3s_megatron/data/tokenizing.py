@@ -15,7 +15,7 @@ import numpy as np
 from t3s_megatron.data.control_tokens import ControlTokens
 from t3s_megatron.data.records import Record
 from t3s_megatron.data.rendering import Rendered, render_chat
-from t3s_megatron.data.thinking import split_thinking
+from t3s_megatron.data.thinking import OPEN, split_thinking
 from t3s_megatron.errors import DataError
 
 
@@ -138,6 +138,8 @@ def _render_raw(record: Record, tokenizer) -> Rendered:
             f"message, found {', '.join(roles)}; use chat for conversations"
         )
     prompt, response = (message["content"] for message in record.messages)
+    if prompt.rstrip().endswith(OPEN):  # its thinking begins there, and was given its tag again
+        response = response.removeprefix(OPEN).lstrip("\n")
     return Rendered(prompt, response, len(response), ())
 
 
