@@ -106,16 +106,23 @@ def test_teachers_are_apart(load):
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ([[1]], "line 1: a sample has to be an object"),
+        ([[1]], "line 1: has to be an object"),
         (["{"], "line 1: not a line of JSON"),
         ([], "no samples in it"),
-        ([{"response": "x"}], "line 1: needs `prompt`"),
+        ([{"response": "x"}], "line 1: needs `messages`, or `prompt`"),
         ([ASK | {"prompt": 3, "response": "x"}], "`prompt` has to be text or a list"),
-        ([ASK | {"prompt": [{"role": "user"}]}], "a message needs `role` and `content`"),
-        ([ASK | {"messages": TURNS}], "`messages` have to end with the teacher's answer"),
+        (
+            [ASK | {"prompt": [{"role": "user"}], "response": "x"}],
+            "a message needs `role` and `content`",
+        ),
+        ([ASK | {"messages": TURNS}], "needs at least a prompt and a response"),
         ([ASK | {"responses": []}], "`responses` has to be a list that is not empty"),
         ([ASK | {"responses": ["x"], "finish_reasons": []}], "as long as `responses`"),
-        ([ASK | {"response": 3}], "`content` has to be text, found 3"),
+        ([ASK | {"response": 3}], "needs `role` and `content` as text"),
+        (
+            [ASK | {"responses": [3, {"content": 3}]}],
+            "response 2: `content` has to be text, found 3",
+        ),
         ([ASK | {"response": "x", "tokens": True}], "`tokens` has to be a whole number"),
         ([ASK | {"response": "x", "finish_reason": 1}], "`finish_reason` has to be text"),
         ([ASK | {"response": "x", "answer": " "}], "`answer` is empty"),
