@@ -95,7 +95,7 @@ def _qwen3(turns: list[Turn]) -> Expected:
     return prompt, f"<think>\n{thinking}\n</think>\n\n{text}<|im_end|>"
 
 
-# ------------------------------------------------- Qwen3 and QwQ that only think: opened by the prompt
+# Qwen3 and QwQ that only think: opened by the prompt
 
 _THINKING_ONLY = """
 {%- for m in messages %}
@@ -128,7 +128,7 @@ def _thinking_only(turns: list[Turn]) -> Expected:
     return prompt, f"{thinking.strip('\n')}\n</think>\n\n{text.strip('\n')}<|im_end|>"
 
 
-# ------------------------------------------- R1-Distill: thinking of every answer goes, the last too
+# R1-Distill: thinking of every answer goes, the last too
 
 _R1 = """
 {{- '<BOS>' }}
@@ -160,7 +160,7 @@ def _r1(opens: bool) -> Callable[[list[Turn]], Expected]:
     return written
 
 
-# ------------------------------------------------------------- Llama 3: stripped, with a header, a date
+# Llama 3: every text stripped, a header with the date
 
 _LLAMA3 = """
 {{- '<|begin_of_text|>' }}
@@ -199,7 +199,7 @@ def _llama3(turns: list[Turn]) -> Expected:
     return prompt, _as_text(*turns[-1][1:]).strip() + "<|eot_id|>"
 
 
-# ---------------------- Gemma: the system prompt goes into the first question; its end is another token
+# Gemma: the system prompt goes into the first question; its end is another token
 
 _GEMMA = """
 {{- '<bos>' }}
@@ -233,7 +233,7 @@ def _gemma(turns: list[Turn]) -> Expected:
     return prompt, _as_text(*rest[-1][1:]).strip() + "<end_of_turn><eos>"
 
 
-# -------------- SmolLM: a system prompt of its own where there is none, every text as it is; base model
+# SmolLM: a system prompt of its own where there is none, every text as it is; base model
 
 _SMOLLM = """
 {%- if messages[0].role != 'system' %}
@@ -257,7 +257,7 @@ def _smollm(end: str) -> Callable[[list[Turn]], Expected]:
     return written
 
 
-# --------------------------------------- Mistral: the system prompt stands in front of the last question
+# Mistral: the system prompt stands in front of the last question
 
 _MISTRAL = """
 {{- '<s>' }}
@@ -291,7 +291,7 @@ def _mistral(turns: list[Turn]) -> Expected:
     return prompt, f" {_as_text(*turns[-1][1:])}</s>"
 
 
-# ------------------------------------- a channel for each part, thinking in a field of its own (gpt-oss)
+# a channel for each part, thinking in a field of its own (gpt-oss)
 
 _CHANNELS = """
 {%- for m in messages %}
