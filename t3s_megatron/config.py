@@ -54,9 +54,9 @@ class T3SConfig:
     # --- data
     data: tuple[str, ...] = _option(
         None,
-        "training samples: .jsonl, .json, .csv, .parquet (docs/data.md), a saved Hugging Face dataset "
-        "or a dataset name; several: each without a `teacher` field is a teacher's, named after the "
-        "file; shards of one dataset are one",
+        "training samples: .jsonl, .json, .csv, .parquet (docs/data.md), a saved Hugging Face "
+        "dataset or a dataset name; several: each without a `teacher` field is a teacher's, named "
+        "after the file; shards of one dataset are one",
         nargs="+",
     )
     data_split: str = _option("train", "split to read when --t3s-data is a Hugging Face dataset")

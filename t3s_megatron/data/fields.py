@@ -74,12 +74,19 @@ def optional_metadata(raw: dict, where: str) -> dict | None:
 def refuse_unread(fields: dict, said: Iterable[str], where: str) -> None:
     """DataError when one of `fields`, which nobody reads, would be taken for part of what is
     said."""
+    speaking = {
+        name: texts
+        for name, value in fields.items()
+        if (texts := list(_texts(value)))
+        and (_NAMED.fullmatch(str(name)) or _is_turns(value) or any(map(_is_prose, texts)))
+    }
+    if not speaking:
+        return
     conversation = _words(" ".join(said))
     lost = [
         name
-        for name, value in fields.items()
-        if (texts := [text for text in _texts(value) if _words(text) not in conversation])
-        and (_NAMED.fullmatch(str(name)) or any(map(_is_prose, texts)))
+        for name, texts in speaking.items()
+        if any(_words(text) not in conversation for text in texts)
     ]
     if lost:
         names = " ".join(map(str, lost))
@@ -101,6 +108,12 @@ def _texts(value: object) -> Iterator[str]:
     elif isinstance(value, list):
         for inner in value:
             yield from _texts(inner)
+
+
+def _is_turns(value: object) -> bool:
+    return isinstance(value, list) and any(
+        isinstance(turn, dict) and ("role" in turn or "from" in turn) for turn in value
+    )
 
 
 def _is_prose(text: str) -> bool:
