@@ -33,15 +33,16 @@ def main(run: KindOfRun | None = None) -> None:
 
 
 def _pretrain(started: float, run: KindOfRun | None) -> None:
-    from t3s_megatron.megatron.model import model_provider
+    from t3s_megatron.megatron.model import check_model_arguments, model_provider
     from t3s_megatron.megatron.process import set_startup_timestamps
     from t3s_megatron.megatron.releases import call_pretrain, parse_arguments
     from t3s_megatron.plugin import T3S
     from t3s_megatron.run.plain import PlainTraining
 
     set_startup_timestamps(program_start=started, main_entry=time.time())
-    t3s = T3S(run=run)
+    t3s = T3S(run=run, random_model=True)
     args = parse_arguments(t3s.add_arguments, {})
+    check_model_arguments(args)
     plain = PlainTraining(args)
     data_provider, forward_step = t3s.attach(plain.data_provider, plain.forward_step, args)
     call_pretrain(

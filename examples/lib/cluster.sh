@@ -1,11 +1,7 @@
-# Sourced by examples/run_t3s_qwen3_*.sh after MODEL_ARGS and the layout's defaults (NNODES, TP, PP,
-# CP, EP, ETP, PIPELINE_ARGS). `t3s_cluster` starts the run on this node; every knob is an
-# environment variable. The same command again goes on from the last checkpoint.
+# Sourced by examples/run_t3s.sh, which sets the layout (NNODES, TP, PP, CP, EP, ETP, PIPELINE_ARGS).
+# `t3s_cluster` starts the run on this node; every knob is an environment variable. The same command again goes on from the last checkpoint.
 
-t3s_refuse() {
-    echo "$(basename "$0"): $1" >&2
-    exit 2
-}
+source "$ROOT/examples/lib/checks.sh"
 
 # The modules of $@ that $PYTHON does not have.
 t3s_lacks() {
@@ -51,23 +47,23 @@ t3s_cluster() {
     local DETERMINISTIC=${DETERMINISTIC:-0}  # 1: equal bits from equal steps, and slower ones
     local RECOMPUTE=${RECOMPUTE:-1}          # 0: activations are kept (docs/cluster.md)
     local RESTARTS=${RESTARTS:-0}            # > 0: torchrun starts a run that died again
-    local DEVICE=${DEVICE:-cuda}             # cpu: to try the script with a tiny MODEL
+    local DEVICE=${DEVICE:-cuda}             # cpu: to try the script with a tiny student
     local PYTHON=${PYTHON:-python}
     local EXTRA_ARGS=${EXTRA_ARGS:-}         # appended
     local PLAN_ARGS=${PLAN_ARGS:-}           # for DRY_RUN=1: options of t3s-megatron plan
 
-    if [ -n "${MODEL:-}" ]; then             # another model shape, for a student of another size
-        [ -f "$MODEL" ] || t3s_refuse "MODEL=$MODEL is not there: a file that sets MODEL_ARGS"
-        source "$MODEL"
-    fi
+    t3s_check_knobs
     "$PYTHON" -c 'import t3s_megatron' 2>/dev/null || t3s_refuse \
-        "t3s_megatron is not installed for $PYTHON: pip install 't3s-megatron[gpu,huggingface,verification]'"
+        "t3s_megatron is not installed for $PYTHON: pip install 't3s-megatron[gpu,verification]'"
+    [ -e "$HF_MODEL/config.json" ] || t3s_refuse \
+        "HF_MODEL=$HF_MODEL has no config.json: download the student, e.g. hf download Qwen/Qwen3-32B --local-dir DIR (for DRY_RUN=1 with --include '*.json' --include '*.txt')"
+    local model  # Megatron's arguments for it, which the run takes from the folder by itself
+    model=$("$PYTHON" -m t3s_megatron.cli arguments "$HF_MODEL") || exit 2
     local world=$(( NNODES * NPROC_PER_NODE ))
     (( world % (TP * PP * CP) == 0 )) || t3s_refuse \
         "$world processes are not a multiple of TP*PP*CP = $(( TP * PP * CP ))"
 
     local args=(
-        "${MODEL_ARGS[@]}"
         --tensor-model-parallel-size "$TP"
         --pipeline-model-parallel-size "$PP" "${PIPELINE_ARGS[@]}"
         --context-parallel-size "$CP"
@@ -102,7 +98,7 @@ t3s_cluster() {
     )
     # Activations between the tensor-parallel parts are kept once, not TP times.
     (( TP > 1 )) && args+=(--sequence-parallel)
-    if [[ " ${MODEL_ARGS[*]} " == *" --num-experts "* ]]; then
+    if [[ "$model" == *--num-experts* ]]; then
         args+=(--expert-model-parallel-size "$EP" --expert-tensor-parallel-size "$ETP")
     fi
     # At 32k tokens a layer's activations cost more than computing them again.
@@ -132,12 +128,12 @@ t3s_cluster() {
             || args+=(--no-gradient-accumulation-fusion)
         # Every row has another length: memory that grows in place is not left in pieces.
         export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
-        local wanted=(transformer_engine mbridge)
+        local wanted=(transformer_engine)
         [ "$VERIFIER" != math ] || wanted+=(math_verify)
         local lacking
         lacking=$(t3s_lacks "${wanted[@]}")
         # Experts of a rank in one kernel; tokens are put in order by one as well.
-        [[ " ${MODEL_ARGS[*]} " == *" --num-experts "* ]] \
+        [[ "$model" == *--num-experts* ]] \
             && args+=(--moe-grouped-gemm --moe-permute-fusion)
     fi
     args+=($EXTRA_ARGS)
@@ -168,7 +164,7 @@ t3s_cluster() {
 
     if [ "${DRY_RUN:-0}" = 1 ]; then
         [ -z "${lacking:-}" ] || echo "$(basename "$0"): warning: a run on this machine would lack" \
-            "$lacking: pip install 't3s-megatron[gpu,huggingface,verification]'" >&2
+            "$lacking: pip install 't3s-megatron[gpu,verification]'" >&2
         printf '%q ' "${run[@]}" -m t3s_megatron.pretrain "${args[@]}"
         printf '\n\n'
         # What it will need, on the CPU of this machine; 3 when it does not fit.
@@ -179,7 +175,7 @@ t3s_cluster() {
     [ -e "$HF_MODEL/config.json" ] || t3s_refuse \
         "HF_MODEL=$HF_MODEL has no config.json: download the student, e.g. hf download Qwen/Qwen3-32B --local-dir DIR"
     [ -z "${lacking:-}" ] || t3s_refuse \
-        "$PYTHON lacks $lacking: pip install 't3s-megatron[gpu,huggingface,verification]'"
+        "$PYTHON lacks $lacking: pip install 't3s-megatron[gpu,verification]'"
     mkdir -p "$OUT"
     exec "${run[@]}" -m t3s_megatron.pretrain "${args[@]}"
 }

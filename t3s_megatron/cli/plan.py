@@ -17,6 +17,7 @@ from dataclasses import replace
 from t3s_megatron.config import T3SConfig, add_t3s_arguments
 from t3s_megatron.data.lengths import make_arrangement
 from t3s_megatron.errors import T3SError
+from t3s_megatron.huggingface.arguments import take_from_folder
 from t3s_megatron.method.options import MethodOptions
 from t3s_megatron.planning.advice import advice
 from t3s_megatron.planning.measurements import Costs, measuring
@@ -137,7 +138,9 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> PlannedRun:
     from t3s_megatron.megatron.fake_world.stages import measure_model
     from t3s_megatron.megatron.releases import megatron_version
 
-    args = read_arguments(argv, world_size, add_t3s_arguments)
+    args = read_arguments(
+        argv, world_size, lambda parser: take_from_folder(add_t3s_arguments(parser), argv)
+    )
     config = T3SConfig.from_args(args) if args.t3s else None
     if not args.train_iters:
         raise T3SError("--train-iters is missing: the plan counts steps")

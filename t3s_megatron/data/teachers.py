@@ -97,14 +97,23 @@ def _unique(records: list[Record]) -> list[Record]:
 class Part:
     """The samples of one teacher within the corpus of a run; `teacher` None: all of it.
 
-    `samples`: their indices in the whole corpus, in its order. `targets` int64[n_target_tokens]:
-    the numbers of their targets there. `corpus`: these samples alone.
+    `samples`: their indices in the whole corpus, in its order. `targets` takes their targets out of
+    a flat array of its: a slice where they stand together, else their numbers int64[n]. `corpus`:
+    these samples alone.
     """
 
     teacher: str | None
     samples: tuple[int, ...]
-    targets: np.ndarray
+    targets: slice | np.ndarray
     corpus: Corpus
+
+    def numbers(self, which: np.ndarray) -> np.ndarray:
+        """int64: the numbers in the whole corpus of those targets of the part that `which`
+        (bool[n]) marks."""
+        marked = np.flatnonzero(which)
+        if isinstance(self.targets, slice):
+            return marked + self.targets.start
+        return self.targets[marked]
 
     def file_name(self, name: str) -> str:
         """Of a file that is this teacher's; with one teacher there is only one of it."""
@@ -113,7 +122,7 @@ class Part:
 
 def whole(corpus: Corpus) -> Part:
     """All samples together."""
-    return Part(None, tuple(range(len(corpus.samples))), np.arange(corpus.n_targets), corpus)
+    return Part(None, tuple(range(len(corpus.samples))), slice(0, corpus.n_targets), corpus)
 
 
 def parts_of(corpus: Corpus, records: list[Record]) -> list[Part]:
@@ -169,5 +178,7 @@ def question(sample: Sample) -> tuple:
 def _part(corpus: Corpus, teacher: str | None) -> Part:
     samples = tuple(i for i, s in enumerate(corpus.samples) if s.teacher == teacher)
     slices = [corpus.target_slice(i) for i in samples]
-    targets = np.concatenate([np.arange(one.start, one.stop) for one in slices])
+    targets: slice | np.ndarray = slice(slices[0].start, slices[-1].stop)
+    if samples != tuple(range(samples[0], samples[-1] + 1)):
+        targets = np.concatenate([np.arange(one.start, one.stop) for one in slices])
     return Part(teacher, samples, targets, corpus.subset(samples))

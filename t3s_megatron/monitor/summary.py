@@ -9,7 +9,7 @@ import time
 
 from t3s_megatron.data.durable import write_bytes
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Summary:
@@ -17,6 +17,8 @@ class Summary:
 
     `skipped_samples`: those that --t3s-non-finite skip has left out; `empty_steps`: steps in which
     no token of the batch was kept, which change nothing.
+
+    `theta_b_evidence`: `method.evidence`, where theta_b is a minimum of accuracy.
 
     `confidence`: the fall of the falling tokens by step, and `turn_step` its lowest point, where
     --t3s-signal watches it.
@@ -36,6 +38,7 @@ class Summary:
             "method": None,
             "theta_b_step": None,
             "theta_b_reason": None,
+            "theta_b_evidence": None,
             "turn_step": None,
             "measurements": [],
             "confidence": [],

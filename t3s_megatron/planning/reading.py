@@ -40,8 +40,9 @@ def layout_of(args) -> Layout:
 def tokenizer_of(args):
     """The run's tokenizer; None where its folder is not on this machine."""
     from t3s_megatron.data.tokenizing import load_tokenizer
+    from t3s_megatron.huggingface.arguments import has_tokenizer
 
-    if args.tokenizer_model and os.path.isdir(args.tokenizer_model):
+    if args.tokenizer_model and has_tokenizer(args.tokenizer_model):
         return load_tokenizer(args.tokenizer_model)
     return None
 

@@ -50,24 +50,23 @@ def parallel_layout(args) -> dict:
     return {name: getattr(args, key, None) for name, key in _LAYOUT.items()}
 
 
-def identity(inputs: Inputs, args) -> dict:
+def identity(inputs: Inputs) -> dict:
     """What has to be equal in a resumed run. JSON-able, so that it can be compared to a file's."""
     loaded = inputs.selection
     heldout = inputs.heldout
-    return {
-        "dataset fingerprint": inputs.corpus.fingerprint,
-        "held-out fingerprint": None if heldout is None else heldout.fingerprint,
-        "tokenizer fingerprint": inputs.corpus.tokenizer_fingerprint,
-        "model": model_shape(args),
-        "loaded selection": None
-        if loaded is None
-        else hashlib.sha256(np.packbits(loaded.keep)).hexdigest(),
-        "megatron-core release": megatron_version(),
-        "--seed": args.seed,
-        "--train-iters": inputs.config.budget,
-        # Step n begins at sample n times this.
-        "--global-batch-size": args.global_batch_size,
-    } | fixed_values(inputs.config)
+    return (
+        {
+            "dataset fingerprint": inputs.corpus.fingerprint,
+            "held-out fingerprint": None if heldout is None else heldout.fingerprint,
+            "tokenizer fingerprint": inputs.corpus.tokenizer_fingerprint,
+            "loaded selection": None
+            if loaded is None
+            else hashlib.sha256(np.packbits(loaded.keep)).hexdigest(),
+            "megatron-core release": megatron_version(),
+        }
+        | fixed_values(inputs.config)
+        | inputs.megatron_arguments
+    )
 
 
 def provenance(inputs: Inputs, args) -> dict:

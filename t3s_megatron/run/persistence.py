@@ -32,10 +32,12 @@ from t3s_megatron.megatron.process import get_args
 from t3s_megatron.megatron.rewind import StartingPoint
 from t3s_megatron.megatron.seam import CallbackContext
 from t3s_megatron.megatron.sharding import cut, to_json, weight_pieces
+from t3s_megatron.megatron.student import tracked_iteration
 from t3s_megatron.megatron.weights import WeightSnapshot
 from t3s_megatron.method.phases import Phase
 from t3s_megatron.monitor.journal import Journal
 from t3s_megatron.options import all_values
+from t3s_megatron.run.continuation import check_identity
 from t3s_megatron.run.identity import identity, parallel_layout
 from t3s_megatron.run.in_flight import Flight, Result
 from t3s_megatron.run.inputs import Inputs
@@ -100,10 +102,11 @@ class Persistence:
     def _commit(self, iteration: int, checksums: list[dict[str, str]]) -> None:
         self.folder.commit(iteration, self._content(checksums))
         # An asynchronous save may still be on its way between the two.
-        oldest = _tracked_iteration(get_args().save) or 0
+        oldest = tracked_iteration(get_args().save) or 0
         kept, names = set(), set()
         for one in self.folder.iterations():
-            if one >= oldest:
+            # A shorter run may be saved over a longer one, which Megatron still names.
+            if one >= oldest or one == iteration:
                 with contextlib.suppress(MismatchError):  # of an earlier run, and damaged
                     names |= set(self.folder.read(one)["checksums"][0])
                     kept.add(one)
@@ -134,7 +137,7 @@ class Persistence:
     def _content(self, checksums: list[dict[str, str]]) -> dict:
         state = self.state
         return {
-            "identity": identity(self.inputs, get_args()),
+            "identity": identity(self.inputs),
             "layout": parallel_layout(get_args()),
             "machine": state.machine.state_dict(),
             "in_flight": [flight.result().to_state() for flight in state.flights],
@@ -176,7 +179,7 @@ class Persistence:
         """
         state, machine = self.state, self.state.machine
         saved = self.folder.read(iteration)
-        self._check_identity(saved["identity"])
+        check_identity(self.folder, saved["identity"], self.inputs, get_args())
         try:
             machine.load_state_dict(saved["machine"])
         except ValueError as error:
@@ -269,20 +272,6 @@ class Persistence:
                 return c_0
         return None
 
-    def _check_identity(self, saved: dict) -> None:
-        mine = identity(self.inputs, get_args())
-        differences = [
-            f"{what} {expected}, this one has {mine.get(what)}"
-            for what, expected in saved.items()
-            if mine.get(what) != expected
-        ]
-        if differences:
-            raise MismatchError(
-                f"{self.folder.folder}: the saved run has {'; '.join(differences)}. Resume with "
-                "what it was started with, or start over from its weights with --finetune and "
-                "another --save."
-            )
-
     def _restore_made(self, made: dict[str, str]) -> None:
         state, selector = self.state, self.selector
         for name, checksum in made.items():
@@ -310,13 +299,3 @@ def _steps(tensors: dict[str, torch.Tensor]) -> list[StepTokens]:
     values = np.split(tensors["c"].numpy(), cut) if len(ends) else []
     steps = tensors["steps"].tolist()
     return [StepTokens(t, c, step) for step, t, c in zip(steps, targets, values, strict=True)]
-
-
-def _tracked_iteration(save: str | None) -> int | None:
-    """The checkpoint that Megatron would load now."""
-    path = os.path.join(save or "", "latest_checkpointed_iteration.txt")
-    try:
-        with open(path) as file:
-            return int(file.read())
-    except (OSError, ValueError):  # none yet, or "release"
-        return None

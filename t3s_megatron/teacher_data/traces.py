@@ -14,13 +14,12 @@ import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from t3s_megatron.data.finish import End, end_of
 from t3s_megatron.data.records import encodable, optional_metadata, optional_text, raw_rows
+from t3s_megatron.data.thinking import join_thinking
 from t3s_megatron.errors import DataError
-from t3s_megatron.teacher_data import thinking
 from t3s_megatron.teacher_data.prompts import prompt_key, read_messages, written
 
-#: What servers call an answer that came to its own end (OpenAI, vLLM, SGLang; TGI's names).
-_ENDED = (None, "stop", "eos_token", "stop_sequence", "end_turn")
 #: Under which servers keep the thinking that they have taken out of an answer.
 _THINKING = ("reasoning_content", "reasoning")
 
@@ -29,12 +28,14 @@ _THINKING = ("reasoning_content", "reasoning")
 class Trace:
     """One sample. `response`: thinking between tags, then the answer, "" when there is none;
     `ended`: its end is its own, not that of a length limit, as far as the server said; `tokens`:
-    its length where the server said it."""
+    its length where the server said it; `unknown_finish`: what the server called its end, where
+    nobody knows that word: it counts as cut off."""
 
     response: str
     ended: bool
     tokens: int | None
     where: str
+    unknown_finish: str | None = None
 
 
 @dataclass
@@ -165,11 +166,13 @@ def _trace(sample: dict, where: str) -> Trace:
     tokens = sample.get("tokens")
     if tokens is not None and (isinstance(tokens, bool) or not isinstance(tokens, int)):
         raise DataError(f"{where}: `tokens` has to be a whole number, found {tokens!r}")
-    ended = texts["finish_reason"] in _ENDED
+    finish = texts["finish_reason"]
+    end = End.ITSELF if finish is None else end_of(finish)
+    ended = end is End.ITSELF
     separate = next((texts[name] for name in _THINKING if texts[name]), None)
     response = texts["content"] or ""
     if separate is not None:
         # Without an answer it is the thinking that was cut off.
         answer = response if response.strip() or ended else None
-        response = thinking.join(separate, answer)
-    return Trace(response, ended, tokens, where)
+        response = join_thinking(separate, answer)
+    return Trace(response, ended, tokens, where, finish if end is End.UNKNOWN else None)

@@ -40,7 +40,7 @@ def test_an_empty_command_line_gives_the_defaults_and_no_t3s_run():
 def test_the_defaults_are_the_ones_of_the_paper_and_the_help():
     made = config()
     assert (made.method, made.simple, made.simple_step) == ("t3s", False, 10)
-    assert (made.anchor_threshold, made.patience, made.min_delta) == (0.0, 5, 0.0)
+    assert (made.anchor_threshold, made.patience, made.min_delta) == (0.0, 8, 0.0)
     assert (made.accuracy_interval, made.no_shock) == (1, "simple")
     assert (made.accuracy_prompts, made.accuracy_samples, made.temperature) == (0, 1, 0.6)
     assert (made.prompt_format, made.overlong, made.verifier) == ("chat", "error", "numeric")
@@ -427,7 +427,7 @@ def _numbers(lowest: int):
 
 _FLOATS = st.one_of(st.floats(), st.sampled_from([0.0, 0.3, 0.6, -0.0, 1.0]))
 _VALUES = {
-    "method": st.sampled_from(METHODS),
+    "method": st.sampled_from(tuple(METHODS)),
     "signal": st.sampled_from(SIGNALS),
     "simple": st.booleans(),
     "simple_step": _numbers(1),

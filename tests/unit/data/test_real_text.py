@@ -19,8 +19,8 @@ from t3s_megatron.accuracy.gold import check_gold
 from t3s_megatron.accuracy.verifiers import Verdict, make_verifier
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.records import load_records
+from t3s_megatron.data.thinking import join_thinking
 from t3s_megatron.errors import DataError
-from t3s_megatron.teacher_data.thinking import join
 
 GSM8K = Path(__file__).parents[2] / "data" / "gsm8k.jsonl"
 
@@ -129,7 +129,7 @@ def test_targets_are_the_response_and_its_end_token(tmp_path, problems, tokenize
 
 def test_a_trace_that_was_put_together_is_what_the_template_writes(tmp_path, problems, tokenizer):
     """As `prepare` puts thinking back in front of an answer, whatever line breaks a server left."""
-    row = {"prompt": "1 + 1?", "response": join("\nTwo.\n\nSure?\n", "\n\n\\boxed{2}\n")}
+    row = {"prompt": "1 + 1?", "response": join_thinking("\nTwo.\n\nSure?\n", "\n\n\\boxed{2}\n")}
     (sample,) = build(tmp_path, [row], tokenizer).samples
     _, targets = halves(sample, tokenizer)
     assert targets == row["response"] + "<|im_end|>"

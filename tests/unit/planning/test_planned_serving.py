@@ -10,7 +10,6 @@ from made_plans import answers, layout, model, storage
 from test_planned_measurements import FAST, PLAN, costs
 from test_planned_work import outcome
 
-from t3s_megatron.config import T3SConfig
 from t3s_megatron.method.phases import ActionKind
 from t3s_megatron.planning.facts import Samples, Servers
 from t3s_megatron.planning.measurements import measuring
@@ -20,6 +19,7 @@ from t3s_megatron.planning.report import text
 from t3s_megatron.planning.serving import waited
 from t3s_megatron.planning.walk import walk
 from t3s_megatron.planning.work import generating
+from tests.support.arguments import config
 from tests.support.asked import asked
 
 #: Confirmed by one measurement; two in the targeted phase.
@@ -162,9 +162,9 @@ def test_weights_in_flight_are_on_the_host_and_exports_on_the_disk():
 
 
 def test_what_depends_on_the_answers_is_said_to_be_unplanned():
-    shorter = T3SConfig(signal="accuracy", accuracy_blocks=4, confirm_level=0.05)
+    shorter = config("--t3s-accuracy-blocks 4 --t3s-confirm-level 0.05")
     blocks, level = unplanned(shorter)
     assert blocks.startswith("--t3s-accuracy-blocks: every measurement is planned with all of its")
     assert level.startswith("--t3s-confirm-level: every profile is planned up to --t3s-patience")
     assert not list(unplanned(replace(shorter, signal="confidence")))
-    assert not list(unplanned(T3SConfig(signal="accuracy")))
+    assert not list(unplanned(config()))
