@@ -294,3 +294,22 @@ def rotary_concentration(layer) -> float:
     from megatron.core.transformer import attention
 
     return attention._yarn_get_concentration_factor_from_config(layer.config)
+
+
+def use_shipped_dataset_helpers() -> None:
+    """Have Megatron take the compiled dataset helper that its wheels ship.
+
+    `initialize_megatron` runs `make` in core/datasets and ends the process where that fails
+    (datasets/utils.py:25-30), and the wheels have no Makefile: no job that was installed with pip
+    would start. A checkout whose helper is not compiled yet still compiles it.
+    """
+    import importlib.util
+
+    import megatron.core.datasets.utils as utils
+
+    if importlib.util.find_spec("megatron.core.datasets.helpers_cpp") is not None:
+        utils.compile_helpers = _already_compiled
+
+
+def _already_compiled() -> None:
+    """In the place of `compile_helpers`."""
