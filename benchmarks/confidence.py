@@ -14,9 +14,10 @@ import sys
 import numpy as np
 
 from t3s_megatron.method.confidence import confidence_fall
+from t3s_megatron.method.options import MethodOptions
 from t3s_megatron.method.outcome import Outcome
-from t3s_megatron.method.phases import ActionKind, Phase, PhaseMachine, Plan
-from t3s_megatron.method.selection import anchors, delta_c, disagreement
+from t3s_megatron.method.phases import ActionKind, Phase, PhaseMachine
+from t3s_megatron.method.selection import anchors, delta_c
 
 EPOCH = 3  # 200 samples, 64 a step
 SIMPLE = 10
@@ -130,9 +131,16 @@ def _cost(runs: list[Trajectory], away: list[int]) -> list[str]:
     for run, steps in zip(runs, away, strict=True):
         step = run.bottleneck + steps
         above.append(run.accuracy[step] - run.accuracy[run.bottleneck])
-        found = disagreement(run.delta(run.bottleneck), run.delta(step))
-        same.append(1 - found["label_disagreement_share"])
+        same.append(_agreement(run, step)[0])
     return [f"{np.mean(above):.3f}, {max(above):.3f}", f"{np.mean(same):.3f}, {min(same):.3f}"]
+
+
+def _agreement(run: Trajectory, step: int) -> tuple[float, float]:
+    """Of the masks at `step` and at the accuracy minimum: the share of tokens in which they agree,
+    and the Jaccard index of their anchors."""
+    there, here = anchors(run.delta(run.bottleneck)), anchors(run.delta(step))
+    either = int((there | here).sum())
+    return float((there == here).mean()), int((there & here).sum()) / either if either else 1.0
 
 
 def overlaps(runs: list[Trajectory]) -> None:
@@ -140,9 +148,8 @@ def overlaps(runs: list[Trajectory]) -> None:
     for run in runs:
         row = [run.name]
         for step in (_argmin(run.falls), SIMPLE):
-            found = disagreement(run.delta(run.bottleneck), run.delta(min(step, run.steps)))
-            same = 1 - found["label_disagreement_share"]
-            row.append(f"{step}: {same:.3f}, {found['anchor_jaccard']:.3f}")
+            same, jaccard = _agreement(run, min(step, run.steps))
+            row.append(f"{step}: {same:.3f}, {jaccard:.3f}")
         row.append(f"{anchors(run.delta(run.bottleneck)).mean():.2f}")
         rows.append(row)
     _table(["trajectory", "turn: same mask, Jaccard", "fixed 10: same mask, Jaccard",
@@ -174,18 +181,19 @@ def policies(runs: list[Trajectory]) -> None:
     plans = {
         "accuracy, every step": dict(signal="accuracy"),
         "accuracy, every 5 steps": dict(signal="accuracy", accuracy_interval=5),
-        "accuracy, coarse 5": dict(signal="accuracy", coarse_interval=5),
-        "both, coarse 5": dict(signal="both", coarse_interval=5),
-        "both, coarse 10": dict(signal="both", coarse_interval=10),
-        "confidence": dict(signal="confidence", accuracy_interval=0),
+        "accuracy, coarse 5": dict(signal="accuracy", accuracy_interval_coarse=5),
+        "both, coarse 5": dict(signal="both", accuracy_interval_coarse=5),
+        "both, coarse 10": dict(signal="both", accuracy_interval_coarse=10),
+        "confidence": dict(signal="confidence"),
     }
     rows = []
     for name, settings in plans.items():
         measured, steps, away, lost, inside = [], [], [], [], []
         for run in runs:
             for answer in range(run.marks.shape[2]):
-                found = walk(run, answer, Plan("t3s", budget=1, profile_iters=run.steps,
-                             simple_step=min(SIMPLE, run.steps), **settings))  # fmt: skip
+                found = walk(run, answer, MethodOptions(
+                    budget=1, profile_iters=run.steps, targeted_accuracy_interval=0,
+                    simple_step=min(SIMPLE, run.steps), **settings))  # fmt: skip
                 measured.append(found[1])
                 steps.append(found[2])
                 away.append(abs(found[0] - run.bottleneck))
@@ -198,9 +206,9 @@ def policies(runs: list[Trajectory]) -> None:
             "accuracy above the lowest"], rows)  # fmt: skip
 
 
-def walk(run: Trajectory, answer: int, plan: Plan) -> tuple[int, int, int]:
+def walk(run: Trajectory, answer: int, asked: MethodOptions) -> tuple[int, int, int]:
     """(theta_b, measurements, steps) of the profile."""
-    machine = PhaseMachine(plan)
+    machine = PhaseMachine(asked)
     measured = 0
     while machine.phase is Phase.PROFILE:
         action, step = machine.next_action(), machine.phase_step

@@ -2,8 +2,8 @@
 """One trajectory of plain fine-tuning with everything that a signal could be made of, and targeted
 training from many theta_b of it: a launch of `benchmarks/confidence.sh`.
 
-An ordinary T3S job, whose phases are replaced: PROFILE steps of SFT from theta_0, at each of which
-the accuracy is measured and the whole corpus is scored, and then for each step of GRID: rewind, the
+A kind of run with phases of its own: PROFILE steps of SFT from theta_0, at each of which the
+accuracy is measured and the whole corpus is scored, and then for each step of GRID: rewind, the
 selection of that theta_b, --train-iters steps, and an evaluation. With PROFILE 0 the trajectory is
 the one that is there already. Writes TRAJECTORY (.npz), and evaluations to a .json beside it:
 
@@ -22,7 +22,7 @@ import time
 
 import numpy as np
 
-from t3s_megatron.megatron.start import start_process
+from t3s_megatron import pretrain
 from t3s_megatron.method.outcome import RIGHT
 
 OUT = os.environ["TRAJECTORY"]
@@ -31,83 +31,72 @@ GRID = [int(step) for step in os.environ["GRID"].split()]
 
 
 def main() -> None:
-    import sys
-
-    start_process(sys.argv)
-    import t3s_megatron.run.t3s as run_module
-    from t3s_megatron import pretrain
-    from t3s_megatron.megatron.releases import call_pretrain, parse_arguments
-    from t3s_megatron.run.plain import PlainTraining
-
-    run_module.T3SRun = _trajectory(run_module.T3SRun)
-    pretrain._run(time.time(), PlainTraining, parse_arguments, call_pretrain)
+    pretrain.main(run=trajectory)
 
 
-def _trajectory(base):
-    from t3s_megatron.megatron.process import get_args
+def trajectory(inputs, rows, forward):
+    """The run; made once Megatron may be imported."""
     from t3s_megatron.megatron.rewind import StartingPoint
     from t3s_megatron.megatron.scoring import score_corpus
-    from t3s_megatron.method.phases import Phase
     from t3s_megatron.method.selection import anchors, delta_c
+    from t3s_megatron.run.base import Run
 
-    class Trajectory(base):
-        def on_train_start(self, context):
-            super().on_train_start(context)
-            steps = PROFILE + len(GRID) * self.inputs.plan.budget
-            get_args().train_iters = steps
+    class Trajectory(Run):
+        phase, step = "profile", 0
+
+        def begin(self, context):
+            self.theta_0 = None
             self.marks, self.c, self.tokens = [], [], []
-            self.grid, self.step = list(GRID), 0
+            self.grid = list(GRID)
             self.seconds = np.zeros(3)
 
-        def on_train_step_start(self, context):
+        @property
+        def train_iters(self):
+            return PROFILE + len(GRID) * self.config.budget
+
+        def before_step(self, context):
             if self.theta_0 is None:
                 self.theta_0 = StartingPoint(context)
                 if GRID:
-                    self._evaluate(context, "theta_0")
+                    self.evaluate(context, "theta_0")
                 if PROFILE:
                     self._look(context)
-            if self.machine.phase is Phase.PROFILE and self.step == PROFILE:
+            if self.phase == "profile" and self.step == PROFILE:
                 if PROFILE:
                     self._write()
                 self.c = np.load(OUT)["c"]
-                self.machine.phase = Phase.TARGETED
+                self.phase = "targeted"
                 self._next_selection(context)
-            elif self.machine.phase is Phase.TARGETED and self.step == self.inputs.plan.budget:
+            elif self.phase == "targeted" and self.step == self.config.budget:
                 self._next_selection(context)
-            context.num_microbatches = len(self._step_rows().micro_batches)
-            self.guard.before_step()
             self.began = time.perf_counter()
 
-        def on_train_step_end(self, context):
+        def after_step(self, context, tokens):
             self.step += 1
-            tokens = self.meter.finish_step(self.step)
-            if self.machine.phase is Phase.PROFILE:
+            if self.phase == "profile":
                 self.seconds[0] += time.perf_counter() - self.began
                 self.tokens.append(tokens)
                 self._look(context)
                 if self.step == PROFILE and not GRID:
                     self._write()
-            elif self.step == self.inputs.plan.budget:
-                self._evaluate(context, f"theta_b={self.theta_b}")
-
-        def on_checkpoint_save(self, context):
-            pass
+            elif self.step == self.config.budget:
+                self.evaluate(context, f"theta_b={self.theta_b}")
 
         def _look(self, context):
             began = time.perf_counter()
-            measured = self.measurer.training_accuracy(context, step=self.step, phase="profile")
+            measured = self.training_accuracy(context)
             marks = np.array([mark == RIGHT for mark in measured.marks])
             self.marks.append(marks.reshape(-1, self.config.accuracy_samples))
             self.seconds[1] += time.perf_counter() - began
             began = time.perf_counter()
             self.c.append(score_corpus(context, self.rows))
             self.seconds[2] += time.perf_counter() - began
-            print(f"[t3s] step {self.step}: {measured.describe()}", flush=True)
+            self.journal.tell(f"step {self.step}: {measured.describe()}")
 
         def _next_selection(self, context):
             self.theta_b, self.step = self.grid.pop(0), 0
             keep = ~anchors(delta_c(self.c[self.theta_b], self.c[0]))
-            self._apply(keep)
+            self.apply_mask(keep)
             self.theta_0.rewind(context)
 
         def _write(self):
@@ -121,14 +110,13 @@ def _trajectory(base):
                 seconds=self.seconds,
             )
 
-        def on_train_end(self, context):
-            super().on_train_end(context)
+        def end(self, context):
             if not GRID:
                 return
             with open(OUT.removesuffix(".npz") + ".json", "w") as file:
-                json.dump(self.summary.plain()["evaluations"], file)
+                json.dump(self.journal.to_state()["evaluations"], file)
 
-    return Trajectory
+    return Trajectory(inputs, rows, forward)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import json
 import os
 import platform
 import statistics
-import sys
 import time
 
 import torch
@@ -32,22 +31,9 @@ REPEATS = 7
 
 
 def main() -> None:
-    from t3s_megatron.megatron.device import (
-        choose_device,
-        install_megatron_layer,
-        install_torch_layer,
-    )
-
-    on_cpu = choose_device(sys.argv) == "cpu"
-    if on_cpu:
-        install_torch_layer()
-    import t3s_megatron.run.t3s as run_module
     from t3s_megatron import pretrain
 
-    if on_cpu:
-        install_megatron_layer()
-    run_module.T3SRun = measured(run_module.T3SRun, on_cpu)
-    pretrain.main()
+    pretrain.main(run=measured)
 
 
 def now() -> float:
@@ -57,20 +43,24 @@ def now() -> float:
     return time.perf_counter()
 
 
-def measured(base, on_cpu: bool):
-    """A T3SRun that alternates with plain steps and measures at its end."""
+def measured(inputs, rows, forward):
+    """A T3SRun that alternates with plain steps and measures at its end; made once Megatron may be
+    imported."""
     import megatron.training.training as training
     from megatron.training import get_args
 
     from t3s_megatron.megatron.batches import scoring_batches
+    from t3s_megatron.megatron.device import is_cpu_layer_active
     from t3s_megatron.megatron.forward import TrainingForward
     from t3s_megatron.megatron.scoring import score_corpus
     from t3s_megatron.megatron.weights import WeightSnapshot, inner_optimizers, main_parameters
+    from t3s_megatron.run.t3s import T3SRun
 
-    class MeasuredRun(base):
+    on_cpu = is_cpu_layer_active()
+
+    class MeasuredRun(T3SRun):
         def __init__(self, inputs, rows, forward):
             super().__init__(inputs, rows, forward)
-            self.forward = forward
             self.steps: list[dict] = []
 
         def on_train_start(self, context):
@@ -93,24 +83,26 @@ def measured(base, on_cpu: bool):
                 phase = self.machine.phase.value
                 peak = None if on_cpu else torch.cuda.max_memory_allocated()
                 self.steps.append({"kind": kind, "phase": phase, "s": seconds, "peak": peak})
-                # Each T3S step is followed by a plain one: Megatron's loop runs twice as long.
-                get_args().train_iters = 2 * self.machine.train_iters_now
                 return result
 
             training.train_step = train_step
-            get_args().train_iters *= 2
+
+        def set_train_iters(self):
+            # Each T3S step is followed by a plain one: Megatron's loop runs twice as long.
+            get_args().train_iters = 2 * self.train_iters
 
         def _select(self, context, action):
-            self.start = self.theta_0  # let go of by the run, wanted below
+            self.start = self.state.theta_0  # let go of by the run, wanted below
             super()._select(context, action)
 
         def on_train_end(self, context):
             super().on_train_end(context)
+            summary = self.journal.to_state()
             result = {
                 "machine": machine(on_cpu),
-                "versions": self.summary.content["versions"],
-                "layout": self.summary.content["layout"],
-                "model": self.summary.content["model"],
+                "versions": summary["versions"],
+                "layout": summary["layout"],
+                "model": summary["model"],
                 **self._step_ratios(),
                 **self._scoring(context),
                 **self._rewind_and_memory(context),
@@ -224,7 +216,7 @@ def measured(base, on_cpu: bool):
                 },
             }
 
-    return MeasuredRun
+    return MeasuredRun(inputs, rows, forward)
 
 
 def resident_bytes() -> int:

@@ -13,23 +13,22 @@ from __future__ import annotations
 
 import sys
 
-from t3s_megatron import entry as announcement
+from t3s_megatron.entry import one_error, start_process
 from t3s_megatron.errors import T3SError
-from t3s_megatron.megatron.start import start_process
 
 
 def main() -> None:
-    try:
+    with one_error():
         start_process(sys.argv)
         _convert()
-    except T3SError as error:
-        announcement.end_with(error)
 
 
 def _convert() -> None:
     from t3s_megatron.megatron.checkpoints import build_model, close, load_model, save_model
     from t3s_megatron.megatron.hf_folders import HuggingFaceFolders
+    from t3s_megatron.megatron.model import check_model_arguments
     from t3s_megatron.megatron.releases import parse_arguments
+    from t3s_megatron.megatron.student import find_student
     from t3s_megatron.plugin import T3S
 
     parsed_with = T3S().add_arguments, {"micro_batch_size": 1, "save_interval": 1}
@@ -39,8 +38,11 @@ def _convert() -> None:
     save = args.save and not args.load
     if not (save or args.t3s_hf_export):
         raise T3SError("nothing to write: give --t3s-hf-export FOLDER, or --save without --load")
+    check_model_arguments(args)
     args.finetune = False
     folders = HuggingFaceFolders(args)
+    if args.load:
+        find_student(args, required=False)
     model = build_model(args, *parsed_with)
     iteration = 0
     if args.load:

@@ -1,24 +1,88 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One error, told once: by the first of the ranks that have it.
+"""How a process begins, with its device before Megatron, and how it ends: one error, told once.
 
-Ranks agree through the key-value store that torchrun's agent keeps for its workers. It is there
-before the process group and outlives any rank, so it serves for an argument that every rank refuses
-as well as for one rank's full disk. A job that was started without torchrun tells it on every rank.
+Ranks agree on who tells it through the key-value store that torchrun's agent keeps for its workers.
+It is there before the process group and outlives any rank, so it serves for an argument that every
+rank refuses as well as for one rank's full disk. A job that was started without torchrun tells it
+on every rank.
+
+Neither `megatron.seam` nor torch's checkpoint package may be imported at the top: the CPU layer has
+to be there before them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import sys
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import NoReturn
 
 from torch.distributed import DistError, PrefixStore, TCPStore
 
 from t3s_megatron.errors import T3SError
+from t3s_megatron.megatron.device import (
+    choose_device,
+    install_megatron_layer,
+    install_torch_layer,
+)
+from t3s_megatron.megatron.installation import repair_installation
+from t3s_megatron.megatron.releases import megatron_series
 
 _SECONDS = 10
+
+
+def start_process(argv: list[str]) -> None:
+    """Prepare this process for the device that `argv` asks for, and import Megatron.
+
+    T3SError for an unsupported release, before anything else of it is used.
+    """
+    on_cpu = choose_device(argv) == "cpu"
+    if on_cpu:
+        import torch
+
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+        install_torch_layer()
+    megatron_series()
+    repair_installation()
+    if on_cpu:
+        install_megatron_layer()
+
+
+@contextlib.contextmanager
+def one_error() -> Iterator[None]:
+    """End this process with status 2 when the work inside fails, and with one message among all
+    ranks for what a person can act on. Anything else is raised as it is."""
+    try:
+        yield
+    except T3SError as error:
+        end_with(error)
+    except Exception as error:
+        # Ranks that lose a peer to an error of its own have nothing to add to it.
+        if not was_said():
+            raise
+        print(f"t3s-megatron: ended with it ({type(error).__name__})", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except (SystemExit, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # torch's CheckpointException is no Exception
+        _end_with_checkpoint(error)
+
+
+def _end_with_checkpoint(error: BaseException) -> NoReturn:
+    """End after a save that failed on another rank, which alone knows the reason and tells it; or
+    after an asynchronous one, which ends outside of the seam."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    from t3s_megatron.megatron.seam import write_error
+
+    if not isinstance(error, CheckpointException) or error.args[0] != "write":
+        raise error
+    if not error.failures:
+        sys.exit(2)
+    end_with(write_error(error))
 
 
 def end_with(error: T3SError) -> NoReturn:

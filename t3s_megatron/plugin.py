@@ -10,6 +10,8 @@
 Without `--t3s`, `attach` hands back what it was given and nothing else happens. With it, samples,
 rows and loss are T3S's (a selection has to know which sample stands in which row); the model, the
 optimizer and every Megatron argument stay the script's own.
+
+`T3S(run=MyRun)` makes it another kind of run: see `run.base.Run` for what that overrides.
 """
 
 from __future__ import annotations
@@ -22,34 +24,50 @@ from typing import TYPE_CHECKING
 
 from t3s_megatron.config import add_t3s_arguments
 from t3s_megatron.data.durable import check_folder
+from t3s_megatron.data.places import check_places
+from t3s_megatron.huggingface.arguments import take_from_folder
 from t3s_megatron.run.inputs import Inputs, check_tokenizer_argument, read_inputs
 
 if TYPE_CHECKING:
     from t3s_megatron.megatron.hf_folders import HuggingFaceFolders
     from t3s_megatron.megatron.seam import Seam
     from t3s_megatron.megatron.source_seam import SourceSeam
-    from t3s_megatron.run.t3s import T3SRun
+    from t3s_megatron.megatron.student import StudentTensors
+    from t3s_megatron.run.base import KindOfRun, Run
 
 
 class T3S:
     """One T3S run in this process; make a new one for each `pretrain` call."""
 
-    def __init__(self, extra_args_provider: Callable | None = None):
+    def __init__(
+        self,
+        extra_args_provider: Callable | None = None,
+        *,
+        run: KindOfRun | None = None,
+        random_model: bool = False,
+    ):
+        """`run`: the kind of run, called once all input is read; None: a `T3SRun`. `random_model`:
+        the script's model starts as random numbers, so that a run without a student is refused."""
         self._extra_args_provider = extra_args_provider
+        self._kind = run
+        self._random_model = random_model
         self._inputs: Inputs | None = None
-        self._run: T3SRun | None = None
+        self._run: Run | None = None
         self._folders: HuggingFaceFolders | None = None
+        self._student: list[StudentTensors] = []
         self.seam: Seam | SourceSeam | None = None
 
     def add_arguments(self, parser):
-        """`extra_args_provider` for Megatron: the script's own, then the `--t3s` group.
+        """`extra_args_provider` for Megatron: the script's own, then the `--t3s` group. What a
+        `--t3s-hf-model` folder says of the model becomes the parser's defaults.
 
-        T3SError for a tokenizer that is not there, which Megatron would look for on the hub.
+        T3SError for a tokenizer that is not there, which Megatron would look for on the hub, and
+        for arguments that are not those of the folder.
         """
         check_tokenizer_argument(sys.argv[1:])
         if self._extra_args_provider is not None:
             parser = self._extra_args_provider(parser)
-        return add_t3s_arguments(parser)
+        return take_from_folder(add_t3s_arguments(parser), sys.argv[1:])
 
     def attach(self, provider: Callable, forward_step: Callable, args=None):
         """(data provider, forward step) for `pretrain`. Reads and checks all input.
@@ -103,23 +121,40 @@ class T3S:
 
         if self.seam is None:
             run = [] if self._run is None else [self._run]
-            self.seam = install_seam(*self._check_folders(get_args()), *run)
+            self.seam = install_seam(*self._check_folders(get_args()), *self._student, *run)
         return self.seam
 
     def _prepare(self, args) -> Inputs:
         if self._inputs is None:
+            check_places(args)
+            from t3s_megatron.megatron.installation import check_installation, repair_installation
+
+            repair_installation()  # for a script that does not begin with `start_process`
+            check_installation(args)
             self._inputs = read_inputs(args)
+            self._check_weights(self._inputs, args)
             if self._inputs.config.generation == "server":
                 from t3s_megatron.megatron.hf_folders import exported_config
-                from t3s_megatron.megatron.hf_weights import require_mbridge
 
-                require_mbridge()
                 exported_config(args, args.t3s_hf_model, "--t3s-generation server")
             # On every rank: each writes its own part, and may see another file system.
             check_folder(os.path.join(self._inputs.config.dir, "state"))
             if self._inputs.config.selection_save:
                 check_folder(os.path.dirname(os.path.abspath(self._inputs.config.selection_save)))
         return self._inputs
+
+    def _check_weights(self, inputs: Inputs, args) -> None:
+        """What Megatron is about to load is this run's checkpoint, or else the student that the
+        arguments describe."""
+        from t3s_megatron.megatron import student
+        from t3s_megatron.run.continuation import check_continuation
+
+        check_continuation(inputs, args)
+        if student.loaded_iteration(args) is not None or args.t3s_hf_model:
+            return
+        source = student.find_student(args, required=self._random_model)
+        if source is not None:
+            self._student = [student.StudentTensors(source)]
 
     def _training_batches(self, forward):
         """This rank's batches for one (virtual) stage; on the first call also the run and seam."""
@@ -135,7 +170,7 @@ class T3S:
             self._run.seam = self._install()
         return TrainingBatches(self._run.rows, inputs.training_rows, args.consumed_train_samples)
 
-    def _start(self, args, inputs: Inputs, rows, forward) -> T3SRun:
+    def _start(self, args, inputs: Inputs, rows, forward) -> Run:
         from t3s_megatron.data.showing import show_samples
         from t3s_megatron.megatron.batches import take_over_batches
         from t3s_megatron.megatron.nodes import require_equal, require_shared_folder
@@ -146,14 +181,14 @@ class T3S:
         if args.save:
             require_shared_folder("--save", args.save)
         require_shared_folder("--t3s-dir", inputs.config.dir)
-        require_equal(identity(inputs, args))
+        require_equal(identity(inputs))
         shown = inputs.config.show_samples
         for line in show_samples(
             inputs.corpus, inputs.tokenizer, shown, colours=sys.stdout.isatty()
         ):
-            print_rank_0(f"t3s: {line}")
+            print_rank_0(f"[t3s] {line}")
         take_over_batches(args)  # there is no validation set: accuracy takes its place
-        return T3SRun(inputs, rows, forward)
+        return (self._kind or T3SRun)(inputs, rows, forward)
 
 
 def _asked_for(args, *names: str) -> bool:

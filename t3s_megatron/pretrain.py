@@ -3,64 +3,46 @@
 
 A complete entry point for SFT and T3S of GPT models. With `--t3s-data` but without `--t3s` it is
 plain Megatron training on the same samples and loss, with nothing of T3S installed.
+
+A script of your own that wants another kind of run calls `main(run=...)`; `run.base.Run` says what
+that overrides, and `main` what a script has to mind.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import NoReturn
+from typing import TYPE_CHECKING
 
-from t3s_megatron import entry as announcement
-from t3s_megatron.errors import T3SError
-from t3s_megatron.megatron.start import start_process
+from t3s_megatron.entry import one_error, start_process
+
+if TYPE_CHECKING:
+    from t3s_megatron.run.base import KindOfRun
 
 
-def main() -> None:
+def main(run: KindOfRun | None = None) -> None:
+    """`run`: the kind of run that `--t3s` makes; None: a `T3SRun`.
+
+    A subclass of `run.base.Run`; or, since importing that imports Megatron, and on a CPU the device
+    layer has to come first, a function `(inputs, rows, forward)` that imports it when it is called.
+    """
     started = time.time()
-    try:
+    with one_error():
         start_process(sys.argv)
-        from t3s_megatron.megatron.releases import call_pretrain, parse_arguments
-        from t3s_megatron.run.plain import PlainTraining
-
-        _run(started, PlainTraining, parse_arguments, call_pretrain)
-    except T3SError as error:
-        announcement.end_with(error)
-    except Exception as error:
-        # Ranks that lose a peer to an error of its own have nothing to add to it.
-        if not announcement.was_said():
-            raise
-        print(f"t3s-megatron: ended with it ({type(error).__name__})", file=sys.stderr, flush=True)
-        sys.exit(2)
-    except (SystemExit, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # torch's CheckpointException is no Exception
-        _end_with_checkpoint(error)
+        _pretrain(started, run)
 
 
-def _end_with_checkpoint(error: BaseException) -> NoReturn:
-    """Of a save that failed on another rank, which alone knows the reason and tells it; or of an
-    asynchronous one, which ends outside of the seam."""
-    # Not at the top: the CPU layer has to be there before torch's checkpoint package is imported.
-    from torch.distributed.checkpoint.api import CheckpointException
-
-    from t3s_megatron.megatron.saving import write_error
-
-    if not isinstance(error, CheckpointException) or error.args[0] != "write":
-        raise error
-    if not error.failures:
-        sys.exit(2)
-    announcement.end_with(write_error(error))
-
-
-def _run(started, PlainTraining, parse_arguments, call_pretrain) -> None:
-    from t3s_megatron.megatron.model import model_provider
+def _pretrain(started: float, run: KindOfRun | None) -> None:
+    from t3s_megatron.megatron.model import check_model_arguments, model_provider
     from t3s_megatron.megatron.process import set_startup_timestamps
+    from t3s_megatron.megatron.releases import call_pretrain, parse_arguments
     from t3s_megatron.plugin import T3S
+    from t3s_megatron.run.plain import PlainTraining
 
     set_startup_timestamps(program_start=started, main_entry=time.time())
-    t3s = T3S()
+    t3s = T3S(run=run, random_model=True)
     args = parse_arguments(t3s.add_arguments, {})
+    check_model_arguments(args)
     plain = PlainTraining(args)
     data_provider, forward_step = t3s.attach(plain.data_provider, plain.forward_step, args)
     call_pretrain(

@@ -8,21 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from t3s_megatron.accuracy.answers import Answer
 from t3s_megatron.accuracy.pool import Judged, Question, VerifierPool
 from t3s_megatron.accuracy.verifiers import FAILURES, Verdict
 from t3s_megatron.data.tokenizing import Sample
 from t3s_megatron.method.outcome import NOT_ASKED, RIGHT, UNKNOWN, WRONG, Outcome
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A generated response; `truncated`: it met the length limit before its end token;
-    `unfinished`: generation ran out of time before either."""
-
-    text: str
-    tokens: int
-    truncated: bool
-    unfinished: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,7 +69,7 @@ class Measurement:
     @property
     def outcome(self) -> Outcome:
         """What the bottleneck detector goes by."""
-        return Outcome(self.accuracy, self.marks, self.samples_per_prompt)
+        return Outcome(self.accuracy, self.marks, self.samples_per_prompt, self.truncated)
 
     def with_context(self, **context) -> Measurement:
         return replace(self, **context)

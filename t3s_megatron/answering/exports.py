@@ -16,6 +16,7 @@ import uuid
 from safetensors import SafetensorError
 
 import t3s_megatron
+from t3s_megatron.data.tokenizing import pad_token
 from t3s_megatron.errors import WriteError
 from t3s_megatron.huggingface.folder import INDEX, FolderWriter
 from t3s_megatron.huggingface.shards import Shards
@@ -23,7 +24,6 @@ from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.hf_folders import exported_config
 from t3s_megatron.megatron.hf_weights import export_weights
 from t3s_megatron.megatron.nodes import require_shared_folder
-from t3s_megatron.run.inputs import pad_token
 
 _NAME = re.compile(r"weights-\d{7}-[0-9a-f]{8}(\.tmp)?")
 _ARGUMENT = "--t3s-server-weights"
@@ -52,7 +52,7 @@ class Exports:
         path = os.path.join(self.folder, f"weights-{iteration:07d}-{nonce}")
         config, written = exported_config(args, args.t3s_hf_model, "--t3s-generation server")
         shards = Shards(layout.rank(), args.world_size)
-        shards.take(export_weights(model, config, args.padded_vocab_size))
+        shards.take(export_weights(model, config))
         writers: list[FolderWriter] = []
         self._on_first_rank(lambda: writers.append(FolderWriter(path)))
         self._together(lambda: shards.write(f"{path}.tmp"))
@@ -64,6 +64,8 @@ class Exports:
         writer.write_json(INDEX, shards.index())
         writer.write_json("config.json", config)
         writer.write_tokenizer(self.args.tokenizer_model, self.tokenizer)
+        if self.args.t3s_hf_model is not None:
+            writer.copy_code(self.args.t3s_hf_model)
         # A server takes its defaults from here: nothing but the temperature may shape what is
         # drawn, and an answer ends where the live model's ends.
         writer.write_json(

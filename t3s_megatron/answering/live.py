@@ -5,15 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from t3s_megatron.accuracy.measurement import Answer
-from t3s_megatron.accuracy.progress import Progress
+from t3s_megatron.accuracy.answers import Answer, Progress, Sampling
 from t3s_megatron.megatron import layout
-from t3s_megatron.megatron.generation import Sampling, generate
+from t3s_megatron.megatron.generation import generate
 from t3s_megatron.megatron.seam import CallbackContext
 
 
 class LiveBackend:
-    """See `answering.backend.Backend`. `tell` is for a person who watches; only rank `root` is
+    """See `accuracy.answers.Backend`. `tell` is for a person who watches; only rank `root` is
     told, and only its answers have a text."""
 
     def __init__(self, tokenizer, root: int, tell: Callable[[str], None]):
@@ -27,6 +26,7 @@ class LiveBackend:
     def take(self, context: CallbackContext, *, step: int) -> CallbackContext:
         return context
 
+    @layout.failures_named("generated answers")
     def generate(
         self,
         weights: CallbackContext,

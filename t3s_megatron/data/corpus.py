@@ -12,7 +12,7 @@ import numpy as np
 
 from t3s_megatron.data.records import Record
 from t3s_megatron.data.tokenizing import Sample, Tokenization
-from t3s_megatron.errors import DataError
+from t3s_megatron.errors import DataError, T3SError
 
 
 @dataclass
@@ -114,6 +114,25 @@ class Corpus:
                 f"{'; '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}. Add it, or use "
                 "--t3s-simple, which measures nothing."
             )
+
+
+def build_corpus(records: list[Record], args, tokenizer) -> Corpus:
+    """These records tokenised as Megatron's `args` ask for: for `--seq-length` and the model's
+    vocabulary. DataError, T3SError for what cannot be trained on."""
+    vocab_size = args.padded_vocab_size or args.vocab_size
+    if vocab_size and vocab_size < len(tokenizer):
+        raise T3SError(
+            f"the model's vocabulary has {vocab_size} rows, the tokenizer of "
+            f"{args.tokenizer_model} has {len(tokenizer)}: raise --vocab-size or change tokenizer"
+        )
+    return Corpus.build(
+        records,
+        tokenizer,
+        seq_length=args.seq_length,
+        prompt_format=args.t3s_prompt_format,
+        overlong=args.t3s_overlong,
+        vocab_size=vocab_size,
+    )
 
 
 def _counts(samples: list[Sample]) -> dict:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import argparse
 
-from t3s_megatron.data.arrangement import Arrangement
+from t3s_megatron.data.arrangement import Arrangement, TrainingRows
+from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.order import EpochOrder
 from t3s_megatron.errors import T3SError
 
 #: Megatron arguments that take every micro-batch to have the same shape: it ...
@@ -72,6 +74,17 @@ def make_arrangement(args: argparse.Namespace) -> Arrangement:
     )
 
 
+def arrange_training(
+    corpus: Corpus, seed: int, args: argparse.Namespace, samples: tuple[int, ...] | None = None
+) -> TrainingRows:
+    """Which samples each step is made of, and in which rows they stand. `samples`: corpus indices
+    of those that are trained on, None for all. T3SError as `choose_arrangement`."""
+    order = EpochOrder(len(corpus.samples) if samples is None else len(samples), seed)
+    return TrainingRows(
+        order, corpus.lengths, make_arrangement(args), args.global_batch_size, samples
+    )
+
+
 def _multiple(kind: str, args) -> int:
     """What the length of every row has to be divisible by."""
     multiple = 2 * args.context_parallel_size if args.context_parallel_size > 1 else 1
@@ -96,6 +109,12 @@ def _refuse_fixed_shapes(kind: str, args) -> None:
             f"{given} has rows of different lengths, which the allgather dispatcher does not "
             "take: add --moe-token-dispatcher-type alltoall, or choose --t3s-arrangement padded"
         )
+    if args.num_experts and "quantile_balancing" in _listed(args.moe_router_load_balancing_type):
+        raise T3SError(
+            f"--moe-router-load-balancing-type quantile_balancing does not work with {given}: it "
+            "takes every row to have --seq-length tokens. Choose another, or --t3s-arrangement "
+            "padded"
+        )
     for name, why in FIXED_SHAPE.items():
         if getattr(args, name, None):
             raise T3SError(
@@ -109,6 +128,11 @@ def _refuse_fixed_shapes(kind: str, args) -> None:
         )
 
 
+def _listed(value) -> list:
+    """Of an argument of the router, which may be given once or once for each loss."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
 def _refuse_padded_moe_losses(args) -> None:
     """Megatron's router losses have no mask on every pipeline stage: padding would be balanced
     like text."""
@@ -119,7 +143,7 @@ def _refuse_padded_moe_losses(args) -> None:
         losses.append("moe_aux_loss_coeff")
     for name in losses:
         value = getattr(args, name)
-        if any(value if isinstance(value, (list, tuple)) else [value]):
+        if any(_listed(value)):
             raise T3SError(
                 f"--{name.replace('_', '-')} does not work with padded rows, whose padding it "
                 "counts as tokens: use --micro-batch-size 1 with --t3s-arrangement own, or set it "

@@ -8,6 +8,7 @@ import enum
 import re
 from dataclasses import dataclass
 
+from t3s_megatron.data.finish import End, end_of, known_words
 from t3s_megatron.data.thinking import CLOSE, OPEN, foreign_tag, join_thinking, split_thinking
 from t3s_megatron.errors import DataError
 
@@ -20,24 +21,6 @@ _OPEN_THOUGHTS = re.compile(
     r"\s*<\|begin_of_thought\|>(.*)<\|end_of_thought\|>"
     r"\s*<\|begin_of_solution\|>(.*)<\|end_of_solution\|>\s*",
     re.DOTALL,
-)
-
-
-#: Why a response ended: by itself (OpenAI, vLLM, SGLang; TGI; Together; Anthropic), or not.
-_ENDED = ("stop", "eos", "eos_token", "stop_sequence", "end_turn")
-_CUT_OFF = (
-    "length",
-    "max_tokens",
-    "max_new_tokens",
-    "model_length",
-    "abort",
-    "error",
-    "cancelled",
-    "content_filter",
-    "refusal",
-    "tool_calls",
-    "tool_use",
-    "function_call",
 )
 
 
@@ -72,13 +55,14 @@ def has_ended(reason: object, where: str) -> bool:
         return True
     if not isinstance(reason, str):
         raise DataError(f"{where}: `finish_reason` has to be text, found {reason!r}")
-    if reason.lower() not in (*_ENDED, *_CUT_OFF):
+    end = end_of(reason)
+    if end is End.UNKNOWN:
         raise DataError(
             f"{where}: finish_reason {reason!r} is not known, so nobody can say whether the "
-            f"response is whole. Known are {', '.join(_ENDED)} (whole) and {', '.join(_CUT_OFF)}; "
-            "rename it, or --t3s-ignore-fields finish_reason finish_reasons"
+            f"response is whole. Known for an end or a limit are {known_words()}; rename it, or "
+            "--t3s-ignore-fields finish_reason finish_reasons"
         )
-    return reason.lower() in _ENDED
+    return end is End.ITSELF
 
 
 def whole(

@@ -17,15 +17,13 @@ _KIND = "log-prob store"
 
 @dataclass
 class LogProbStore:
-    """c float32[n_target_tokens] in corpus order (Eq. 2). `tag`: theta_0 or theta_b; `mode`: exact
-    (one forward pass) or inline (seen in training forwards, approximate). `model`: what scored
-    them, written down and not checked."""
+    """c float32[n_target_tokens] in corpus order (Eq. 2). `tag`: theta_0 or theta_b. `model`:
+    what scored them, written down and not checked."""
 
     c: np.ndarray
     corpus: Corpus
     tag: str
     step: int
-    mode: str
     model: dict = field(default_factory=dict)
 
     def save(self, path: str) -> None:
@@ -41,7 +39,6 @@ class LogProbStore:
         info = {
             "tag": self.tag,
             "step": self.step,
-            "mode": self.mode,
             "model": self.model,
             "created_by": __version__,
         }
@@ -51,7 +48,7 @@ class LogProbStore:
     @classmethod
     def load(cls, path: str, corpus: Corpus) -> LogProbStore:
         """MismatchError when the file is damaged or belongs to other samples."""
-        values, sizes, header = load_table(path, _KIND, np.float32, ("tag", "step", "mode"))
+        values, sizes, header = load_table(path, _KIND, np.float32, ("tag", "step"))
         ends = np.cumsum(sizes)
         parts = []
         for sample, i in zip(corpus.samples, places_of(path, header, corpus), strict=True):
@@ -66,6 +63,5 @@ class LogProbStore:
             corpus,
             header["tag"],
             header["step"],
-            header["mode"],
             header.get("model", {}),
         )

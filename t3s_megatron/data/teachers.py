@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.corpus import Corpus, build_corpus
 from t3s_megatron.data.files import without_endings
 from t3s_megatron.data.records import Record, load_records
 from t3s_megatron.data.tokenizing import Sample
@@ -118,14 +118,23 @@ def _unique(records: list[Record]) -> list[Record]:
 class Part:
     """The samples of one teacher within the corpus of a run; `teacher` None: all of it.
 
-    `samples`: their indices in the whole corpus, in its order. `targets` int64[n_target_tokens]:
-    the numbers of their targets there. `corpus`: these samples alone.
+    `samples`: their indices in the whole corpus, in its order. `targets` takes their targets out of
+    a flat array of its: a slice where they stand together, else their numbers int64[n]. `corpus`:
+    these samples alone.
     """
 
     teacher: str | None
     samples: tuple[int, ...]
-    targets: np.ndarray
+    targets: slice | np.ndarray
     corpus: Corpus
+
+    def numbers(self, which: np.ndarray) -> np.ndarray:
+        """int64: the numbers in the whole corpus of those targets of the part that `which`
+        (bool[n]) marks."""
+        marked = np.flatnonzero(which)
+        if isinstance(self.targets, slice):
+            return marked + self.targets.start
+        return self.targets[marked]
 
     def file_name(self, name: str) -> str:
         """Of a file that is this teacher's; with one teacher there is only one of it."""
@@ -134,7 +143,7 @@ class Part:
 
 def whole(corpus: Corpus) -> Part:
     """All samples together."""
-    return Part(None, tuple(range(len(corpus.samples))), np.arange(corpus.n_targets), corpus)
+    return Part(None, tuple(range(len(corpus.samples))), slice(0, corpus.n_targets), corpus)
 
 
 def parts_of(corpus: Corpus, records: list[Record]) -> list[Part]:
@@ -151,6 +160,27 @@ def parts_of(corpus: Corpus, records: list[Record]) -> list[Part]:
             "them out: raise --seq-length, or leave out the teacher"
         )
     return [_part(corpus, teacher) for teacher in teachers]
+
+
+def load_training_corpus(args, tokenizer) -> tuple[Corpus, list[Part]]:
+    """The samples of --t3s-data, all together and by teacher. Errors as `load_training_records`,
+    `build_corpus` and `parts_of`."""
+    records = load_training_records(
+        tuple(args.t3s_data), split=args.t3s_data_split, ignored=args.t3s_ignore_fields
+    )
+    corpus = build_corpus(records, args, tokenizer)
+    return corpus, parts_of(corpus, records)
+
+
+def load_heldout_corpus(args, tokenizer) -> Corpus | None:
+    """The samples of --t3s-heldout-data, None where it is not given. Errors as `load_records` and
+    `build_corpus`."""
+    if not args.t3s_heldout_data:
+        return None
+    records = load_records(
+        args.t3s_heldout_data, split=args.t3s_heldout_data_split, ignored=args.t3s_ignore_fields
+    )
+    return build_corpus(records, args, tokenizer)
 
 
 def asked_once(by_teacher: list[list[Sample]]) -> list[Sample]:
@@ -173,5 +203,7 @@ def question(sample: Sample) -> tuple:
 def _part(corpus: Corpus, teacher: str | None) -> Part:
     samples = tuple(i for i, s in enumerate(corpus.samples) if s.teacher == teacher)
     slices = [corpus.target_slice(i) for i in samples]
-    targets = np.concatenate([np.arange(one.start, one.stop) for one in slices])
+    targets: slice | np.ndarray = slice(slices[0].start, slices[-1].stop)
+    if samples != tuple(range(samples[0], samples[-1] + 1)):
+        targets = np.concatenate([np.arange(one.start, one.stop) for one in slices])
     return Part(teacher, samples, targets, corpus.subset(samples))

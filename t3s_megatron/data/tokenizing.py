@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a record to token ids, and which of them are targets.
+"""The tokenizer; from a record to token ids, and which of them are targets.
 
 Only the response (the last assistant message, with its end token) is a target; earlier turns are
 context. Prompt and response are tokenised apart, so that the prompt of a training sample has
@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from t3s_megatron.data.control_tokens import ControlTokens
+from t3s_megatron.data.names import is_missing_path
 from t3s_megatron.data.records import Record
 from t3s_megatron.data.rendering import Rendered, render_chat
 from t3s_megatron.data.thinking import OPEN, split_thinking
-from t3s_megatron.errors import DataError
+from t3s_megatron.errors import DataError, T3SError
 
 
 @dataclass(frozen=True)
@@ -144,3 +145,28 @@ def _render_raw(record: Record, tokenizer) -> Rendered:
 
 
 _RENDERERS = {"chat": render_chat, "raw": _render_raw}
+
+
+def load_tokenizer(path: str):
+    """The Hugging Face tokenizer of `--tokenizer-model`. T3SError when it has no end token."""
+    from transformers import AutoTokenizer
+
+    if not path:
+        raise T3SError("--tokenizer-model is missing: a folder with a Hugging Face tokenizer")
+    if is_missing_path(path):
+        raise T3SError(f"--tokenizer-model {path}: no such folder")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except Exception as error:  # transformers raises many types for a folder that is not one
+        raise T3SError(
+            f"--tokenizer-model {path}: not a Hugging Face tokenizer ({error})"
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise T3SError(f"--tokenizer-model {path}: the tokenizer has no end-of-text token")
+    return tokenizer
+
+
+def pad_token(tokenizer) -> int:
+    """What rows end in: the tokenizer's pad token, or its end token where it has none."""
+    pad = tokenizer.pad_token_id
+    return tokenizer.eos_token_id if pad is None else pad

@@ -16,12 +16,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from t3s_megatron.data.durable import sync_path
-from t3s_megatron.errors import DataError, MismatchError, T3SError, WriteError
+from t3s_megatron.errors import DataError, MismatchError, WriteError
 from t3s_megatron.huggingface.shards import host_copy, shard_file, shard_index
 
 INDEX = "model.safetensors.index.json"
 #: Written last into every exported folder; how a later export knows that it may replace one.
 MARK = "t3s_export.json"
+#: In a folder that is being written, so that one whose process died is known and removed.
+_UNFINISHED = "t3s_export_unfinished"
 _SHARD_BYTES = 5 * 10**9  # the size that `save_pretrained` cuts at
 
 #: Whatever a tokenizer may consist of. transformers 5 would write other files than it has read,
@@ -31,19 +33,6 @@ _TOKENIZER_FILES = (
     "tokenizer.model", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja",
     "chat_template.json",
 )  # fmt: skip
-
-
-def read_config(folder: str):
-    """The transformers config of a folder. T3SError when there is none that can be read."""
-    from transformers import AutoConfig
-
-    path = os.path.join(folder, "config.json")
-    if not os.path.isfile(path):
-        raise T3SError(f"{folder}: not a Hugging Face model folder: there is no config.json in it")
-    try:
-        return AutoConfig.from_pretrained(folder)
-    except Exception as error:  # transformers raises many types
-        raise T3SError(f"{path}: not a config that transformers reads ({error})") from error
 
 
 def weight_files(folder: str) -> dict[str, str]:
@@ -85,38 +74,65 @@ def weight_files(folder: str) -> dict[str, str]:
 def check_target(folder: str) -> None:
     """Whether an export can go there, before a run that may take days.
 
-    MismatchError when `folder` holds anything that an export has not made; WriteError when the
-    place cannot be written to.
+    MismatchError when `folder` holds anything that an export has not made, or cannot be replaced
+    because it is a mount point; WriteError when the place cannot be written to.
     """
-    parent = os.path.dirname(os.path.abspath(folder))
+    place = os.path.realpath(folder)
+    if _is_mount_point(place):
+        raise MismatchError(
+            f"--t3s-hf-export {folder}: {place} is a mount point, and an export replaces its "
+            f"folder as a whole: name one inside it, such as {os.path.join(folder, 'hf')}"
+        )
+    parent = os.path.dirname(place)
     while not os.path.exists(parent):
         parent = os.path.dirname(parent)
     if not (os.path.isdir(parent) and os.access(parent, os.W_OK)):
         raise WriteError(
             f"--t3s-hf-export {folder}: {parent} is not a folder that can be written to"
         )
-    if os.path.exists(folder) and (not os.path.isdir(folder) or os.listdir(folder)):
-        if os.path.isfile(os.path.join(folder, MARK)):
-            return
+    if not _may_be_replaced(place):
         raise MismatchError(
             f"--t3s-hf-export {folder}: it is there already, and no earlier export: give a new "
             "name, or remove it"
         )
 
 
+def _may_be_replaced(path: str, mark: str = MARK) -> bool:
+    """Whether nothing is lost with `path`: it is not there, or empty, or an export with `mark`."""
+    if not os.path.lexists(path):
+        return True
+    if os.path.islink(path) or not os.path.isdir(path):
+        return False
+    return not os.listdir(path) or os.path.isfile(os.path.join(path, mark))
+
+
+def _is_mount_point(path: str) -> bool:
+    """Whether something is mounted there, a folder of the same file system included."""
+    if os.path.ismount(path):
+        return True
+    try:
+        with open("/proc/self/mountinfo") as file:
+            mounted = (line.split()[4] for line in file)
+            return path in (name.encode().decode("unicode_escape") for name in mounted)
+    except (OSError, UnicodeError, IndexError):  # not Linux
+        return False
+
+
 class FolderWriter:
     """A new folder under a temporary name beside its own. One process writes it.
 
     `commit` makes everything durable and gives it its name; until then, and after any failure,
-    there is nothing under that name that was not there before.
+    there is nothing under that name that was not there before. A link is resolved: what it leads to
+    is replaced. MismatchError for anything in the way that no export has made.
     """
 
     def __init__(self, folder: str, shard_bytes: int = _SHARD_BYTES):
-        self.folder = os.path.abspath(folder)
+        self.folder = os.path.realpath(folder)
         self.shard_bytes = shard_bytes
         self.temporary = f"{self.folder}.tmp"
-        shutil.rmtree(self.temporary, ignore_errors=True)  # of an export that was killed
+        self._remove(self.temporary, _UNFINISHED)  # of an export that was killed
         os.makedirs(self.temporary)
+        self.write_json(_UNFINISHED, {})
 
     def write_weights(self, tensors: Iterable[tuple[str, torch.Tensor]]) -> dict[str, str]:
         """Shards and their index; holds one shard in host memory. Returns name -> file."""
@@ -160,6 +176,10 @@ class FolderWriter:
             shutil.copyfile(os.path.join(folder, name), os.path.join(self.temporary, name))
         return there
 
+    def copy_code(self, folder: str) -> None:
+        """The Python files of a folder whose model transformers does not know."""
+        self.copy_from(folder, [name for name in os.listdir(folder) if name.endswith(".py")])
+
     def write_tokenizer(self, source: str, tokenizer) -> None:
         """The files of a tokenizer folder; of a name on the hub, what `tokenizer` saves."""
         if os.path.isdir(source):
@@ -168,17 +188,37 @@ class FolderWriter:
             tokenizer.save_pretrained(self.temporary)
 
     def commit(self, mark: dict) -> None:
-        """Durable, then under its name. An earlier export there is replaced."""
+        """Durable, then under its name. An earlier export there is replaced.
+
+        MismatchError when anything else has come there: it stays, and so does what was written.
+        """
+        if not _may_be_replaced(self.folder):
+            raise MismatchError(
+                f"{self.folder}: something has come there that no export has made, and it is left "
+                f"as it is. What was written is complete, in {self.temporary}: rename it"
+            )
         self.write_json(MARK, mark)
+        os.unlink(os.path.join(self.temporary, _UNFINISHED))
         for name in os.listdir(self.temporary):
             sync_path(os.path.join(self.temporary, name))
         sync_path(self.temporary)
         old = None
         if os.path.isdir(self.folder):
             old = f"{self.folder}.old"
-            shutil.rmtree(old, ignore_errors=True)
+            self._remove(old, MARK)
             os.rename(self.folder, old)
         os.rename(self.temporary, self.folder)
         sync_path(os.path.dirname(self.folder))
         if old is not None:
             shutil.rmtree(old)
+
+    @staticmethod
+    def _remove(path: str, mark: str) -> None:
+        """A folder that an export has left behind."""
+        if not (_may_be_replaced(path, mark) or _may_be_replaced(path)):
+            raise MismatchError(
+                f"{path}: an export needs this name for a moment, and what is there was not made "
+                "by one: give it another name, or remove it"
+            )
+        if os.path.lexists(path):
+            shutil.rmtree(path)

@@ -10,15 +10,17 @@ so a rewind, or a resume, is setting one integer. How samples become rows and mi
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from megatron.core import mpu
 
-from t3s_megatron.data.arrangement import Arrangement, Row, TrainingRows
+from t3s_megatron.data.arrangement import Arrangement, Row, StepRows, TrainingRows
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.rows import collate, empty_row, packed_row, row
+from t3s_megatron.megatron.releases import without_validation
 
 
 def take_over_batches(args) -> None:
@@ -27,9 +29,7 @@ def take_over_batches(args) -> None:
     `args` is its global namespace; has to run before the data loaders are built.
     """
     args.dataloader_type = "external"
-    args.eval_iters = 0
-    if args.eval_interval is None:  # divided by even when nothing is evaluated (0.18, 0.19)
-        args.eval_interval = max(1, args.train_iters or 1)
+    without_validation(args)
 
 
 class RowMaker:
@@ -49,6 +49,23 @@ class RowMaker:
     def exclude(self, samples: list[int]) -> None:
         """Empty rows stand for these samples from here on: they are not even looked at."""
         self.excluded.update(samples)
+
+    def kept_share(self, step: StepRows) -> float:
+        """Share of a step's tokens, prompts and padding included, that count in its loss."""
+        kept = sum(
+            self._kept(sample)
+            for ranks in step.micro_batches
+            for arranged in itertools.chain(*ranks)
+            for sample in arranged.samples
+        )
+        return kept / step.computed_tokens
+
+    def _kept(self, sample: int) -> int:
+        """Targets of this corpus index that count in the loss."""
+        if sample in self.excluded:
+            return 0
+        targets = self.corpus.target_slice(sample)
+        return targets.stop - targets.start if self.keep is None else int(self.keep[targets].sum())
 
     def row(self, index: int, seq_length: int) -> dict[str, torch.Tensor]:
         """One row; index -1 gives an empty one (nothing to learn from, nothing scored).
@@ -88,7 +105,8 @@ class RowMaker:
 class TrainingBatches:
     """This rank's micro-batches in training order; Megatron's "external" data loader.
 
-    `plans` may be changed between two steps, with a `reset` for what was consumed of them.
+    `plans` may be changed between two steps, with a `reset` for what was consumed of them. Beside
+    the keys of `RowMaker.batch`: `kept_share` float64[1], of the whole step.
     """
 
     def __init__(self, rows: RowMaker, plans: TrainingRows, consumed: int):
@@ -100,12 +118,15 @@ class TrainingBatches:
         return self
 
     def __next__(self) -> dict[str, torch.Tensor]:
-        micro_batches = self.plans.at(self.position).micro_batches
+        step = self.plans.at(self.position)
+        micro_batches = step.micro_batches
+        if self.number == 0:
+            self._kept_share = torch.tensor([self.rows.kept_share(step)], dtype=torch.float64)
         mine = micro_batches[self.number][mpu.get_data_parallel_rank()]
         self.number += 1
         if self.number == len(micro_batches):
             self.reset(self.position + self.plans.global_batch_size)
-        return self.rows.batch(mine)
+        return self.rows.batch(mine) | {"kept_share": self._kept_share}
 
     def reset(self, consumed: int) -> None:
         """To the first micro-batch of the step that begins after `consumed` samples."""

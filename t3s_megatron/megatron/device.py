@@ -24,6 +24,9 @@ import torch
 import torch.distributed as dist
 
 from t3s_megatron.errors import T3SError
+from t3s_megatron.megatron.cpu_collectives import install_uneven_collectives
+from t3s_megatron.megatron.installation import repair_installation
+from t3s_megatron.megatron.releases import count_lengths_on
 
 CPU = torch.device("cpu")
 
@@ -269,6 +272,7 @@ def _install_distributed() -> None:
 
     dist.isend = c10d.isend = isend
     dist.barrier = barrier
+    install_uneven_collectives()
 
 
 # ---------------------------------------------------------------------------- megatron, after
@@ -283,19 +287,11 @@ def install_megatron_layer() -> None:
     if _megatron_active:
         return
     _megatron_active = True
-    _skip_dataset_helper_compilation()
+    repair_installation()
     _allow_sequence_parallel_torch_norm()
     _allow_cpu_token_dispatch()
     _use_fused_adam_conventions()
-    _count_sequence_lengths_on_cpu()
-
-
-def _skip_dataset_helper_compilation() -> None:
-    # initialize.py:178 runs `make` in core/datasets and exits the process when that fails; the
-    # wheel ships the compiled helper but no Makefile.
-    import megatron.core.datasets.utils as utils
-
-    utils.compile_helpers = lambda: None
+    count_lengths_on(CPU)
 
 
 def _allow_sequence_parallel_torch_norm() -> None:
@@ -341,21 +337,6 @@ def _use_fused_adam_conventions() -> None:
     optimizer.Adam = distributed.Adam = CpuFusedAdam
     optimizer.USING_PYTORCH_OPTIMIZER = False
     distributed.HAVE_APEX_OR_TE = distributed.USING_APEX_OPTIMIZER = True
-    # fp32 parameters with the distributed optimizer: copies into a view of a leaf that requires
-    # grad (distrib_optimizer.py:1225), not specific to CPU.
-    cls = distributed.DistributedOptimizer
-    if hasattr(cls, "_set_main_param_and_optimizer_states"):
-        cls._set_main_param_and_optimizer_states = torch.no_grad()(
-            cls._set_main_param_and_optimizer_states
-        )
-
-
-def _count_sequence_lengths_on_cpu() -> None:
-    # training.py:327 makes it on f"cuda:{current_device()}" where there is none yet (from 0.18 on).
-    import megatron.training.training as training
-
-    if hasattr(training, "_seqlen_stats_in_iteration"):
-        training._seqlen_stats_in_iteration = torch.zeros(2, dtype=torch.float64)
 
 
 class CpuFusedAdam(torch.optim.Optimizer):

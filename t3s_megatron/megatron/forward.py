@@ -16,14 +16,16 @@ from functools import partial
 import torch
 from megatron.core import mpu
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.utils import get_model_config
 from megatron.training import get_args
 
+from t3s_megatron.megatron.router_losses import RouterLosses
 from t3s_megatron.megatron.uneven import count_real_tokens, packed_seq_params
 
 #: What the model and the loss need on the device, all [b, s].
 _DEVICE_KEYS = ("tokens", "labels", "loss_mask", "position_ids")
 #: About whole rows, not about their positions: what every stage needs, and stays on the host.
-_ROW_KEYS = ("sample", "lengths", "cu_seqlens")
+_ROW_KEYS = ("sample", "lengths", "cu_seqlens", "kept_share")
 #: Keeps sum / count finite in Megatron's report when no token of a batch is kept, and vanishes in
 #: float32 next to any real count.
 _TINY_COUNT = 1e-30
@@ -116,11 +118,14 @@ class TrainingForward:
 
     def __init__(self):
         self.observer = None
+        self._router_losses = RouterLosses()
 
     def __call__(self, data_iterator, model, return_schedule_plan: bool = False):
         assert not return_schedule_plan, "--overlap-moe-expert-parallel-comm is not supported"
         batch = next_batch(data_iterator, model)
         count_real_tokens(batch, model)
+        if "kept_share" in batch:
+            self._router_losses.weigh(get_model_config(model), float(batch["kept_share"]))
         return call_model(model, batch), partial(self.loss, batch)
 
     def loss(self, batch, per_token_loss):

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -87,6 +88,19 @@ def together(work: Callable[[], Any]) -> list:
         if failed is not None:
             raise failed
     return [result for result, _ in parts]
+
+
+@contextlib.contextmanager
+def failures_named(what: str) -> Iterator[None]:
+    """Around what all ranks do together: an exception of one rank alone says which it was. The
+    others wait for it, until its launcher ends them with it."""
+    try:
+        yield
+    except T3SError:  # on every rank
+        raise
+    except Exception as error:
+        error.add_note(f"[t3s] rank {rank()} failed while it {what}")
+        raise
 
 
 def rank() -> int:

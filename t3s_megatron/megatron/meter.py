@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a training step tells about its tokens, read off the forwards that train anyway.
+"""What forwards tell about target tokens, read off as they pass: c_t = -(per-token loss) (Eq. 2).
 
-Every last-stage rank keeps the log-probs of its target tokens during the profile: in host memory,
-4 + 8 bytes a token and step. From them come the two curves of Figure 4, once the anchors are
-known, and the approximate `inline` snapshots.
+The last pipeline stage turns logits into tensor-parallel-reduced per-token losses anyway, fused or
+not, so reading them costs a copy of [b, s] floats to the host and no second look at the logits.
+
+Of the profile's training forwards every last-stage rank keeps the log-probs of its target tokens:
+in host memory, 4 + 8 bytes a token and step. From them come the two curves of Figure 4, once the
+anchors are known.
 """
 
 from __future__ import annotations
@@ -18,9 +21,38 @@ from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.megatron.layout import (
     data_and_context_group,
     on_last_stage,
-    speaks_for_its_samples,
 )
-from t3s_megatron.megatron.token_reader import TokenReader, TokenScores
+
+
+@dataclass
+class TokenScores:
+    """This rank's target tokens: numbers in the corpus's flat order, and their c_t."""
+
+    target: np.ndarray  # int64[n]
+    c: np.ndarray  # float32[n]
+
+
+class TokenReader:
+    """Observer of forwards; `take` hands over what was seen since the last call."""
+
+    def __init__(self):
+        self._pending: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def __call__(self, batch: dict[str, torch.Tensor], losses: torch.Tensor) -> None:
+        """`losses` float32[b, s / cp], detached, of a micro-batch on the last stage."""
+        # The copy is waited for in `take`, not here: no stall between micro-batches.
+        self._pending.append((batch["target_index"], losses.to("cpu", non_blocking=True)))
+
+    def take(self) -> TokenScores:
+        """Empty on the stages before the last."""
+        torch.cuda.synchronize()
+        targets, values = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
+        for target_index, losses in self._pending:
+            is_target = target_index >= 0
+            targets.append(target_index[is_target].numpy())
+            values.append(-losses[is_target].numpy())
+        self._pending.clear()
+        return TokenScores(np.concatenate(targets), np.concatenate(values))
 
 
 @dataclass
@@ -29,19 +61,21 @@ class StepTokens(TokenScores):
 
     step: int  # of the phase, 1-based: the forward saw the weights after step - 1 updates
 
-    def among(self, targets: np.ndarray) -> StepTokens:
-        """Those with a number in `targets`, which are in ascending order."""
+    def among(self, targets: slice | np.ndarray) -> StepTokens:
+        """Those with a number in `targets`: a range, or numbers in ascending order."""
+        if isinstance(targets, slice):
+            mine = (self.target >= targets.start) & (self.target < targets.stop)
+            return StepTokens(self.target[mine], self.c[mine], self.step)
         place = np.minimum(np.searchsorted(targets, self.target), len(targets) - 1)
         mine = targets[place] == self.target
         return StepTokens(self.target[mine], self.c[mine], self.step)
 
 
 class TokenMeter(TokenReader):
-    """Observer of `TrainingForward`; `history` is filled by whoever wants to look back."""
+    """Observer of `TrainingForward`."""
 
     def __init__(self):
         super().__init__()
-        self.history: list[StepTokens] = []
         self._read: TokenScores | None = None
 
     def read_step(self) -> TokenScores:
@@ -93,31 +127,3 @@ def step_figures(tokens: StepTokens, keep: np.ndarray | None, groups: TokenGroup
             figures[f"loss_{name}"] = loss / count if count else float("nan")
             figures[f"delta_{name}"] = delta / count if count else float("nan")
     return figures
-
-
-def inline_snapshots(
-    history: list[StepTokens], theta_b_step: int, n_targets: int
-) -> tuple[np.ndarray, np.ndarray, int] | None:
-    """Approximate (c(theta_0), c(theta_b), unseen tokens) on the root rank; None elsewhere.
-
-    c(theta_0): a token's first training forward. c(theta_b): its last one with weights of at most
-    theta_b_step updates. Both are up to one epoch off; a token never seen gets 0 for both, hence
-    no change and no anchor. Collective over the world's last-stage, first-tensor-parallel ranks.
-    """
-    if not speaks_for_its_samples():
-        return None
-    seen = [tokens for tokens in history if tokens.step - 1 <= theta_b_step]
-    group = data_and_context_group()
-    root = dist.get_global_rank(group, 0)
-    parts: list | None = [None] * group.size() if dist.get_rank() == root else None
-    dist.gather_object(seen, parts, dst=root, group=group)
-    if parts is None:
-        return None
-    c_0 = np.full(n_targets, np.nan, dtype=np.float32)
-    c_b = np.full(n_targets, np.nan, dtype=np.float32)
-    for tokens in sorted((t for part in parts for t in part), key=lambda t: t.step):
-        new = np.isnan(c_0[tokens.target])
-        c_0[tokens.target[new]] = tokens.c[new]
-        c_b[tokens.target] = tokens.c
-    unseen = int(np.isnan(c_0).sum())
-    return np.nan_to_num(c_0, nan=0.0), np.nan_to_num(c_b, nan=0.0), unseen

@@ -16,6 +16,7 @@ from megatron.core.rerun_state_machine import RerunMode, get_rerun_state_machine
 from megatron.training import get_args
 
 from t3s_megatron.megatron.random_state import capture_rng, restore_rng
+from t3s_megatron.megatron.releases import clear_moe_metrics
 from t3s_megatron.megatron.seam import CallbackContext
 
 
@@ -55,18 +56,7 @@ def training_paused(context: CallbackContext):
         )
         rerun.set_mode(rerun_mode)
         if get_args().num_experts is not None:
-            _clear_moe_metrics()
+            clear_moe_metrics()
         if hooks_on:
             training.enable_forward_pre_hook(context.model)
         restore_rng(rng)
-
-
-def _clear_moe_metrics() -> None:
-    """Drop the auxiliary losses that a forward-only pass has logged, as `train()` does."""
-    tracker = getattr(training, "get_moe_metrics_tracker", None)
-    if tracker is not None:  # 0.19
-        tracker().clear()
-        return
-    from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker
-
-    clear_aux_losses_tracker()

@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What differs between the supported Megatron releases, in one place.
+"""What differs between the supported Megatron releases: every check of a release stands here.
 
 `pretrain` takes its pieces in another order in each of 0.17, 0.18 and 0.19, and the functions the
 seam wraps have other parameters. Both are recorded here by signature and checked at run time, so
 that a release we have not read is refused by name instead of half working.
+
+Importing this module imports no Megatron: the device layer has to come first.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import os
+import sys
+import traceback
 from collections.abc import Callable
 
 from t3s_megatron import __version__
@@ -95,7 +101,19 @@ def parse_arguments(extra_args_provider: Callable, args_defaults: dict):
     """Megatron's own parse and validation; sets its global arguments. Returns the namespace.
 
     In 0.17 `pretrain` parses by itself, so there the namespace is validated but not yet global.
+    T3SError, with Megatron's reason, for what it refuses.
     """
+    if any(word.split("=")[0] == "--yaml-cfg" for word in sys.argv):
+        raise T3SError("--yaml-cfg is not supported: give the arguments on the command line")
+    try:
+        return _parse(extra_args_provider, args_defaults)
+    except T3SError:
+        raise
+    except (AssertionError, ValueError) as error:
+        raise T3SError(f"Megatron refuses these arguments: {reason_of(error)}") from error
+
+
+def _parse(extra_args_provider: Callable, args_defaults: dict):
     if megatron_series() == "0.17":
         from megatron.training.arguments import parse_args, validate_args
 
@@ -107,6 +125,14 @@ def parse_arguments(extra_args_provider: Callable, args_defaults: dict):
     return parse_and_validate_args(
         extra_args_provider=extra_args_provider, args_defaults=args_defaults
     )
+
+
+def reason_of(error: Exception) -> str:
+    """The message of an error of Megatron's; for an assertion without one, what was asserted."""
+    if str(error):
+        return str(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.line} ({os.path.basename(frame.filename)}:{frame.lineno})"
 
 
 def call_pretrain(
@@ -149,3 +175,122 @@ def call_pretrain(
             forward_step,
             model_provider=model_provider,
         )
+
+
+def initialize(args, extra_args_provider: Callable, args_defaults: dict) -> None:
+    """Megatron's process groups and globals for `args`, parsed by `parse_arguments` with these
+    two."""
+    from megatron.training.initialize import initialize_megatron
+
+    if megatron_series() == "0.17":  # parses and validates by itself
+        rows = {"padded_vocab_size": args.padded_vocab_size}
+        initialize_megatron(extra_args_provider, args_defaults | rows)
+    else:
+        initialize_megatron()
+
+
+def layer_spec(args, config, vp_stage):
+    """The layers of a GPT model for Megatron's arguments, as its own builder chooses them."""
+    if megatron_series() == "0.19":
+        from megatron.training.argument_utils import gpt_config_from_args
+        from megatron.training.models.gpt import default_layer_spec
+
+        return default_layer_spec(gpt_config_from_args(args, config=config), vp_stage)
+    from megatron.core.models.gpt import gpt_layer_specs as specs
+
+    use_te = args.transformer_impl == "transformer_engine"
+    if args.num_experts:
+        return specs.get_gpt_decoder_block_spec(
+            config,
+            use_transformer_engine=use_te,
+            normalization=args.normalization,
+            qk_l2_norm=args.qk_l2_norm,
+            vp_stage=vp_stage,
+        )
+    layers = dict(
+        qk_layernorm=config.qk_layernorm, multi_latent_attention=args.multi_latent_attention
+    )
+    if use_te:
+        return specs.get_gpt_layer_with_transformer_engine_spec(
+            **layers, qk_l2_norm=args.qk_l2_norm
+        )
+    return specs.get_gpt_layer_local_spec(**layers, normalization=config.normalization)
+
+
+def without_validation(args) -> None:
+    """Set Megatron's arguments for a run that has no validation set."""
+    args.eval_iters = 0
+    if args.eval_interval is None:  # 0.18 and 0.19 divide by it even when nothing is evaluated
+        args.eval_interval = max(1, args.train_iters or 1)
+
+
+def clear_moe_metrics() -> None:
+    """Drop the auxiliary losses that a forward-only pass has logged, as `train()` does."""
+    from megatron.training import training
+
+    tracker = getattr(training, "get_moe_metrics_tracker", None)
+    if tracker is not None:  # 0.19
+        tracker().clear()
+        return
+    from megatron.core.transformer.moe.moe_utils import clear_aux_losses_tracker
+
+    clear_aux_losses_tracker()
+
+
+def tell_lengths(cu_seqlens) -> None:
+    """Tell Megatron's FLOPs figure the lengths of a micro-batch: `cu_seqlens` int[n + 1]. 0.17 has
+    no way to be told."""
+    from megatron.training import training
+
+    tell = getattr(training, "update_seqlen_stats_from_cu_seqlens", None)
+    if tell is not None:
+        tell(cu_seqlens)
+
+
+def optimizer_config(args) -> tuple:
+    """(optimizer configuration, overrides of it for single parameters or None)."""
+    from megatron.training import training
+
+    config = training.get_megatron_optimizer_config(args)
+    return config if isinstance(config, tuple) else (config, None)  # 0.17 has no overrides
+
+
+def load_optimizer_without_gradient(distrib_optimizer) -> None:
+    """Let 0.19 load a distributed optimizer of float32 parameters: it copies into a view of a leaf
+    that requires a gradient (distrib_optimizer.py:1225), on any device."""
+    import torch
+
+    cls, name = distrib_optimizer.DistributedOptimizer, "_set_main_param_and_optimizer_states"
+    load = getattr(cls, name, None)
+    if load is not None and not hasattr(load, "__wrapped__"):
+        setattr(cls, name, torch.no_grad()(load))
+
+
+def count_lengths_on(device) -> None:
+    """Keep the sums of sequence lengths on `device`: from 0.18 on they are made on
+    f"cuda:{current_device()}" where there are none yet (training.py:327)."""
+    import torch
+    from megatron.training import training
+
+    if hasattr(training, "_seqlen_stats_in_iteration"):
+        training._seqlen_stats_in_iteration = torch.zeros(2, dtype=torch.float64, device=device)
+
+
+def inference_mode() -> contextlib.AbstractContextManager:
+    """In which the last stage computes logits of the last position alone; 0.17 always does so for a
+    model with a cache."""
+    try:
+        from megatron.core.inference.utils import InferenceMode
+    except ImportError:
+        return contextlib.nullcontext()
+    return InferenceMode.active()
+
+
+def rotary_concentration(layer) -> float:
+    """The factor of rotary embedding of a self-attention (YaRN's, else 1)."""
+    known = getattr(layer, "_yarn_concentration_factor", None)  # 0.19
+    if known is not None:
+        return known
+    from megatron.core.transformer import attention
+
+    return attention._yarn_get_concentration_factor_from_config(layer.config)

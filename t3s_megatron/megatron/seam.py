@@ -21,16 +21,17 @@ import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
-from t3s_megatron.errors import T3SError
+from torch.distributed.checkpoint.api import CheckpointException
+
+from t3s_megatron.errors import T3SError, WriteError
 from t3s_megatron.megatron.releases import (
     SIGNATURES,
     check_signature,
     megatron_series,
     megatron_version,
 )
-from t3s_megatron.megatron.saving import SAVE_FAILURES, tell_failed_save
 
 
 @dataclass
@@ -79,6 +80,32 @@ class Callback(Protocol):
         return None
 
 
+class Events:
+    """The events of one process, raised for callbacks in their order, and counted.
+
+    `calls`: by the function of Megatron that an event stands for. A subclass says where the events
+    come from: `install` and `remove` them, `silent` tells why one of them did not come.
+    """
+
+    kind: str
+    silent: str
+
+    def __init__(self, *callbacks: Callback):
+        self.callbacks = callbacks
+        self.calls = {name: 0 for name in SIGNATURES[megatron_series()]}
+
+    def assert_called(self, *names: str) -> None:
+        """Raise T3SError when Megatron has not gone through one of these functions."""
+        silent = [name for name in names if not self.calls[name]]
+        if silent:
+            why = self.silent.format(functions=", ".join(silent))
+            raise T3SError(f"{why}. The run would not have been T3S.")
+
+    def _raise(self, event: str, context: CallbackContext) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(context)
+
+
 def _with_micro_batches(schedule: Callable, count: int) -> Callable:
     """`schedule` (a forward-backward function) over `count` micro-batches, whatever it is told."""
 
@@ -89,14 +116,17 @@ def _with_micro_batches(schedule: Callable, count: int) -> Callable:
     return run
 
 
-class Seam:
-    """Raises the events of callbacks, in their order, from the wrapped functions of one process."""
+class Seam(Events):
+    """Raises the events from wrapped functions."""
 
     kind = "callback seam"
+    silent = (
+        "Megatron ran a training step without calling {functions} through the seam: something "
+        "rebound it after installation"
+    )
 
     def __init__(self, *callbacks: Callback):
-        self.callbacks = callbacks
-        self.calls = {name: 0 for name in SIGNATURES[megatron_series()]}
+        super().__init__(*callbacks)
         self._originals: dict[str, Any] = {}
         self._context: CallbackContext | None = None
 
@@ -136,19 +166,6 @@ class Seam:
             if getattr(getattr(training, name), "_t3s_seam", None) is self:
                 setattr(training, name, original)
         self._originals.clear()
-
-    def assert_called(self, *names: str) -> None:
-        """Raise T3SError when Megatron has not gone through one of the wrapped functions."""
-        silent = [name for name in names if not self.calls[name]]
-        if silent:
-            raise T3SError(
-                f"Megatron ran a training step without calling {', '.join(silent)} through the "
-                "seam: something rebound it after installation. The run would not have been T3S."
-            )
-
-    def _raise(self, event: str, context: CallbackContext) -> None:
-        for callback in self.callbacks:
-            getattr(callback, event)(context)
 
     # ------------------------------------------------------------------------- wrapped functions
 
@@ -225,3 +242,25 @@ class Seam:
             return result
 
         return training_log
+
+
+# ----------------------------------------------------------------------- a checkpoint that failed
+
+#: What saving ends with on a full or read-only disk. The second is no Exception.
+SAVE_FAILURES = (OSError, CheckpointException)
+
+
+def tell_failed_save(error: BaseException, iteration: int) -> NoReturn:
+    """Raise a WriteError for one of SAVE_FAILURES, or `error` itself on a rank that does not know
+    the reason: Megatron gathers the reasons of all ranks on one, which tells them."""
+    if isinstance(error, CheckpointException) and not error.failures:
+        raise error
+    raise write_error(error, f"its checkpoint of iteration {iteration}") from error
+
+
+def write_error(error: BaseException, which: str = "its checkpoint") -> WriteError:
+    reason = str(error).strip().splitlines()[-1]
+    return WriteError(
+        f"Megatron could not write {which} ({reason}). Make room, or make the --save folder "
+        "writable, and start the same command again: it goes on from its last checkpoint"
+    )

@@ -13,9 +13,15 @@ import importlib.util
 from typing import Any
 
 from t3s_megatron.errors import T3SError
-from t3s_megatron.megatron.releases import SIGNATURES, megatron_series, megatron_version
-from t3s_megatron.megatron.saving import SAVE_FAILURES, tell_failed_save
-from t3s_megatron.megatron.seam import Callback, CallbackContext, Seam
+from t3s_megatron.megatron.releases import megatron_series, megatron_version
+from t3s_megatron.megatron.seam import (
+    SAVE_FAILURES,
+    Callback,
+    CallbackContext,
+    Events,
+    Seam,
+    tell_failed_save,
+)
 
 #: Version of the patch: T3S_SEAM in the module that it adds.
 PATCH = 2
@@ -44,15 +50,14 @@ def is_patched() -> bool:
     return found == PATCH
 
 
-class SourceSeam:
-    """Hands the events of Megatron's patched source on to callbacks, and counts them."""
+class SourceSeam(Events):
+    """Hands on the events of Megatron's patched source."""
 
     kind = "callback seam in its patched source"
-
-    def __init__(self, *callbacks: Callback):
-        self.callbacks = callbacks
-        #: As `Seam.calls`, by the function of Megatron that an event stands for.
-        self.calls = {name: 0 for name in SIGNATURES[megatron_series()]}
+    silent = (
+        "Megatron's patched source ran a training step without an event of {functions}: something "
+        "replaced that function"
+    )
 
     @property
     def installed(self) -> bool:
@@ -79,20 +84,6 @@ class SourceSeam:
         """Does nothing when not installed."""
         if self.installed:
             _callbacks().callback_manager.remove(self)
-
-    def assert_called(self, *names: str) -> None:
-        """Raise T3SError when Megatron has not raised the event of one of these functions."""
-        silent = [name for name in names if not self.calls[name]]
-        if silent:
-            raise T3SError(
-                f"Megatron's patched source ran a training step without an event of "
-                f"{', '.join(silent)}: something replaced that function. The run would not have "
-                "been T3S."
-            )
-
-    def _raise(self, event: str, context: CallbackContext) -> None:
-        for callback in self.callbacks:
-            getattr(callback, event)(context)
 
     # --------------------------------------------------------------------- Megatron's own events
 

@@ -18,10 +18,10 @@ Before it turns the fall slows down, which says that the bottleneck is near.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
+from t3s_megatron.method.patience import Observation, PatientMinimum
 from t3s_megatron.method.selection import delta_c
 
 
@@ -43,83 +43,48 @@ def confidence_fall(c: np.ndarray, c_0: np.ndarray) -> float:
 SLOWED = 0.5
 
 
-@dataclass(frozen=True)
-class TurnObservation:
-    """What the fall after a step meant; `reason` is a plain sentence for the log."""
-
-    step: int
-    fall: float
-    is_new_minimum: bool
-    reason: str
-
-
-class ConfidenceDetector:
+class ConfidenceDetector(PatientMinimum):
     """Argmin of the fall over the steps, confirmed by patience. ValueError on misuse.
 
-    There is no turn before something has fallen. `near`: the fall has slowed, or turned.
-    `measured` counts the falls observed; none is void.
+    There is no turn before something has fallen. `near`: the fall has slowed, or turned. No fall is
+    void.
     """
 
     def __init__(self, patience: int):
-        if patience < 1:
-            raise ValueError("patience must be at least 1")
-        self.patience = patience
+        super().__init__(patience, first_step=1)
         self.last_fall = 0.0
         self.lowest = 0.0
         self.near = False
-        self.theta_b_step: int | None = None
-        self.confirmed_by: str | None = None
-        self.waited = 0
-        self.measured = 0
-        self.void = 0
-        self.last_step = 0
 
-    @property
-    def confirmed(self) -> bool:
-        return self.confirmed_by is not None
-
-    @property
-    def shock_seen(self) -> bool:
-        """Whether anything has fallen."""
-        return self.theta_b_step is not None
-
-    def observe(self, step: int, fall: float) -> TurnObservation:
+    def observe(self, step: int, fall: float) -> Observation:
         """The fall after `step` training steps, at least 1 and increasing."""
-        if step <= self.last_step:
-            raise ValueError(f"step {step} was observed after step {self.last_step}")
+        before = self.last_step
+        self._come_to(step)
         if not math.isfinite(fall) or fall > 0:
             raise ValueError(f"the fall of step {step} is {fall}: not a finite number up to 0")
-        if self.measured and self.last_fall - fall < SLOWED * -self.last_fall / self.last_step:
+        if self.measured and self.last_fall - fall < SLOWED * -self.last_fall / before:
             self.near = True
-        self.last_step, self.last_fall = step, fall
+        self.last_fall = fall
         self.measured += 1
         new_minimum, reason = self._compare(step, fall)
-        return TurnObservation(step, fall, new_minimum, reason)
+        return Observation(step, fall, new_minimum, reason)
 
     def _compare(self, step: int, fall: float) -> tuple[bool, str]:
         said = f"step {step}: confidence of the falling tokens {fall:.4f}"
         if self.confirmed:
             return False, f"{said}; their turn is already confirmed at step {self.theta_b_step}"
         if fall < self.lowest:
-            self.lowest, self.theta_b_step, self.waited = fall, step, 0
+            self._take(step)
+            self.lowest = fall
             return True, f"{said} is a new minimum"
         if not self.shock_seen:
             return False, f"{said}: no token has fallen"
-        self.waited += 1
-        if self.waited < self.patience:
+        if self._wait():
             return False, (
-                f"{said} is above the minimum {self.lowest:.4f} of step {self.theta_b_step} "
-                f"({self.waited} of {self.patience})"
+                f"{said}: {self.patience} steps without a new minimum confirm the turn at step "
+                f"{self.theta_b_step} ({self.lowest:.4f})"
             )
-        self.confirmed_by = f"patience {self.patience}"
         return False, (
-            f"{said}: {self.patience} steps without a new minimum confirm the turn at step "
-            f"{self.theta_b_step} ({self.lowest:.4f})"
+            f"{said} is above the minimum {self.lowest:.4f} of step {self.theta_b_step} "
+            f"({self.waited} of {self.patience})"
         )
-
-    def state_dict(self) -> dict:
-        """JSON-able; `load_state_dict` restores it exactly."""
-        return dict(vars(self))
-
-    def load_state_dict(self, state: dict) -> None:
-        vars(self).update(state)

@@ -11,35 +11,19 @@ it has to be significant by the same test.
 
 from __future__ import annotations
 
-import enum
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
+from t3s_megatron.method.evidence import Evidence, evidence
 from t3s_megatron.method.outcome import RIGHT, UNKNOWN, Outcome
 from t3s_megatron.method.paired import p_above
+from t3s_megatron.method.patience import Observation, PatientMinimum
 
 
-class Decision(enum.StrEnum):
-    CONTINUE = "continue"
-    CONFIRMED = "confirmed"
-
-
-@dataclass(frozen=True)
-class Observation:
-    """What one measurement meant; `reason` is a plain sentence for the log."""
-
-    step: int
-    accuracy: float
-    is_new_minimum: bool
-    decision: Decision
-    reason: str
-
-
-class BottleneckDetector:
+class BottleneckDetector(PatientMinimum):
     """Argmin of training accuracy over the steps, confirmed by a paired test or by patience.
 
     `confirm_level`: of all the tests together that may confirm one minimum; 0 leaves that to
-    patience. `shock_level`: of each comparison with step 0; 0 takes any fall. `measured` and `void`
-    count the measurements after step 0. ValueError on misuse.
+    patience. `shock_level`: of each comparison with step 0; 0 takes any fall. ValueError on misuse.
     """
 
     def __init__(
@@ -49,30 +33,18 @@ class BottleneckDetector:
         confirm_level: float = 0.0,
         shock_level: float = 0.0,
     ):
-        if patience < 1 or min_delta < 0:
-            raise ValueError("patience must be at least 1 and min_delta not negative")
+        super().__init__(patience, first_step=0)
+        if min_delta < 0:
+            raise ValueError("min_delta must not be negative")
         if not (0 <= confirm_level < 1 and 0 <= shock_level < 1):
             raise ValueError("a level of a test lies between 0 and 1")
-        self.patience = patience
         self.min_delta = min_delta
         self.confirm_level = confirm_level
         self.shock_level = shock_level
         self.first: Outcome | None = None
         self.lowest: Outcome | None = None
-        self.theta_b_step: int | None = None
-        self.confirmed_by: str | None = None
-        self.waited = 0
-        self.void = 0
-        self.measured = 0
-        self.last_step: int | None = None
-
-    @property
-    def confirmed(self) -> bool:
-        return self.confirmed_by is not None
-
-    @property
-    def shock_seen(self) -> bool:
-        return self.theta_b_step is not None
+        self.highest: Outcome | None = None  # since the lowest, up to its confirmation
+        self.compared = 0  # of those measured, what could have become the minimum
 
     @property
     def minimum(self) -> float | None:
@@ -84,12 +56,10 @@ class BottleneckDetector:
 
         A void measurement is counted and otherwise ignored.
         """
-        if self.last_step is not None and step <= self.last_step:
-            raise ValueError(f"step {step} was observed after step {self.last_step}")
         accuracy = outcome.accuracy
         if self.first is None and (step != 0 or outcome.void):
             raise ValueError("the first measurement has to be a finite accuracy at step 0")
-        self.last_step = step
+        self._come_to(step)
         new_minimum = False
         if outcome.void:
             self.void += 1
@@ -100,25 +70,25 @@ class BottleneckDetector:
         else:
             self.measured += 1
             new_minimum, reason = self._compare(step, outcome)
-        decision = Decision.CONFIRMED if self.confirmed else Decision.CONTINUE
-        return Observation(step, accuracy, new_minimum, decision, reason)
+        return Observation(step, accuracy, new_minimum, reason)
 
     def _compare(self, step: int, outcome: Outcome) -> tuple[bool, str]:
         said = f"step {step}: accuracy {outcome.accuracy:.3f}"
         if outcome.ended_early:
             said += " of the prompts asked"
-        if self.confirmed:
+        if self.confirmed:  # RRT, and plain fine-tuning, are measured further
             return False, f"{said}; theta_b is already confirmed at step {self.theta_b_step}"
+        self.compared += 1
         if self.lowest is None:
             return self._compare_with_step_0(step, outcome, said)
         lowest, at = self.lowest.accuracy, f"step {self.theta_b_step}"
         if self._is_lower(outcome, self.lowest):
-            self._take(step, outcome)
+            self._take_lowest(step, outcome)
             return True, f"{said} is a new minimum (was {lowest:.3f} at {at})"
-        self.waited += 1
+        if self.highest is None or outcome.accuracy > self.highest.accuracy:
+            self.highest = outcome
         found = f"theta_b = {at} (accuracy {lowest:.3f})"
-        if self.waited >= self.patience:
-            self.confirmed_by = f"patience {self.patience}"
+        if self._wait():
             return False, (
                 f"{said}: {self.patience} measurements without a new minimum confirm {found}"
             )
@@ -136,8 +106,18 @@ class BottleneckDetector:
             return False, f"{said} has not fallen below step 0 ({reference})"
         if self.shock_level and (p := p_above(self.first, outcome)) > self.shock_level:
             return False, f"{said} may be below step 0 ({reference}) by chance: p = {p:.2g}"
-        self._take(step, outcome)
+        self._take_lowest(step, outcome)
         return True, f"{said} is a new minimum (was {reference} at step 0)"
+
+    def _take_lowest(self, step: int, outcome: Outcome) -> None:
+        self._take(step)
+        self.lowest, self.highest = outcome, None
+
+    def evidence(self) -> Evidence | None:
+        """How sure the fall to the minimum is, and the rise after it; None without a minimum."""
+        if self.first is None or self.lowest is None:
+            return None
+        return evidence(self.compared, self.first, self.lowest, self.highest)
 
     @property
     def look_level(self) -> float:
@@ -165,14 +145,15 @@ class BottleneckDetector:
     def _is_lower(self, outcome: Outcome, than: Outcome) -> bool:
         return not outcome.ended_early and outcome.accuracy < than.accuracy - self.min_delta
 
-    def _take(self, step: int, outcome: Outcome) -> None:
-        self.lowest, self.theta_b_step, self.waited = outcome, step, 0
-
     def state_dict(self) -> dict:
         """JSON-able; `load_state_dict` restores it exactly."""
-        outcomes = {name: getattr(self, name) for name in ("first", "lowest")}
-        return vars(self) | {name: one and asdict(one) for name, one in outcomes.items()}
+        outcomes = {name: getattr(self, name) for name in ("first", "lowest", "highest")}
+        kept = {name: outcome and asdict(outcome) for name, outcome in outcomes.items()}
+        return super().state_dict() | kept
 
     def load_state_dict(self, state: dict) -> None:
-        outcomes = {name: state[name] and Outcome(**state[name]) for name in ("first", "lowest")}
-        vars(self).update(state | outcomes)
+        """Go on from a state that `state_dict` gave."""
+        kept = {
+            name: state[name] and Outcome(**state[name]) for name in ("first", "lowest", "highest")
+        }
+        super().load_state_dict(state | kept)

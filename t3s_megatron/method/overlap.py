@@ -15,7 +15,8 @@ to be theta_b.
 
 from __future__ import annotations
 
-from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine, Plan
+from t3s_megatron.method.options import MethodOptions
+from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine
 
 
 class OverlappingPhases(PhaseMachine):
@@ -25,18 +26,16 @@ class OverlappingPhases(PhaseMachine):
     are kept. All of the phase.
     """
 
-    def __init__(self, plan: Plan, depth: int):
+    def __init__(self, options: MethodOptions, depth: int):
         if depth < 1:
             raise ValueError("an overlap is of at least one measurement")
-        if plan.coarse_interval:
+        if options.coarse_interval:
             raise ValueError("a coarse interval depends on outcomes that are not there yet")
-        if plan.watches_confidence and plan.accuracy_interval:
-            raise ValueError("confidence is scored at weights that training has left behind")
         self.depth = depth
         self.ahead: list[int] = []
         self.in_flight: list[int] = []
         self.kept: list[int] = []
-        super().__init__(plan)
+        super().__init__(options)
 
     @property
     def live_step(self) -> int:
@@ -68,31 +67,19 @@ class OverlappingPhases(PhaseMachine):
         if not waits:
             return None
         step = self.live_step
-        due = self._is_due_at(step) and (not self.in_flight or self.in_flight[-1] < step)
+        due = self._measurement_is_due(step) and (not self.in_flight or self.in_flight[-1] < step)
         if due and len(self.in_flight) == self.depth:
             return Action(ActionKind.COLLECT)
-        if step < self._last_step() and step not in self.kept and self._may_be_theta_b(step):
+        if step < self.last_step and step not in self.kept and self._may_be_theta_b(step):
             return Action(ActionKind.KEEP_WEIGHTS)
         if due:
             return Action(ActionKind.BEGIN_MEASUREMENT)
-        return Action(ActionKind.COLLECT) if step >= self._last_step() else None
+        return Action(ActionKind.COLLECT) if step >= self.last_step else None
 
     def _may_be_theta_b(self, step: int) -> bool:
-        if self.phase is not Phase.PROFILE or not self.plan.detects:
+        if self.phase is not Phase.PROFILE or not self.options.detects:
             return False
-        return self._is_due_at(step) or step == self.plan.simple_step
-
-    def _is_due_at(self, step: int) -> bool:
-        now, self.phase_step = self.phase_step, step
-        try:
-            return self._measurement_is_due()
-        finally:
-            self.phase_step = now
-
-    def _last_step(self) -> int:
-        plan = self.plan
-        whole = self.phase is Phase.TARGETED or plan.trains_to_theta_f or self.goes_on_as_sft
-        return plan.budget if whole else plan.profile_iters
+        return self._measurement_is_due(step) or step == self.options.simple_step
 
     # ------------------------------------------------------------------------------------ events
 

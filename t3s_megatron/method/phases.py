@@ -25,18 +25,16 @@ knows what a weight or a rank is.
 from __future__ import annotations
 
 import enum
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from t3s_megatron.errors import VoidMeasurementError
 from t3s_megatron.method.confidence import ConfidenceDetector
 from t3s_megatron.method.detector import BottleneckDetector
+from t3s_megatron.method.options import MethodOptions
 from t3s_megatron.method.outcome import Outcome
 from t3s_megatron.method.profile import Profile
 from t3s_megatron.method.schedule import MeasurementSchedule
-from t3s_megatron.method.selection import MASKING_BASELINES
-
-#: What says which step of the profile is theta_b.
-SIGNALS = ("accuracy", "confidence", "both", "fixed")
+from t3s_megatron.options import options_of
 
 
 class Phase(enum.StrEnum):
@@ -73,103 +71,20 @@ class Action:
     live: bool = False
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a run was asked to do. `budget` and `profile_iters` count training steps; the latter
-    are the bound of each profile. `teachers`: their names where there are several, else empty."""
-
-    method: str
-    budget: int
-    signal: str = "accuracy"
-    simple_step: int = 10
-    profile_iters: int = 50
-    accuracy_interval: int = 1  # 0: never measured
-    targeted_accuracy_interval: int = 1
-    patience: int = 5
-    min_delta: float = 0.0
-    confirm_level: float = 0.0
-    shock_level: float = 0.0
-    coarse_interval: int = 0  # until the shock; 0: accuracy_interval from the start
-    stop_level: float = 0.0
-    no_shock: str = "simple"
-    loaded_selection: bool = False
-    share: float | None = None
-    measure_final: bool = True
-    teachers: tuple[str, ...] = ()
-
-    @property
-    def profiles(self) -> tuple[str | None, ...]:
-        """Whose samples each profile trains on, in order; None: all samples together."""
-        if self.starts_targeted or self.trains_to_theta_f or not self.teachers:
-            return (None,)
-        return self.teachers
-
-    @property
-    def starts_targeted(self) -> bool:
-        return self.loaded_selection or (
-            self.method in MASKING_BASELINES and self.share is not None
-        )
-
-    @property
-    def trains_to_theta_f(self) -> bool:
-        """The first phase is the whole of plain fine-tuning."""
-        return self.method in ("sft", "rrt")
-
-    @property
-    def simple(self) -> bool:
-        """T3S-simple: theta_b is fixed beforehand."""
-        return self.signal == "fixed"
-
-    @property
-    def watches_confidence(self) -> bool:
-        return self.detects and self.signal in ("confidence", "both")
-
-    @property
-    def detects(self) -> bool:
-        return not (self.starts_targeted or self.simple or self.method == "sft")
-
-    def validate(self) -> None:
-        """ValueError for a plan that cannot be carried out."""
-        if self.budget < 1 or self.profile_iters < 1:
-            raise ValueError("budget and profile_iters must be at least 1 step")
-        if self.signal not in SIGNALS:
-            raise ValueError(f"unknown signal {self.signal!r}")
-        if self.detects and self.signal != "confidence" and self.accuracy_interval < 1:
-            raise ValueError("the detector needs accuracy measurements")
-        if self.detects and self.signal == "confidence" and self.accuracy_interval:
-            raise ValueError("by confidence nothing is measured in a profile: accuracy_interval 0")
-        if self.teachers and self.method == "rrt":
-            raise ValueError("a residual transfer has one theta_b: it is of one teacher")
-        if len(self.profiles) > 1 and self.detects and self.no_shock == "sft":
-            raise ValueError("one teacher's profile cannot go on as SFT of all of them")
-        rewinds = self.detects and not self.trains_to_theta_f
-        if rewinds and self.no_shock == "sft" and self.profile_iters > self.budget:
-            raise ValueError(
-                f"a profile of {self.profile_iters} steps cannot go on as SFT of {self.budget}"
-            )
-        needs_simple_step = self.simple or (self.detects and self.no_shock == "simple")
-        last = self.budget if self.trains_to_theta_f else self.profile_iters
-        if needs_simple_step and not self.starts_targeted and not 1 <= self.simple_step <= last:
-            raise ValueError(
-                f"step {self.simple_step}, which T3S-simple takes as theta_b, is not among the "
-                f"{last} steps of the profile"
-            )
-
-
 class PhaseMachine:
     """See the module's docstring. `phase_step`: steps done in the phase; `total_steps`: in all.
 
     `profiles`: one for each teacher; `number`: of the one under way, and then of the last.
+    T3SError for options that cannot be carried out.
     """
 
-    def __init__(self, plan: Plan):
-        plan.validate()
-        self.plan = plan
-        self.phase = Phase.TARGETED if plan.starts_targeted else Phase.PROFILE
+    def __init__(self, options: MethodOptions):
+        options.check()
+        self.options = options
+        self.phase = Phase.TARGETED if options.starts_targeted else Phase.PROFILE
         self.phase_step = 0
         self.offset = 0
-        self.goes_on_as_sft = False
-        self.profiles = [self._new_profile(teacher) for teacher in plan.profiles]
+        self.profiles = [Profile(options, teacher, self._take_down) for teacher in options.profiles]
         self.number = 0
         self.records: list[dict] = []
         self._log: list[str] = []
@@ -186,6 +101,10 @@ class PhaseMachine:
     @property
     def detector(self) -> BottleneckDetector:
         return self.profile.detector
+
+    @property
+    def turn(self) -> ConfidenceDetector:
+        return self.profile.turn
 
     @property
     def schedule(self) -> MeasurementSchedule:
@@ -209,13 +128,9 @@ class PhaseMachine:
         return self.profile.teacher if self.phase is Phase.PROFILE else None
 
     @property
-    def turn(self) -> ConfidenceDetector:
-        return self.profile.turn
-
-    @property
-    def finder(self) -> BottleneckDetector | ConfidenceDetector:
-        """Which of the two says what theta_b is."""
-        return self.turn if self.plan.signal == "confidence" else self.detector
+    def goes_on_as_sft(self) -> bool:
+        """The profile has become plain fine-tuning to its end."""
+        return self.profile.goes_on_as_sft
 
     # ------------------------------------------------------------------------------- what to do
 
@@ -229,15 +144,21 @@ class PhaseMachine:
         return self.phase_step
 
     @property
+    def last_step(self) -> int:
+        """The step that the phase ends with, if nothing ends it before."""
+        return self.profile.last_step if self.phase is Phase.PROFILE else self.options.budget
+
+    @property
     def train_iters_now(self) -> int:
         """Steps of the whole run; an upper bound while the end of the profile is open."""
-        plan = self.plan
+        options = self.options
         if self.phase is Phase.DONE:
             return self.total_steps
-        if self.phase is not Phase.PROFILE or plan.trains_to_theta_f or self.goes_on_as_sft:
-            return self.offset + plan.budget
-        bound = plan.simple_step if plan.simple else plan.profile_iters
-        return self.offset + bound * (len(self.profiles) - self.number) + plan.budget
+        whole = options.trains_to_theta_f or self.goes_on_as_sft
+        if self.phase is not Phase.PROFILE or whole:
+            return self.offset + options.budget
+        profiles = len(self.profiles) - self.number
+        return self.offset + options.longest_profile * profiles + options.budget
 
     def next_action(self) -> Action | None:
         """What to do now; None when the next training step is due (or the run is done)."""
@@ -247,14 +168,13 @@ class PhaseMachine:
     def seeks_minimum(self) -> bool:
         """Whether a measurement now is made to find theta_b, and for nothing else. The first one is
         what all others are compared with; those after theta_b show how training goes on."""
-        looking = self.phase is Phase.PROFILE and self.plan.detects and not self.goes_on_as_sft
-        return looking and self.phase_step > 0 and not self.detector.confirmed
+        return self.phase is Phase.PROFILE and self.phase_step > 0 and self.profile.seeks
 
     def settles(self, so_far: Outcome, looks: int) -> str | None:
         """Why the measurement under way, made while `seeks_minimum`, need not go on; None while it
-        has to. `looks`: how often this is asked in one measurement; the plan's `stop_level` is
+        has to. `looks`: how often this is asked in one measurement; `accuracy_stop_level` is
         divided between them."""
-        return self.detector.rules_out(so_far, self.plan.stop_level / looks)
+        return self.detector.rules_out(so_far, self.options.accuracy_stop_level / looks)
 
     def drain_log(self) -> list[str]:
         """Plain sentences about what was decided since the last call."""
@@ -268,21 +188,16 @@ class PhaseMachine:
         if self._pending or self.phase is Phase.DONE:
             raise ValueError(f"no training step was due: {self.next_action()}")
         self.phase_step += 1
-        if self._watching:
+        if self.phase is Phase.PROFILE and self.profile.watches_confidence:
             self._pending = [Action(ActionKind.SCORE)]
         else:
-            self._measure_or_decide(new_minimum=False)
+            self._measure_or_decide(may_be_theta_b=False)
 
     def scored(self, fall: float) -> None:
         """The SCORE action gave this `confidence_fall`; that of step 0 is the reference."""
         self._pop(ActionKind.SCORE)
-        if self.phase_step == 0:
-            return
-        seen = self.turn.observe(self.phase_step, fall)
-        self._say(seen.reason)
-        if self.turn.near:
-            self._measure_densely()
-        self._measure_or_decide(seen.is_new_minimum and self.finder is self.turn)
+        if self.phase_step > 0:
+            self._measure_or_decide(self.profile.scored(self.phase_step, fall))
 
     def measured(self, outcome: Outcome) -> None:
         """The MEASURE action gave this outcome.
@@ -291,25 +206,17 @@ class PhaseMachine:
         training will fail after it, and the detector would have no reference.
         """
         self._pop(ActionKind.MEASURE)
-        first = self.total_steps == 0 or (self.phase is Phase.PROFILE and self.phase_step == 0)
-        if first and outcome.void:
+        profiling = self.phase is Phase.PROFILE
+        if outcome.void and (self.total_steps == 0 or (profiling and self.phase_step == 0)):
             raise VoidMeasurementError(
                 f"{self._of_teacher()}the accuracy before the first step could not be measured: "
                 "too many of its answers failed. No step of it was made; see the faults above, and "
                 "--t3s-verify-timeout, --t3s-verify-memory, --t3s-generation-timeout and "
                 "--t3s-max-failed-share"
             )
-        new_minimum = False
-        if self.phase is Phase.PROFILE and not self.plan.simple:
-            settled = self.detector.confirmed  # RRT goes on measuring up to theta_f
-            seen = self.detector.observe(self.phase_step, outcome)
-            new_minimum = seen.is_new_minimum
-            if not settled:
-                self._say(seen.reason)
-            if self.detector.shock_seen:
-                self._measure_densely()
+        may_be_theta_b = profiling and self.profile.measured(self.phase_step, outcome)
         if self.phase_step > 0 and self.phase is not Phase.TRANSFERRED:
-            self._decide(new_minimum)
+            self._decide(may_be_theta_b)
 
     def done(self, action: Action) -> None:
         """Any other action was carried out."""
@@ -328,7 +235,7 @@ class PhaseMachine:
             self._say(f"profile {self.number + 1} of {len(self.profiles)} begins")
         elif action.kind is ActionKind.SELECT:
             self.profile.close()
-            self._say(f"targeted training begins: {self.plan.budget} steps")
+            self._say(f"targeted training begins: {self.options.budget} steps")
         elif action.kind is ActionKind.RESIDUAL_TRANSFER:
             self._say(f"weights are theta_0 + (theta_f - theta_b), theta_b = {self.theta_b_step}")
             self._close_record()
@@ -342,171 +249,63 @@ class PhaseMachine:
     # --------------------------------------------------------------------------------- decisions
 
     def _begin(self) -> None:
-        plan, actions = self.plan, []
-        if plan.starts_targeted:
-            if not plan.loaded_selection:
-                if plan.method != "random":
-                    actions.append(Action(ActionKind.SCORE_THETA_0))
-                actions.append(Action(ActionKind.SELECT))
-            if plan.targeted_accuracy_interval:
-                actions.append(Action(ActionKind.MEASURE))
-        else:
-            if plan.method != "sft":
-                actions.append(Action(ActionKind.KEEP_THETA_0))
-            actions += self._at_step_0()
-        self._pending = actions
+        options = self.options
+        if not options.starts_targeted:
+            keep = [Action(ActionKind.KEEP_THETA_0)] if options.chosen.has_theta_b else []
+            self._pending = keep + self._at_step_0()
+            return
+        if not options.selection_load:
+            if "theta_0" in options.chosen.reads(options.mask_share):
+                self._pending.append(Action(ActionKind.SCORE_THETA_0))
+            self._pending.append(Action(ActionKind.SELECT))
+        if options.targeted_accuracy_interval:
+            self._pending.append(Action(ActionKind.MEASURE))
 
     def _at_step_0(self) -> list[Action]:
-        """Of a profile, at theta_0."""
+        """What a profile begins with, at theta_0."""
         actions = []
-        if self.plan.watches_confidence:
+        if self.options.watches_confidence:
             actions.append(Action(ActionKind.SCORE))
-        if self.plan.accuracy_interval:
+        if self.options.profile_interval:
             actions.append(Action(ActionKind.MEASURE))
         return actions
 
-    @property
-    def _watching(self) -> bool:
-        """Whether the corpus is scored after this step."""
-        open_profile = self.phase is Phase.PROFILE and not self.goes_on_as_sft
-        return open_profile and self.plan.watches_confidence and not self.turn.confirmed
-
-    def _measure_densely(self) -> None:
-        if self.schedule.measure_densely(self.phase_step):
-            self._say("from here on accuracy is measured every --t3s-accuracy-interval steps")
-
-    def _measure_or_decide(self, new_minimum: bool) -> None:
-        if self._measurement_is_due():
+    def _measure_or_decide(self, may_be_theta_b: bool) -> None:
+        if self._measurement_is_due(self.phase_step):
             self._pending = [Action(ActionKind.MEASURE)]
         else:
-            self._decide(new_minimum)
+            self._decide(may_be_theta_b)
 
-    def _measurement_is_due(self) -> bool:
-        plan, step = self.plan, self.phase_step
+    def _measurement_is_due(self, step: int) -> bool:
+        """Whether accuracy is measured after this step of the phase."""
         if self.phase is Phase.PROFILE:
-            final = (plan.trains_to_theta_f or self.goes_on_as_sft) and step == plan.budget
-            # The last profile step is measured too, or the minimum could hide behind the interval.
-            ends = plan.detects and not plan.trains_to_theta_f and step == plan.profile_iters
-            due = self.schedule.is_due(step)
-            return bool(plan.accuracy_interval) and (due or final or ends)
-        interval = plan.targeted_accuracy_interval
-        final = plan.measure_final and step == plan.budget
+            return self.profile.is_due(step)
+        interval = self.options.targeted_accuracy_interval
+        final = self.options.needs_answers and step == self.last_step
         return final or (bool(interval) and step % interval == 0)
 
-    def _decide(self, new_minimum: bool) -> None:
+    def _decide(self, may_be_theta_b: bool) -> None:
         """After each training step and its measurement, if any."""
-        plan, step = self.plan, self.phase_step
-        if self.phase is Phase.TARGETED:
-            if step == plan.budget:
-                self._pending.append(Action(ActionKind.FINISH))
+        profiling, whole = self.phase is Phase.PROFILE, self.options.trains_to_theta_f
+        step = self.phase_step
+        ends = self.profile.decide(step) if profiling else step == self.last_step
+        # A transfer takes theta_b from the candidate, also where that is the last step.
+        if profiling and (whole or not ends) and self.profile.keeps(step, may_be_theta_b):
+            self._pending.append(Action(ActionKind.KEEP_CANDIDATE))
+        if not ends:
             return
-        if plan.method == "sft" or self.goes_on_as_sft:
-            if step >= plan.budget:
-                self._pending.append(Action(ActionKind.FINISH))
-            return
-        if plan.method == "rrt":
-            self._decide_rrt(new_minimum)
-        else:
-            self._decide_selecting(new_minimum)
-
-    def _decide_selecting(self, new_minimum: bool) -> None:
-        """Methods that rewind and train on with a selection."""
-        plan, step = self.plan, self.phase_step
-        if plan.simple:
-            if step == plan.simple_step:
-                self._fix_theta_b(step, f"T3S-simple takes step {step}")
-                self._score_and_rewind()
-            return
-        if self.finder.confirmed:
-            assert self.finder.confirmed_by is not None
-            self._fix_theta_b(self.finder.theta_b_step, self.finder.confirmed_by)
-            self._score_and_rewind()
-        elif step >= plan.profile_iters:
-            self._end_of_profile()
-        else:
-            self._keep_candidate(new_minimum)
-
-    def _end_of_profile(self) -> None:
-        plan = self.plan
-        if self.finder.shock_seen:
-            reason = f"lowest of all {self.phase_step} profile steps{self._void_count()}"
-            self._fix_theta_b(self.finder.theta_b_step, reason)
-            self._score_and_rewind()
-            return
-        self._refuse_blindness()
-        seen = (
-            f"no Imitation Shock in {self.phase_step} steps: {self._what_falls} never fell below "
-            f"step 0{self._void_count()}"
-        )
-        if plan.no_shock == "simple":
-            self._fix_theta_b(plan.simple_step, f"{seen}; going on as T3S-simple")
-            self._score_and_rewind()
-        elif plan.no_shock == "sft" and self.phase_step < plan.budget:
-            self.goes_on_as_sft = True
-            self.profile.theta_b_reason = f"{seen}; going on as plain SFT"
-            self._say(self.profile.theta_b_reason)
-        else:
-            self.profile.theta_b_reason = seen
-            self._say(f"{seen}; stopping here")
+        if not profiling or self.theta_b_step is None:
             self._pending.append(Action(ActionKind.FINISH))
+        elif whole:
+            self._transfer()
+        else:
+            self._score_and_rewind()
 
-    def _decide_rrt(self, new_minimum: bool) -> None:
-        plan, step = self.plan, self.phase_step
-        if plan.simple:
-            if step == plan.simple_step:
-                self._pending.append(Action(ActionKind.KEEP_CANDIDATE))
-        else:
-            self._keep_candidate(new_minimum)
-        if step < plan.budget:
-            return
-        self._refuse_blindness()
-        if plan.simple:
-            self._fix_theta_b(plan.simple_step, f"T3S-simple takes step {plan.simple_step}")
-        elif self.finder.shock_seen:
-            self._fix_theta_b(self.finder.theta_b_step, f"lowest training {self._what_falls}")
-        elif plan.no_shock == "simple":
-            self._fix_theta_b(plan.simple_step, "no Imitation Shock; going on as T3S-simple")
-        else:
-            self.profile.theta_b_reason = "no Imitation Shock: theta_f is left as it is"
-            self._say(self.profile.theta_b_reason)
-            self._pending.append(Action(ActionKind.FINISH))
-            return
+    def _transfer(self) -> None:
         self._pending.append(Action(ActionKind.RESIDUAL_TRANSFER))
-        if plan.measure_final:
+        if self.options.needs_answers:
             self._pending.append(Action(ActionKind.MEASURE))
         self._pending.append(Action(ActionKind.FINISH))
-
-    @property
-    def _what_falls(self) -> str:
-        return "confidence" if self.finder is self.turn else "accuracy"
-
-    def _void_count(self) -> str:
-        return f" ({self.finder.void} unmeasured)" if self.finder.void else ""
-
-    def _refuse_blindness(self) -> None:
-        """No shock was seen, but was anything? VoidMeasurementError when it was not."""
-        if self.finder.void and not self.finder.measured:
-            raise VoidMeasurementError(
-                f"{self._of_teacher()}every one of the {self.finder.void} accuracy measurements "
-                "of the profile was "
-                "void: there is nothing to find theta_b by. Start again from the last checkpoint "
-                "once generation and verification work, or from the start with --t3s-simple"
-            )
-
-    def _keep_candidate(self, new_minimum: bool) -> None:
-        """Host memory holds theta_0 and one candidate, never more: step 10 until a real minimum."""
-        fallback = (
-            self.plan.no_shock == "simple"
-            and self.phase_step == self.plan.simple_step
-            and not self.finder.shock_seen
-        )
-        if new_minimum or fallback:
-            self._pending.append(Action(ActionKind.KEEP_CANDIDATE))
-
-    def _fix_theta_b(self, step: int | None, reason: str) -> None:
-        assert step is not None  # the detector has seen a minimum
-        self.profile.theta_b_step, self.profile.theta_b_reason = step, reason
-        self._say(f"theta_b is step {step} ({reason})")
 
     def _score_and_rewind(self) -> None:
         live = self.theta_b_step == self.phase_step
@@ -519,19 +318,10 @@ class PhaseMachine:
             self._pending += [Action(ActionKind.NEXT_PROFILE), *self._at_step_0()]
             return
         self._pending.append(Action(ActionKind.SELECT))
-        if not self.plan.accuracy_interval and self.plan.targeted_accuracy_interval:
+        if not self.options.profile_interval and self.options.targeted_accuracy_interval:
             self._pending.append(Action(ActionKind.MEASURE))  # step 0 was never measured
 
     # ------------------------------------------------------------------------------- bookkeeping
-
-    def _new_profile(self, teacher: str | None) -> Profile:
-        plan = self.plan
-        return Profile(
-            teacher,
-            BottleneckDetector(plan.patience, plan.min_delta, plan.confirm_level, plan.shock_level),
-            ConfidenceDetector(plan.patience),
-            MeasurementSchedule(plan.accuracy_interval, plan.coarse_interval),
-        )
 
     def _enter(self, phase: Phase) -> None:
         self._close_record()
@@ -551,29 +341,32 @@ class PhaseMachine:
         self._pending.pop(0)
 
     def _say(self, line: str) -> None:
-        self._log.append(f"{self._of_teacher()}{line}")
+        self._take_down(f"{self._of_teacher()}{line}")
+
+    def _take_down(self, line: str) -> None:
+        self._log.append(line)
 
     def _of_teacher(self) -> str:
         """The beginning of a sentence about one teacher's profile."""
-        return "" if self.teacher is None else f"teacher {self.teacher}: "
+        return self.profile.of_teacher if self.phase is Phase.PROFILE else ""
 
     def state_dict(self) -> dict:
         """JSON-able; a machine that loads it takes the same decisions from there on."""
         state = {
             key: value
             for key, value in vars(self).items()
-            if key not in ("plan", "profiles", "_pending", "phase")
+            if key not in ("options", "profiles", "_pending", "phase")
         }
-        state["plan"] = self._plan_state()
+        state["asked"] = self._asked()
         state["phase"] = self.phase.value
         state["profiles"] = [profile.state_dict() for profile in self.profiles]
         state["_pending"] = [[a.kind.value, a.live] for a in self._pending]
         return {k: list(v) if isinstance(v, list) else v for k, v in state.items()}
 
     def load_state_dict(self, state: dict) -> None:
-        """ValueError when the state was made by a run with another plan."""
+        """ValueError when the state was made by a run that was asked for something else."""
         state = dict(state)
-        if state.pop("plan") != self._plan_state():
+        if state.pop("asked") != self._asked():
             raise ValueError("the saved phases belong to a run with other --t3s arguments")
         self.phase = Phase(state.pop("phase"))
         for profile, saved in zip(self.profiles, state.pop("profiles"), strict=True):
@@ -581,5 +374,15 @@ class PhaseMachine:
         self._pending = [Action(ActionKind(k), live) for k, live in state.pop("_pending")]
         vars(self).update({k: list(v) if isinstance(v, list) else v for k, v in state.items()})
 
-    def _plan_state(self) -> dict:
-        return asdict(self.plan) | {"teachers": list(self.plan.teachers)}  # as JSON has it
+    def _asked(self) -> dict:
+        """What the phases depend on, as JSON has it."""
+        fixed = {
+            declared.name: getattr(self.options, declared.name)
+            for declared, about in options_of(MethodOptions)
+            if not about.free
+        }
+        return fixed | {
+            "budget": self.options.budget,
+            "teachers": list(self.options.teachers),
+            "starts_targeted": self.options.starts_targeted,
+        }

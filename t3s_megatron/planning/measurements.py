@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from t3s_megatron.method.phases import Plan
+from t3s_megatron.method.options import MethodOptions
 from t3s_megatron.planning.facts import Answers, Layout, Model, Servers
 from t3s_megatron.planning.serving import waited
 from t3s_megatron.planning.walk import Walk, expected_and_longest
@@ -23,21 +23,20 @@ DOMINATES = 0.5
 @dataclass(frozen=True)
 class Costs:
     """What the parts of a run cost, however many of them there are. `lengths`: of the corpus's
-    rows, in positions computed; `scores`: whether theta_0 and theta_b are scored in passes of their
-    own; `teachers`: the numbers of the samples of each, where there are several."""
+    rows, in positions computed; `teachers`: the numbers of the samples of each, where there are
+    several."""
 
     layout: Layout
     model: Model
     lengths: list[int]
     answers: Answers | None
-    scores: bool
     speed: Speed
     teachers: tuple[tuple[int, ...], ...] = ()
 
-    def walks(self, plan: Plan) -> tuple[Walk, Walk]:
-        """The run `plan` as it is expected, and at the most."""
+    def walks(self, asked: MethodOptions) -> tuple[Walk, Walk]:
+        """The run `asked` as it is expected, and at the most."""
         overlap = 0 if self.answers is None else self.answers.overlap
-        return expected_and_longest(plan, overlap=overlap, scores=self.scores)
+        return expected_and_longest(asked, overlap=overlap)
 
     def of(self, walk: Walk, *, longest: bool = False) -> dict[str, Work]:
         """By part; answers as long as expected, or all of them at the limit. Where servers answer,
@@ -171,12 +170,12 @@ class Measuring:
         return self.share > DOMINATES
 
 
-def measuring(plan: Plan, costs: Costs) -> Measuring | None:
+def measuring(asked: MethodOptions, costs: Costs) -> Measuring | None:
     """None for a run that generates nothing."""
     answers = costs.answers
     if answers is None:
         return None
-    walk, longest = costs.walks(plan)
+    walk, longest = costs.walks(asked)
     work = costs.of(walk)
     spent = sum(work[part].seconds for part in ("generation", "export") if part in work)
     whole = costs.seconds(walk)
@@ -192,24 +191,24 @@ def measuring(plan: Plan, costs: Costs) -> Measuring | None:
         exported=costs.exported,
         export=costs.export,
         exports=(costs.exports(walk), costs.exports(longest)) if served else None,
-        beside=None if served else _beside(plan, costs, answers),
-        alternatives=tuple(_alternatives(plan, walk, costs)),
+        beside=None if served else _beside(asked, costs, answers),
+        alternatives=tuple(_alternatives(asked, walk, costs)),
     )
 
 
-def _beside(plan: Plan, costs: Costs, answers: Answers) -> Beside:
+def _beside(asked: MethodOptions, costs: Costs, answers: Answers) -> Beside:
     def seconds(overlap: int) -> float:
         servers = Servers(costs.layout.data, answers.batch_size, overlap)
         other = replace(costs, answers=replace(answers, servers=servers))
-        return other.seconds(other.walks(plan)[0])
+        return other.seconds(other.walks(asked)[0])
 
-    measures = plan.accuracy_interval or plan.targeted_accuracy_interval
-    overlaps = measures and not plan.coarse_interval and answers.blocks == 1
+    measures = asked.profile_interval or asked.targeted_accuracy_interval
+    overlaps = measures and not asked.coarse_interval and answers.blocks == 1
     return Beside(waits=seconds(0), overlapped=seconds(1) if overlaps else None)
 
 
-def _alternatives(plan: Plan, walk: Walk, costs: Costs) -> Iterator[Alternative]:
-    for change, other, answers in _changes(plan, costs.answers):
+def _alternatives(asked: MethodOptions, walk: Walk, costs: Costs) -> Iterator[Alternative]:
+    for change, other, answers in _changes(asked, costs.answers):
         changed = replace(costs, answers=answers)
         run, _ = changed.walks(other)
         seconds = changed.seconds(run)
@@ -217,34 +216,39 @@ def _alternatives(plan: Plan, walk: Walk, costs: Costs) -> Iterator[Alternative]
             yield Alternative(change, run.measurements, seconds)
 
 
-def _changes(plan: Plan, answers: Answers | None) -> Iterator[tuple[str, Plan, Answers]]:
+def _changes(
+    asked: MethodOptions, answers: Answers | None
+) -> Iterator[tuple[str, MethodOptions, Answers]]:
     assert answers is not None
     first = ""
-    if plan.targeted_accuracy_interval:
+    if asked.targeted_accuracy_interval:
         first = "--t3s-targeted-accuracy-interval 0"
-        plan = replace(plan, targeted_accuracy_interval=0)
-        yield first, plan, answers
-    if plan.accuracy_interval:
-        fewer = replace(plan, accuracy_interval=2 * plan.accuracy_interval)
-        change = f"{first} --t3s-accuracy-interval {fewer.accuracy_interval}"
-        yield change.strip(), fewer, answers
-        if not plan.coarse_interval and plan.detects and not answers.overlap:
-            coarse = replace(plan, coarse_interval=3 * plan.accuracy_interval)
-            change = f"{first} --t3s-accuracy-interval-coarse {coarse.coarse_interval}"
-            yield change.strip(), coarse, answers
+        asked = replace(asked, targeted_accuracy_interval=0)
+        yield first, asked, answers
+    if asked.profile_interval:
+        interval = 2 * asked.accuracy_interval
+        coarse = asked.accuracy_interval_coarse and max(interval, asked.accuracy_interval_coarse)
+        fewer = replace(asked, accuracy_interval=interval, accuracy_interval_coarse=coarse)
+        yield f"{first} --t3s-accuracy-interval {interval}".strip(), fewer, answers
+        if not asked.coarse_interval and asked.detects and not answers.overlap:
+            coarse = 3 * asked.accuracy_interval
+            change = f"{first} --t3s-accuracy-interval-coarse {coarse}"
+            yield change.strip(), replace(asked, accuracy_interval_coarse=coarse), answers
     if answers.prompts > 1 and not answers.asked_in_profiles:  # else it counts for each teacher
         half = answers.prompts // 2
         fewer_answers = replace(
             answers, prompts=half, asked=answers.asked * half // answers.prompts
         )
-        yield f"{first} --t3s-accuracy-prompts {half}".strip(), plan, fewer_answers
-    if plan.detects:
-        silent = replace(plan, accuracy_interval=0, coarse_interval=0, targeted_accuracy_interval=0,
-                         measure_final=answers.evaluated > 0)  # fmt: skip
+        yield f"{first} --t3s-accuracy-prompts {half}".strip(), asked, fewer_answers
+    if asked.detects:
+        # Nothing is left that could overlap, or be measured coarsely or in blocks.
+        silent = replace(
+            asked, accuracy_overlap=0, accuracy_interval_coarse=0, targeted_accuracy_interval=0
+        )
         drop = ""
         if answers.servers is not None and answers.overlap:
             drop = " without --t3s-accuracy-overlap"  # there is nothing to overlap
             answers = replace(answers, servers=replace(answers.servers, overlap=0))
         yield f"--t3s-signal confidence{drop}", replace(silent, signal="confidence"), answers
-        simple = replace(silent, signal="fixed")
-        yield f"--t3s-simple{drop} (theta_b is step {plan.simple_step})", simple, answers
+        simple = replace(silent, signal="accuracy", simple=True)
+        yield f"--t3s-simple{drop} (theta_b is step {asked.simple_step})", simple, answers

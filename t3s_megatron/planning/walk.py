@@ -6,9 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from t3s_megatron.method.options import MethodOptions
 from t3s_megatron.method.outcome import Outcome
 from t3s_megatron.method.overlap import OverlappingPhases
-from t3s_megatron.method.phases import ActionKind, Phase, PhaseMachine, Plan
+from t3s_megatron.method.phases import ActionKind, Phase, PhaseMachine
 
 
 class Event(NamedTuple):
@@ -53,15 +54,14 @@ class Walk:
         return int(self.keeps_theta_0) + int(self.keeps_candidate) + self.in_flight
 
 
-def walk(plan: Plan, bottleneck: int, *, overlap: int = 0, scores: bool = True) -> Walk:
-    """The run `plan` whose accuracy and confidence fall up to step `bottleneck`, then rise.
+def walk(asked: MethodOptions, bottleneck: int, *, overlap: int = 0) -> Walk:
+    """The run `asked` whose accuracy and confidence fall up to step `bottleneck`, then rise.
 
-    `overlap`: of measurements with training; `scores`: theta_0 and theta_b in passes of their own,
-    and not inline.
+    `overlap`: of measurements with training.
     """
     # The valley has no noise: its fall is a shock at any level.
-    plan = replace(plan, shock_level=0.0)
-    machine = OverlappingPhases(plan, overlap) if overlap else PhaseMachine(plan)
+    asked = replace(asked, shock_level=0.0)
+    machine = OverlappingPhases(asked, overlap) if overlap else PhaseMachine(asked)
     did = dict.fromkeys(ActionKind, 0)
     steps = dict.fromkeys(Phase, 0)
     targeted = discarded = in_flight = 0
@@ -83,7 +83,7 @@ def walk(plan: Plan, bottleneck: int, *, overlap: int = 0, scores: bool = True) 
         if kind is ActionKind.DISCARD:
             discarded += machine.live_step - machine.phase_step
         if kind in (ActionKind.MEASURE, ActionKind.COLLECT):  # of the step that is decided about
-            machine.measured(Outcome(_accuracy(machine.phase_step, bottleneck, plan)))
+            machine.measured(Outcome(_accuracy(machine.phase_step, bottleneck, asked)))
         elif kind is ActionKind.SCORE:
             machine.scored(_fall(machine.phase_step, bottleneck))
         else:
@@ -100,7 +100,7 @@ def walk(plan: Plan, bottleneck: int, *, overlap: int = 0, scores: bool = True) 
         discarded_steps=discarded,
         measurements=sum(did[kind] for kind in _BEGUN),
         targeted_measurements=targeted,
-        scoring_passes=(did[ActionKind.SCORE] + scores * stored) // profiles,
+        scoring_passes=(did[ActionKind.SCORE] + stored) // profiles,
         scored=stored // profiles,
         # At theta_0, at theta_f before a residual transfer, and at the end.
         evaluations=1 + did[ActionKind.RESIDUAL_TRANSFER] + did[ActionKind.FINISH],
@@ -119,18 +119,18 @@ def _fall(step: int, bottleneck: int) -> float:
     return -float(step) if step <= bottleneck else min(0.0, step - 2.0 * bottleneck)
 
 
-def _accuracy(step: int, bottleneck: int, plan: Plan) -> float:
+def _accuracy(step: int, bottleneck: int, asked: MethodOptions) -> float:
     """A valley whose every step is larger than --t3s-min-delta."""
-    slope = 1 + plan.min_delta
-    return -slope * step if step <= bottleneck else -slope * (2 * bottleneck - step)
+    slope = 1 + asked.min_delta  # and where it begins: there is something to fall from
+    return slope - slope * (step if step <= bottleneck else 2 * bottleneck - step)
 
 
-def expected_and_longest(plan: Plan, *, overlap: int = 0, scores: bool = True) -> tuple[Walk, Walk]:
+def expected_and_longest(asked: MethodOptions, *, overlap: int = 0) -> tuple[Walk, Walk]:
     """theta_b at the step that T3S-simple takes (the paper's), and as late as it can be. See
     `walk`."""
-    last = plan.budget if plan.trains_to_theta_f else plan.profile_iters
+    last = asked.last_profile_step
     likely, most = (
-        walk(plan, bottleneck, overlap=overlap, scores=scores)
-        for bottleneck in (min(plan.simple_step, last), last)
+        walk(asked, bottleneck, overlap=overlap)
+        for bottleneck in (min(asked.simple_step, last), last)
     )
     return likely, most

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from dataclasses import asdict
 from importlib import metadata
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 
 import t3s_megatron
 from t3s_megatron.megatron.releases import megatron_version
+from t3s_megatron.options import all_values, fixed_values
 from t3s_megatron.run.inputs import Inputs
 
 _LAYOUT = {
@@ -50,39 +50,23 @@ def parallel_layout(args) -> dict:
     return {name: getattr(args, key, None) for name, key in _LAYOUT.items()}
 
 
-#: --t3s arguments that may change when a run is resumed: where things are, how fast, and whether to
-#: skip what the run has stopped at.
-_FREE = ("data", "heldout_data", "ignore_fields", "show_samples",
-         "selection_load", "selection_save", "dir", "device",
-         "generation_batch_size", "generation_timeout", "verify_timeout", "verify_workers",
-         "verify_memory", "hf_model", "hf_export", "non_finite", "server_url", "server_model",
-         "server_weights", "server_reload", "server_reload_command", "server_reload_timeout",
-         "server_concurrency", "server_timeout", "server_retries", "server_agreement")  # fmt: skip
-
-
-def identity(inputs: Inputs, args) -> dict:
+def identity(inputs: Inputs) -> dict:
     """What has to be equal in a resumed run. JSON-able, so that it can be compared to a file's."""
     loaded = inputs.selection
     heldout = inputs.heldout
-    arguments = {
-        f"--t3s-{name.replace('_', '-')}": list(value) if isinstance(value, tuple) else value
-        for name, value in asdict(inputs.config).items()
-        if name not in _FREE
-    }
-    return {
-        "dataset fingerprint": inputs.corpus.fingerprint,
-        "held-out fingerprint": None if heldout is None else heldout.fingerprint,
-        "tokenizer fingerprint": inputs.corpus.tokenizer_fingerprint,
-        "model": model_shape(args),
-        "loaded selection": None
-        if loaded is None
-        else hashlib.sha256(np.packbits(loaded.keep)).hexdigest(),
-        "megatron-core release": megatron_version(),
-        "--seed": args.seed,
-        "--train-iters": inputs.plan.budget,
-        # Step n begins at sample n times this.
-        "--global-batch-size": args.global_batch_size,
-    } | arguments
+    return (
+        {
+            "dataset fingerprint": inputs.corpus.fingerprint,
+            "held-out fingerprint": None if heldout is None else heldout.fingerprint,
+            "tokenizer fingerprint": inputs.corpus.tokenizer_fingerprint,
+            "loaded selection": None
+            if loaded is None
+            else hashlib.sha256(np.packbits(loaded.keep)).hexdigest(),
+            "megatron-core release": megatron_version(),
+        }
+        | fixed_values(inputs.config)
+        | inputs.megatron_arguments
+    )
 
 
 def provenance(inputs: Inputs, args) -> dict:
@@ -102,5 +86,5 @@ def provenance(inputs: Inputs, args) -> dict:
         "layout": parallel_layout(args),
         "model": model_shape(args),
         "seeds": {"megatron": args.seed, "t3s": inputs.config.seed},
-        "arguments": asdict(inputs.config),
+        "arguments": all_values(inputs.config),
     }

@@ -9,126 +9,142 @@ thread that has started them, which therefore lives as long as they may.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from t3s_megatron.accuracy.measurement import Measurement
-from t3s_megatron.accuracy.measuring import Measurer
+from t3s_megatron.accuracy.measuring import Log, Measurer
 from t3s_megatron.answering.server import ServedWeights, ServerBackend
+from t3s_megatron.data.tokenizing import Sample
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.seam import CallbackContext
 
 
 @dataclass
-class Result:
-    """`lines` and `seconds` (what, how many): what the measurement had to say."""
+class Said:
+    """What a measurement had to say: the log that it is given, to be repeated later."""
 
-    measured: Measurement
     lines: list[str] = field(default_factory=list)
     seconds: list[tuple[str, float]] = field(default_factory=list)
 
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def spent(self, what: str, seconds: float) -> None:
+        self.seconds.append((what, seconds))
+
+    def repeat(self, log: Log) -> None:
+        for line in self.lines:
+            log.say(line)
+        for what, seconds in self.seconds:
+            log.spent(what, seconds)
+
+
+@dataclass
+class Result:
+    """A measurement that was made, and what it had to say."""
+
+    measured: Measurement
+    said: Said
+
     def to_state(self) -> dict:
-        return asdict(self)
+        return {"measured": asdict(self.measured), **asdict(self.said)}
 
     @classmethod
     def from_state(cls, state: dict) -> Result:
         seconds = [(what, spent) for what, spent in state["seconds"]]
-        return cls(Measurement(**state["measured"]), state["lines"], seconds)
+        return cls(Measurement(**state["measured"]), Said(state["lines"], seconds))
 
 
-class Flights:
-    """Of one run, on one rank. `begin`, `collect`, `discard`, `results` and `close` are collective
-    over the world."""
+@dataclass
+class Flight:
+    """One measurement in flight. `weights`: None once a resumed run has its outcome. `outcome`: a
+    Result where it is known, and None on ranks that only wait."""
 
-    def __init__(self, measurer: Measurer):
+    weights: ServedWeights | None
+    outcome: Future[Result] | Result | None
+
+    def result(self) -> Result:
+        """The outcome, waited for. On the root alone."""
+        if isinstance(self.outcome, Future):
+            self.outcome = self.outcome.result()
+        assert self.outcome is not None
+        return self.outcome
+
+
+class InFlight:
+    """Begins and ends the measurements in flight of one run, on one rank.
+
+    `flights`: those there are, oldest first; changed in place. `measurer`: the run's own, whose
+    options, sampling and pool are used. `begin`, `collect`, `discard` and `close` are collective
+    over the world.
+    """
+
+    def __init__(
+        self,
+        flights: list[Flight],
+        backend: ServerBackend,
+        measurer: Measurer,
+        log: Log,
+        root: int,
+    ):
+        self.flights = flights
+        self.backend = backend
         self.measurer = measurer
-        self.is_root = layout.rank() == measurer.root
+        self.log = log
+        self.root = root
+        self.is_root = layout.rank() == root
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="t3s-measurement")
-        # Oldest first; a Result where it is known, and None on ranks that only wait.
-        self._flights: list[tuple[ServedWeights | None, Future | Result | None]] = []
 
     def begin(
-        self, context: CallbackContext, *, step: int, phase: str, teacher: str | None
+        self, context: CallbackContext, samples: Sequence[Sample], *, step: int, phase: str
     ) -> None:
-        """Measure the live weights on the prompts of `teacher` (None: of all). They are exported
-        before this returns."""
-        backend = self._backend()
-        weights = backend.take(context, step=step)
+        """Measure the live weights on the prompts of `samples`. They are exported before this
+        returns."""
+        weights = self.backend.take(context, step=step)
         future = None
         if self.is_root:
-            future = self._thread.submit(self._measure, weights, step, phase, teacher)
-        self._flights.append((weights, future))
+            future = self._thread.submit(self._measure, weights, samples, step, phase)
+        self.flights.append(Flight(weights, future))
 
     def collect(self) -> Measurement:
         """The oldest measurement in flight, waited for; the same on every rank."""
-        weights, _ = self._flights[0]
-        result = layout.together(lambda: self._result(0) if self.is_root else None)[
-            self.measurer.root
-        ]
-        self._flights.pop(0)
-        if weights is not None:
-            self.measurer.backend.release(weights)
-        for line in result.lines:
-            self.measurer.say(line)
-        for what, seconds in result.seconds:
-            self.measurer.spent(what, seconds)
+        flight = self.flights[0]
+        result = layout.together(lambda: flight.result() if self.is_root else None)[self.root]
+        self.flights.pop(0)
+        if flight.weights is not None:
+            self.backend.release(flight.weights)
+        result.said.repeat(self.log)
         return result.measured
 
     def discard(self) -> None:
         """Forget all measurements in flight. A server may still be at work on one."""
-        backend = self._backend()
-        backend.cancelled = True
-        for weights, future in self._flights:
+        self.backend.cancelled = True
+        for flight in self.flights:
+            future = flight.outcome
             if isinstance(future, Future) and not future.cancel():
                 future.exception()  # waits: it uses the verifiers
-            if weights is not None:
-                backend.release(weights)
-        self._flights = []
-        backend.cancelled = False
-
-    def results(self) -> list[dict]:
-        """Of all measurements in flight, which are waited for; JSON-able. [] but on the root."""
-        here = [self._result(i) for i in range(len(self._flights))] if self.is_root else []
-        return [result.to_state() for result in here]
-
-    def restore(self, results: list[dict]) -> None:
-        """What `results` returned, on every rank."""
-        self._flights = [(None, Result.from_state(result)) for result in results]
+            if flight.weights is not None:
+                self.backend.release(flight.weights)
+        self.flights.clear()
+        self.backend.cancelled = False
 
     def close(self) -> None:
-        if self._flights:
+        if self.flights:
             self.discard()
         self._thread.shutdown()
 
-    def _backend(self) -> ServerBackend:
-        backend = self.measurer.backend
-        assert isinstance(backend, ServerBackend)  # T3SConfig refuses an overlap with another
-        return backend
-
-    def _result(self, i: int) -> Result:
-        weights, result = self._flights[i]
-        if isinstance(result, Future):
-            result = result.result()
-            self._flights[i] = weights, result
-        assert result is not None
-        return result
-
     def _measure(
-        self, weights: ServedWeights, step: int, phase: str, teacher: str | None
+        self, weights: ServedWeights, samples: Sequence[Sample], step: int, phase: str
     ) -> Result:
-        """In the thread."""
-        lines: list[str] = []
-        seconds: list[tuple[str, float]] = []
-        alone = copy.copy(self.measurer)
-        alone.say = lines.append
-        alone.spent = lambda what, spent: seconds.append((what, spent))
-        alone.on_root = _call
-        alone.answers = self._backend().answers
-        measured = alone.measure(weights, step=step, phase=phase, teacher=teacher)
-        return Result(measured, lines, seconds)
+        """In the thread: a measurer of its own, which speaks to no other rank."""
+        mine, said = self.measurer, Said()
+        alone = Measurer(
+            mine.options, mine.sampling, mine.pool, self.backend.answers, said, on_root=_call
+        )
+        return Result(alone.measure(weights, samples, step=step, phase=phase), said)
 
 
 def _call(work: Callable[[], Any]) -> Any:

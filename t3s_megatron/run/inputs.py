@@ -11,19 +11,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from t3s_megatron.accuracy.gold import check_verifier
+from t3s_megatron.accuracy.verifiers import entry
 from t3s_megatron.config import T3SConfig
 from t3s_megatron.data.arrangement import TrainingRows
 from t3s_megatron.data.corpus import Corpus
-from t3s_megatron.data.lengths import make_arrangement
+from t3s_megatron.data.lengths import arrange_training
 from t3s_megatron.data.names import is_missing_path
-from t3s_megatron.data.order import EpochOrder
-from t3s_megatron.data.records import Record, load_records
 from t3s_megatron.data.selection_file import Selection
-from t3s_megatron.data.teachers import Part, asked_once, load_training_records, parts_of
-from t3s_megatron.data.tokenizing import Sample
+from t3s_megatron.data.teachers import Part, asked_once, load_heldout_corpus, load_training_corpus
+from t3s_megatron.data.tokenizing import Sample, load_tokenizer, pad_token
 from t3s_megatron.errors import T3SError
-from t3s_megatron.method.phases import Plan
-from t3s_megatron.servers.client import require_httpx
+from t3s_megatron.megatron.arguments import number_arguments
+from t3s_megatron.servers.exchange import require_httpx
 from t3s_megatron.servers.prompt_text import require_prompt_texts
 from t3s_megatron.servers.reload import takes_token_ids
 
@@ -37,6 +36,7 @@ class Inputs:
 
     `unusable_gold`: uids of samples whose gold answer the verifier cannot read. They are trained
     on, and never asked. `parts`: the corpus by teacher; one part where there is one teacher.
+    `megatron_arguments`: those that change numbers, before training has changed the namespace.
     """
 
     config: T3SConfig
@@ -45,11 +45,11 @@ class Inputs:
     heldout: Corpus | None
     unusable_gold: frozenset[str]
     selection: Selection | None
-    plan: Plan
     max_new_tokens: int
     parts: list[Part]
     training_rows: TrainingRows
     profile_rows: dict[str, TrainingRows]
+    megatron_arguments: dict[str, object]
 
     def rows_of(self, teacher: str | None) -> TrainingRows:
         """Of a phase that trains on this teacher's samples, or (None) on all."""
@@ -74,31 +74,6 @@ class Inputs:
         return pad_token(self.tokenizer)
 
 
-def pad_token(tokenizer) -> int:
-    """What rows end in: the tokenizer's pad token, or its end token where it has none."""
-    pad = tokenizer.pad_token_id
-    return tokenizer.eos_token_id if pad is None else pad
-
-
-def load_tokenizer(path: str):
-    """The Hugging Face tokenizer of `--tokenizer-model`. T3SError when it has no end token."""
-    from transformers import AutoTokenizer
-
-    if not path:
-        raise T3SError("--tokenizer-model is missing: a folder with a Hugging Face tokenizer")
-    if is_missing_path(path):
-        raise T3SError(f"--tokenizer-model {path}: no such folder")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-    except Exception as error:  # transformers raises many types for a folder that is not one
-        raise T3SError(
-            f"--tokenizer-model {path}: not a Hugging Face tokenizer ({error})"
-        ) from error
-    if tokenizer.eos_token_id is None:
-        raise T3SError(f"--tokenizer-model {path}: the tokenizer has no end-of-text token")
-    return tokenizer
-
-
 def check_tokenizer_argument(command_line: list[str]) -> None:
     """T3SError for a `--tokenizer-model` that is a path to nothing.
 
@@ -113,45 +88,6 @@ def check_tokenizer_argument(command_line: list[str]) -> None:
         raise T3SError(f"--tokenizer-model {given.tokenizer_model}: no such folder")
 
 
-def build_corpus(records: list[Record], args, tokenizer, *, prompt_format, overlong) -> Corpus:
-    """Tokenised for `--seq-length`. DataError, T3SError for what cannot be trained on."""
-    vocab_size = args.padded_vocab_size or args.vocab_size
-    if vocab_size and vocab_size < len(tokenizer):
-        raise T3SError(
-            f"the model's vocabulary has {vocab_size} rows, the tokenizer of "
-            f"{args.tokenizer_model} has {len(tokenizer)}: raise --vocab-size or change tokenizer"
-        )
-    return Corpus.build(
-        records,
-        tokenizer,
-        seq_length=args.seq_length,
-        prompt_format=prompt_format,
-        overlong=overlong,
-        vocab_size=vocab_size,
-    )
-
-
-def load_training_corpus(args, tokenizer) -> tuple[Corpus, list[Part]]:
-    """The samples of --t3s-data, all together and by teacher."""
-    records = load_training_records(
-        tuple(args.t3s_data), split=args.t3s_data_split, ignored=args.t3s_ignore_fields
-    )
-    how = dict(prompt_format=args.t3s_prompt_format, overlong=args.t3s_overlong)
-    corpus = build_corpus(records, args, tokenizer, **how)
-    return corpus, parts_of(corpus, records)
-
-
-def arrange_training(
-    corpus: Corpus, seed: int, args, samples: tuple[int, ...] | None = None
-) -> TrainingRows:
-    """Which samples each step is made of, and in which rows they stand. `samples`: corpus indices
-    of those that are trained on, None for all."""
-    order = EpochOrder(len(corpus.samples) if samples is None else len(samples), seed)
-    return TrainingRows(
-        order, corpus.lengths, make_arrangement(args), args.global_batch_size, samples
-    )
-
-
 def read_inputs(args) -> Inputs:
     """Check the arguments, read the data. `args` is Megatron's validated namespace.
 
@@ -161,14 +97,8 @@ def read_inputs(args) -> Inputs:
     tokenizer = load_tokenizer(args.tokenizer_model)
     corpus, parts = load_training_corpus(args, tokenizer)
     teachers = tuple(part.teacher for part in parts if part.teacher is not None)
-    config = config.for_teachers(len(teachers), args)
-    heldout = None
-    if config.heldout_data:
-        records = load_records(
-            config.heldout_data, split=config.heldout_data_split, ignored=config.ignore_fields
-        )
-        how = dict(prompt_format=config.prompt_format, overlong=config.overlong)
-        heldout = build_corpus(records, args, tokenizer, **how)
+    config = config.for_teachers(teachers, args)
+    heldout = load_heldout_corpus(args, tokenizer)
     unusable_gold: frozenset[str] = frozenset()
     max_new_tokens = config.max_new_tokens or 0
     if config.needs_answers:
@@ -176,9 +106,9 @@ def read_inputs(args) -> Inputs:
         profiled = config.measures_profile and config.detects
         training = [part.corpus for part in parts] if profiled else [corpus]
         sets = [asked.samples for asked in (*training, heldout) if asked is not None]
-        # What is gold to `code` may stand in `metadata`; it looks for itself.
-        for asked in filter(None, (corpus, heldout) if config.verifier != "code" else ()):
-            asked.require_answers()
+        if not entry(config.verifier).gold_in_metadata:
+            for asked in filter(None, (corpus, heldout)):
+                asked.require_answers()
         unusable_gold = check_verifier(config.verifier, sets, config.verify_limits)
         max_new_tokens = _length_limit(args, config, corpus, heldout)
         if config.generation == "server":
@@ -186,8 +116,6 @@ def read_inputs(args) -> Inputs:
     selection = None
     if config.selection_load:
         selection = Selection.load(config.selection_load, corpus)
-    plan = config.plan(args.train_iters, teachers)
-    plan.validate()
     training_rows = arrange_training(corpus, config.seed, args)
     profile_rows = {
         part.teacher: arrange_training(corpus, config.seed, args, part.samples)
@@ -201,11 +129,11 @@ def read_inputs(args) -> Inputs:
         heldout,
         unusable_gold,
         selection,
-        plan,
         max_new_tokens,
         parts,
         training_rows,
         profile_rows,
+        number_arguments(args),
     )
 
 

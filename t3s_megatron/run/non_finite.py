@@ -8,32 +8,26 @@ training and in both scoring passes, and counts it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.batches import RowMaker
-from t3s_megatron.monitor.summary import Summary
+from t3s_megatron.monitor.journal import Journal
 
 _NAMED = 8
 
 
 class NonFinitePolicy:
-    """Of one run. Call `found` on every rank with the same samples. `parts`: the samples of each
-    teacher, of whom one has to be left."""
+    """The policy of one run. Call `found` on every rank with the same samples. `parts`: the samples
+    of each teacher, of whom one has to be left."""
 
     def __init__(
-        self,
-        skip: bool,
-        rows: RowMaker,
-        parts: Sequence[Sequence[int]],
-        summary: Summary,
-        say: Callable[[str], None],
+        self, skip: bool, rows: RowMaker, parts: Sequence[Sequence[int]], journal: Journal
     ):
         self.skip = skip
         self.rows = rows
         self.parts = parts
-        self.summary = summary
-        self.say = say
+        self.journal = journal
 
     def found(self, what: str, samples: list[int], phase: str, step: int) -> None:
         """`what` (loss, gradient, log-prob at theta_b) of these corpus indices was not finite.
@@ -56,8 +50,5 @@ class NonFinitePolicy:
         if not samples or any(self.rows.excluded.issuperset(part) for part in self.parts):
             raise T3SError(f"{at}, and no sample can be left out for it: the weights have diverged")
         for i in samples:
-            self.summary.append(
-                "skipped_samples",
-                {"id": corpus.samples[i].uid, "what": what, "phase": phase, "step": step},
-            )
-        self.say(f"{at}: left out from here on")
+            self.journal.skipped(corpus.samples[i].uid, what, phase, step)
+        self.journal.say(f"{at}: left out from here on")

@@ -17,8 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,26 +28,43 @@ from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.errors import MismatchError
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.meter import StepTokens
-from t3s_megatron.megatron.process import get_args, print_rank_0
+from t3s_megatron.megatron.process import get_args
 from t3s_megatron.megatron.rewind import StartingPoint
 from t3s_megatron.megatron.seam import CallbackContext
 from t3s_megatron.megatron.sharding import cut, to_json, weight_pieces
+from t3s_megatron.megatron.student import tracked_iteration
 from t3s_megatron.megatron.weights import WeightSnapshot
 from t3s_megatron.method.phases import Phase
+from t3s_megatron.monitor.journal import Journal
+from t3s_megatron.options import all_values
+from t3s_megatron.run.continuation import check_identity
 from t3s_megatron.run.identity import identity, parallel_layout
-
-if TYPE_CHECKING:
-    from t3s_megatron.run.t3s import T3SRun
+from t3s_megatron.run.in_flight import Flight, Result
+from t3s_megatron.run.inputs import Inputs
+from t3s_megatron.run.selector import Selector
+from t3s_megatron.run.state import RunState
 
 
 class Persistence:
-    """Of one run, on one rank. Everything here is collective over the world."""
+    """Saves and restores the state of one run, and what it has said, on one rank. `selector` knows
+    the files that the run makes beside them. Everything here is collective over the world."""
 
-    def __init__(self, run: T3SRun, context: CallbackContext):
-        self.run = run
+    def __init__(
+        self,
+        inputs: Inputs,
+        state: RunState,
+        selector: Selector,
+        journal: Journal,
+        context: CallbackContext,
+    ):
+        self.inputs = inputs
+        self.state = state
+        self.selector = selector
+        self.journal = journal
+        self.is_root = selector.is_root
         self.pieces = weight_pieces(context)
         self.cut = cut(self.pieces)
-        self.folder = StateFolder(os.path.join(run.config.dir, "state"))
+        self.folder = StateFolder(os.path.join(inputs.config.dir, "state"))
         self.rank = layout.rank()
         # Checksums of this rank's files that are on disk already, by name.
         self.written: dict[str, str] = {}
@@ -62,22 +77,22 @@ class Persistence:
         WriteError on every rank when one of them cannot write: no rank is left waiting.
         """
         checksums = layout.together(lambda: self._write(iteration))
-        layout.together(lambda: self._commit(iteration, checksums) if self.run.is_root else None)
+        layout.together(lambda: self._commit(iteration, checksums) if self.is_root else None)
 
     def _write(self, iteration: int) -> dict[str, str]:
         """The files of this rank; returns their checksums by name."""
-        run = self.run
+        state, machine = self.state, self.state.machine
         files = {}
-        if run.theta_0 is not None:
+        if state.theta_0 is not None:
             name = f"theta_0-{self.cut}"
-            files[name] = self._once(name, *run.theta_0.to_file())
-        if run.candidate is not None and run.machine.candidate_step is not None:
+            files[name] = self._once(name, *state.theta_0.to_file())
+        if state.candidate is not None and machine.candidate_step is not None:
             # By the iteration: the profiles of two teachers may have candidates of the same step.
-            made_at = run.machine.offset + run.machine.candidate_step
+            made_at = machine.offset + machine.candidate_step
             name = f"candidate-{made_at:05d}-{self.cut}"
-            files[name] = self._once(name, run.candidate.tensors(), {})
-        for step, weights in run.weights_in_flight.items():
-            name = f"in_flight-{run.machine.offset + step:05d}-{self.cut}"
+            files[name] = self._once(name, state.candidate.tensors(), {})
+        for step, weights in state.weights_in_flight.items():
+            name = f"in_flight-{machine.offset + step:05d}-{self.cut}"
             files[name] = self._once(name, weights.tensors(), {})
         name = f"iter_{iteration:07d}"
         speaks = {"speaks": layout.speaks_for_its_samples()}
@@ -85,12 +100,13 @@ class Persistence:
         return files
 
     def _commit(self, iteration: int, checksums: list[dict[str, str]]) -> None:
-        self.folder.commit(iteration, self._state(checksums))
+        self.folder.commit(iteration, self._content(checksums))
         # An asynchronous save may still be on its way between the two.
-        oldest = _tracked_iteration(get_args().save) or 0
+        oldest = tracked_iteration(get_args().save) or 0
         kept, names = set(), set()
         for one in self.folder.iterations():
-            if one >= oldest:
+            # A shorter run may be saved over a longer one, which Megatron still names.
+            if one >= oldest or one == iteration:
                 with contextlib.suppress(MismatchError):  # of an earlier run, and damaged
                     names |= set(self.folder.read(one)["checksums"][0])
                     kept.add(one)
@@ -104,12 +120,12 @@ class Persistence:
         return self.written[name]
 
     def _history(self) -> dict[str, torch.Tensor]:
-        history = self.run.meter.history
+        history = self.state.history
         empty = [StepTokens(np.zeros(0, np.int64), np.zeros(0, np.float32), 0)]
         # What the profile's confidence is compared with: on the root rank.
-        machine, c_0 = self.run.machine, None
+        machine, c_0 = self.state.machine, None
         if machine.phase is Phase.PROFILE:
-            c_0 = self.run.selecting.c_0.get(machine.profile.teacher)
+            c_0 = self.state.c_0.get(machine.profile.teacher)
         return {
             "c_0": torch.from_numpy(empty[0].c if c_0 is None else c_0),
             "steps": torch.tensor([t.step for t in history], dtype=torch.int64),
@@ -118,34 +134,33 @@ class Persistence:
             "c": torch.from_numpy(np.concatenate([t.c for t in history or empty])),
         }
 
-    def _state(self, checksums: list[dict[str, str]]) -> dict:
-        run = self.run
+    def _content(self, checksums: list[dict[str, str]]) -> dict:
+        state = self.state
         return {
-            "identity": identity(run.inputs, get_args()),
+            "identity": identity(self.inputs),
             "layout": parallel_layout(get_args()),
-            "machine": run.machine.state_dict(),
-            "in_flight": run.flights.results(),
-            "excluded": sorted(run.rows.excluded),
-            "summary": run.summary.plain(),
+            "machine": state.machine.state_dict(),
+            "in_flight": [flight.result().to_state() for flight in state.flights],
+            "excluded": sorted(state.rows.excluded),
+            "summary": self.journal.to_state(),
             "checksums": checksums,
             "made": {name: self._made_checksum(name) for name in self._made()},
         }
 
     def _made(self) -> list[str]:
         """Files that the run has made beside its state and goes on with."""
-        machine, names = self.run.machine, ["selection"] if self._selected() else []
+        machine, names = self.state.machine, ["selection"] if self._selected() else []
         if machine.phase in (Phase.PROFILE, Phase.TARGETED):
             for profile in machine.profiles:
-                names += self.run.selecting.store_names(profile)
+                names += self.selector.store_names(profile)
         return names
 
     def _selected(self) -> bool:
         """Whether the run itself has made the selection that it trains with."""
-        run = self.run
-        return run.machine.phase is Phase.TARGETED and run.inputs.selection is None
+        return self.state.machine.phase is Phase.TARGETED and self.inputs.selection is None
 
     def _made_checksum(self, name: str) -> str:
-        path = self.run.selecting.path(name)
+        path = self.selector.path(name)
         try:
             return sha256_file(path)
         except OSError as error:
@@ -162,26 +177,29 @@ class Persistence:
         MismatchError when the state is missing, damaged, or of another run: other data, tokenizer,
         model, Megatron release or --t3s arguments.
         """
-        run = self.run
-        state = self.folder.read(iteration)
-        self._check_identity(state["identity"])
+        state, machine = self.state, self.state.machine
+        saved = self.folder.read(iteration)
+        check_identity(self.folder, saved["identity"], self.inputs, get_args())
         try:
-            run.machine.load_state_dict(state["machine"])
+            machine.load_state_dict(saved["machine"])
         except ValueError as error:
             raise MismatchError(f"{self.folder.folder}: {error}") from None
-        run.flights.restore(state["in_flight"])
-        run.rows.exclude(state["excluded"])
-        run.summary.content = state["summary"]
-        run.summary.update(arguments=asdict(run.config))
+        # The same on every rank: what was waited for is known.
+        state.flights.extend(
+            Flight(None, Result.from_state(result)) for result in saved["in_flight"]
+        )
+        state.rows.exclude(saved["excluded"])
+        self.journal.restore(saved["summary"])
+        self.journal.note(None, arguments=all_values(self.inputs.config))
         here = parallel_layout(get_args())
-        same_layout = state["layout"] == here
-        for name in state["checksums"][0]:
-            checksums = [of_rank[name] for of_rank in state["checksums"]]
+        same_layout = saved["layout"] == here
+        for name in saved["checksums"][0]:
+            checksums = [of_rank[name] for of_rank in saved["checksums"]]
             if name.startswith("iter_"):
-                run.meter.history = self._read_history(name, checksums, same_layout)
-                c_0 = self._read_c_0(name, checksums, same_layout) if run.is_root else None
+                state.history = self._read_history(name, checksums, same_layout)
+                c_0 = self._read_c_0(name, checksums, same_layout) if self.is_root else None
                 if c_0 is not None:
-                    run.selecting.c_0[run.machine.profile.teacher] = c_0
+                    state.c_0[machine.profile.teacher] = c_0
                 continue
             # Whether this rank's file holds this rank's weights.
             mine = name.endswith(f"-{self.cut}")
@@ -197,29 +215,31 @@ class Persistence:
             if is_theta_0:
                 # Which random numbers a rank draws depends on its place in the layout.
                 random = written if same_layout else None
-                run.theta_0 = StartingPoint.from_file(context, weights, info, random)
+                state.theta_0 = StartingPoint.from_file(context, weights, info, random)
                 continue
             snapshot = WeightSnapshot(context)
             snapshot.load(weights)
             if name.startswith("in_flight-"):
                 iteration_of = int(name.split("-")[1])
-                run.weights_in_flight[iteration_of - run.machine.offset] = snapshot
+                state.weights_in_flight[iteration_of - machine.offset] = snapshot
             else:
-                run.candidate = snapshot
-        self._restore_made(state["made"])
-        whose = "" if run.machine.teacher is None else f" of teacher {run.machine.teacher}"
-        print_rank_0(
-            f"[t3s] resumed at iteration {iteration}: phase {run.machine.phase.value}{whose}, step "
-            f"{run.machine.phase_step}, theta_b {run.machine.theta_b_step or 'not yet known'}"
+                state.candidate = snapshot
+        self._restore_made(saved["made"])
+        whose = "" if machine.teacher is None else f" of teacher {machine.teacher}"
+        self.journal.tell(
+            f"resumed at iteration {iteration}: phase {machine.phase.value}{whose}, step "
+            f"{machine.phase_step}, theta_b {machine.theta_b_step or 'not yet known'}"
         )
         if not same_layout:
             changes = [
                 f"{key} {was} -> {here[key]}"
-                for key, was in state["layout"].items()
+                for key, was in saved["layout"].items()
                 if was != here[key]
             ]
-            run.say(f"resumed at iteration {iteration} in another layout: {', '.join(changes)}")
-            run.summary.update(layout=here)
+            self.journal.say(
+                f"resumed at iteration {iteration} in another layout: {', '.join(changes)}"
+            )
+            self.journal.note(None, layout=here)
 
     def _wanted(self) -> dict[str, list[Piece]]:
         """What this rank's `WeightSnapshot` is made of, where files are cut up in another way."""
@@ -252,38 +272,24 @@ class Persistence:
                 return c_0
         return None
 
-    def _check_identity(self, saved: dict) -> None:
-        mine = identity(self.run.inputs, get_args())
-        differences = [
-            f"{what} {expected}, this one has {mine.get(what)}"
-            for what, expected in saved.items()
-            if mine.get(what) != expected
-        ]
-        if differences:
-            raise MismatchError(
-                f"{self.folder.folder}: the saved run has {'; '.join(differences)}. Resume with "
-                "what it was started with, or start over from its weights with --finetune and "
-                "another --save."
-            )
-
     def _restore_made(self, made: dict[str, str]) -> None:
-        run = self.run
+        state, selector = self.state, self.selector
         for name, checksum in made.items():
-            path = run.selecting.path(name)
+            path = selector.path(name)
             found = sha256_file(path) if os.path.exists(path) else "nothing"
             if found != checksum:
                 raise MismatchError(
                     f"{path}: expected checksum {checksum[:12]}, found {found[:12]}: it is not "
                     "the file that this run made; restore it, or start again"
                 )
-        known = [p for p in run.machine.profiles if set(run.selecting.store_names(p)) & set(made)]
+        known = [p for p in state.machine.profiles if set(selector.store_names(p)) & set(made)]
         for profile in known:
-            run.selecting.restore_profile(profile)
+            selector.restore_profile(profile)
         if "selection" in made:
-            path, corpus = run.selecting.path("selection"), run.inputs.corpus
-            run.rows.use_selection(Selection.load(path, corpus).keep)
+            path, corpus = selector.path("selection"), self.inputs.corpus
+            state.rows.use_selection(Selection.load(path, corpus).keep)
             if known:
-                run.groups = run.selecting.groups
+                state.groups = selector.groups
 
 
 def _steps(tensors: dict[str, torch.Tensor]) -> list[StepTokens]:
@@ -293,13 +299,3 @@ def _steps(tensors: dict[str, torch.Tensor]) -> list[StepTokens]:
     values = np.split(tensors["c"].numpy(), cut) if len(ends) else []
     steps = tensors["steps"].tolist()
     return [StepTokens(t, c, step) for step, t, c in zip(steps, targets, values, strict=True)]
-
-
-def _tracked_iteration(save: str | None) -> int | None:
-    """The checkpoint that Megatron would load now."""
-    path = os.path.join(save or "", "latest_checkpointed_iteration.txt")
-    try:
-        with open(path) as file:
-            return int(file.read())
-    except (OSError, ValueError):  # none yet, or "release"
-        return None

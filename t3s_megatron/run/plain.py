@@ -3,16 +3,12 @@
 
 from __future__ import annotations
 
-from t3s_megatron.data.lengths import choose_arrangement
+from t3s_megatron.data.lengths import arrange_training, choose_arrangement
+from t3s_megatron.data.teachers import load_training_corpus
+from t3s_megatron.data.tokenizing import load_tokenizer, pad_token
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.batches import RowMaker, TrainingBatches, take_over_batches
 from t3s_megatron.megatron.forward import TrainingForward
-from t3s_megatron.run.inputs import (
-    arrange_training,
-    load_tokenizer,
-    load_training_corpus,
-    pad_token,
-)
 
 
 class PlainTraining:
@@ -37,7 +33,7 @@ class PlainTraining:
         self.data_provider = data_provider
 
     def _batches(self) -> TrainingBatches:
-        from megatron.training import get_args
+        from t3s_megatron.megatron.process import get_args
 
         args = get_args()
         if not args.calculate_per_token_loss:

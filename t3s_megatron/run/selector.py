@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,69 +16,84 @@ from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.stores import LogProbStore
 from t3s_megatron.data.teachers import Part
 from t3s_megatron.megatron import layout
-from t3s_megatron.megatron.meter import TokenGroups, inline_snapshots, step_figures
+from t3s_megatron.megatron.meter import TokenGroups, step_figures
 from t3s_megatron.megatron.process import get_args
-from t3s_megatron.megatron.scoring import score_corpus
+from t3s_megatron.megatron.scoring import score_again, score_corpus
 from t3s_megatron.megatron.seam import CallbackContext
 from t3s_megatron.method.confidence import confidence_fall
+from t3s_megatron.method.noise import scoring_noise
 from t3s_megatron.method.profile import Profile
 from t3s_megatron.method.selection import (
     anchors,
     delta_c,
-    disagreement,
     keep_mask,
     selection_counts,
 )
+from t3s_megatron.monitor.journal import Journal
 from t3s_megatron.run.identity import model_shape
+from t3s_megatron.run.inputs import Inputs
+from t3s_megatron.run.non_finite import NonFinitePolicy
+from t3s_megatron.run.state import RunState
 
-if TYPE_CHECKING:
-    from t3s_megatron.run.t3s import T3SRun
 
+class Selector:
+    """The selector of one run, on one rank; every method is called on all ranks.
 
-class Selecting:
-    """Of one run, on one rank; every method is called on all ranks.
-
-    `c_0` and `c_b`: float32[n_target_tokens of the teacher] by teacher, on the root rank only.
-    `groups`: of all target tokens; only those of closed profiles mean something.
+    `groups`: anchors and the others, of all target tokens; only those of closed profiles mean
+    something. `root`: the rank that collects log-probs.
     """
 
-    def __init__(self, run: T3SRun):
-        self.run = run
-        self.inputs = run.inputs
-        self.config = run.config
-        self.c_0: dict[str | None, np.ndarray] = {}
-        self.c_b: dict[str | None, np.ndarray] = {}
+    def __init__(
+        self,
+        inputs: Inputs,
+        state: RunState,
+        journal: Journal,
+        non_finite: NonFinitePolicy,
+        root: int,
+    ):
+        self.inputs = inputs
+        self.config = inputs.config
+        self.state = state
+        self.journal = journal
+        self.non_finite = non_finite
+        self.root = root
+        self.is_root = layout.rank() == root
         n = self.inputs.corpus.n_targets
         self.groups = TokenGroups(np.zeros(n, dtype=bool), np.zeros(n, dtype=np.float32))
+        self._c_again: np.ndarray | None = None  # theta_0's, of a sample of the profile's tokens
 
     # ------------------------------------------------------------------------------------ scoring
 
     def score_theta_b(self, context: CallbackContext, profile: Profile) -> None:
         """At the live weights, which are theta_b of this profile."""
-        if self.config.scoring == "inline":  # read from the training forwards in close_profile
-            return
         assert profile.theta_b_step is not None
         for part in self.inputs.parts_of(profile.teacher):
             self._score(context, part, "theta_b", profile.theta_b_step)
 
     def score_theta_0(self, context: CallbackContext, profile: Profile) -> None:
-        """At the live weights, which are theta_0, in the same rows as theta_b."""
-        if self.config.scoring == "inline":
-            return
+        """At the live weights, which are theta_0, in the same rows as theta_b; a sample of them
+        once more in others, for the noise of both."""
         for part in self.inputs.parts_of(profile.teacher):
             self._score(context, part, "theta_0", 0)
+            started = time.perf_counter()
+            again = score_again(context, self.state.rows, part.samples)
+            self._c_again = None if again is None else again[part.targets]
+            self.journal.spent("scoring", time.perf_counter() - started)
 
     def _score(self, context: CallbackContext, part: Part, tag: str, step: int) -> None:
-        run, started = self.run, time.perf_counter()
+        started = time.perf_counter()
         c, bad = self._finite_scores(context, part, tag)
         if c is not None:
-            {"theta_0": self.c_0, "theta_b": self.c_b}[tag][part.teacher] = c
-            self._store(part, tag, step, "exact")
-            if bad and tag == "theta_0" and part.teacher in self.c_b:
-                self._store(part, "theta_b", run.machine.theta_b_step or 0, "exact")
+            self._scores(tag)[part.teacher] = c
+            self._store(part, tag, step)
+            if bad and tag == "theta_0" and part.teacher in self.state.c_b:
+                self._store(part, "theta_b", self.state.machine.theta_b_step or 0)
         seconds = time.perf_counter() - started
         whose = "" if part.teacher is None else f" of teacher {part.teacher}"
-        run.say(f"scored {tag}: {part.corpus.n_targets} tokens{whose} in {seconds:.1f} s")
+        self.journal.say(f"scored {tag}: {part.corpus.n_targets} tokens{whose} in {seconds:.1f} s")
+
+    def _scores(self, tag: str) -> dict[str | None, np.ndarray]:
+        return {"theta_0": self.state.c_0, "theta_b": self.state.c_b}[tag]
 
     def confidence_fall(self, context: CallbackContext, profile: Profile, step: int) -> float:
         """`method.confidence_fall` of the profile's tokens at the live weights; step 0 is what the
@@ -89,46 +103,50 @@ class Selecting:
         fall = None
         if c is not None:
             if step == 0:
-                self.c_0[part.teacher] = c
-            fall = confidence_fall(c, self.c_0[part.teacher])
-        return layout.broadcast(fall, self.run.root)
+                self.state.c_0[part.teacher] = c
+            fall = confidence_fall(c, self.state.c_0[part.teacher])
+        return layout.broadcast(fall, self.root)
 
     def _finite_scores(
         self, context: CallbackContext, part: Part, where: str
     ) -> tuple[np.ndarray | None, list[int]]:
         """The scores of the teacher's tokens, on the root rank, and the samples that are left out
         from now on because theirs are not finite."""
-        run, started = self.run, time.perf_counter()
-        flat = score_corpus(context, run.rows, part.samples)
+        rows, started = self.state.rows, time.perf_counter()
+        flat = score_corpus(context, rows, part.samples)
         c, bad = None, []
         if flat is not None:
             c = flat[part.targets]
-            found = self.inputs.corpus.sample_index(part.targets[~np.isfinite(c)])
-            bad = sorted(set(found.tolist()) - run.rows.excluded)
-        bad = layout.broadcast(bad, run.root)
+            found = self.inputs.corpus.sample_index(part.numbers(~np.isfinite(c)))
+            bad = sorted(set(found.tolist()) - rows.excluded)
+        bad = layout.broadcast(bad, self.root)
         if bad:
-            run.non_finite_log_prob(where, bad)
+            machine = self.state.machine
+            self.non_finite.found(
+                f"log-prob at {where}", bad, machine.phase.value, machine.live_step
+            )
         if c is not None:
             self._level_excluded(part, c)
-        run.spent("scoring", time.perf_counter() - started, context.iteration)
+        self.journal.spent("scoring", time.perf_counter() - started)
         return c, bad
 
     def _level_excluded(self, part: Part, c: np.ndarray) -> None:
         """Samples that were left out have delta_c = 0: neither anchors nor learned."""
-        excluded = list(self.run.rows.excluded)
-        out = np.isin(self.inputs.corpus.sample_index(part.targets), excluded)
-        for values in (c, self.c_0.get(part.teacher), self.c_b.get(part.teacher)):
-            if values is not None:
-                values[out] = 0.0
+        for i, sample in enumerate(part.samples):
+            if sample not in self.state.rows.excluded:
+                continue
+            for values in (c, self.state.c_0.get(part.teacher), self.state.c_b.get(part.teacher)):
+                if values is not None:
+                    values[part.corpus.target_slice(i)] = 0.0
 
-    def _store(self, part: Part, tag: str, step: int, mode: str) -> None:
-        c = {"theta_0": self.c_0, "theta_b": self.c_b}[tag][part.teacher]
+    def _store(self, part: Part, tag: str, step: int) -> None:
+        c = self._scores(tag)[part.teacher]
         shape = model_shape(get_args())
-        store = LogProbStore(c, part.corpus, tag=tag, step=step, mode=mode, model=shape)
+        store = LogProbStore(c, part.corpus, tag=tag, step=step, model=shape)
         store.save(self.path(part.file_name(f"c_{tag}")))
 
     def path(self, name: str) -> str:
-        """Of a file that the run makes beside its summary."""
+        """Where a file of this name is that the run makes beside its summary."""
         return os.path.join(self.config.dir, f"{name}.safetensors")
 
     # ------------------------------------------------------------------------------ after a profile
@@ -139,13 +157,22 @@ class Selecting:
         if profile.theta_b_step is None:
             return
         (part,) = self.inputs.parts_of(profile.teacher)
-        self._read_inline(part, profile.theta_b_step)
         mine = None
-        if self.run.is_root:
-            mine = self.c_0[part.teacher], self.c_b[part.teacher]
-        c_0, c_b = layout.broadcast(mine, self.run.root)
+        if self.is_root:
+            mine = self.state.c_0[part.teacher], self.state.c_b[part.teacher]
+        c_0, c_b = layout.broadcast(mine, self.root)
         self.know(part, c_0, c_b)
+        self._report_noise(part, c_0, delta_c(c_b, c_0))
         self._draw_figure_4(context, part, delta_c(c_b, c_0))
+
+    def _report_noise(self, part: Part, c_0: np.ndarray, delta: np.ndarray) -> None:
+        noise, again = None, self._c_again
+        if again is not None:  # on the root rank
+            noise = scoring_noise(c_0, again, delta, self.config.anchor_threshold)
+        noise, self._c_again = layout.broadcast(noise, self.root), None
+        if noise is not None:
+            self.journal.note(part.teacher, noise=noise.to_dict())
+            self.journal.say(f"scoring: {noise.describe()}")
 
     def know(self, part: Part, c_0: np.ndarray, c_b: np.ndarray) -> None:
         """Both float32[n_target_tokens of the teacher], on every rank."""
@@ -155,7 +182,7 @@ class Selecting:
         self.groups.c_0[part.targets] = c_0
 
     def store_names(self, profile: Profile) -> list[str]:
-        """Of the files with the log-probs of a closed profile."""
+        """Names of the files with the log-probs of a closed profile."""
         if not profile.closed or profile.theta_b_step is None:
             return []
         (part,) = self.inputs.parts_of(profile.teacher)
@@ -167,62 +194,38 @@ class Selecting:
         c_0, c_b = (
             LogProbStore.load(self.path(name), part.corpus).c for name in self.store_names(profile)
         )
-        if self.run.is_root:
-            self.c_0[part.teacher], self.c_b[part.teacher] = c_0, c_b
+        if self.is_root:
+            self.state.c_0[part.teacher], self.state.c_b[part.teacher] = c_0, c_b
         self.know(part, c_0, c_b)
-
-    def _read_inline(self, part: Part, step: int) -> None:
-        """What the training forwards of the profile have seen, as the scores or to compare."""
-        if self.config.scoring == "exact" or not layout.speaks_for_its_samples():
-            return
-        n = self.inputs.corpus.n_targets
-        seen = inline_snapshots(self.run.meter.history, step, n)
-        if seen is None:
-            return
-        c_0, c_b = (values[part.targets] for values in seen[:2])
-        if self.config.scoring == "inline":
-            self.c_0[part.teacher], self.c_b[part.teacher] = c_0, c_b
-            self._store(part, "theta_0", 0, "inline")
-            self._store(part, "theta_b", step, "inline")
-            unseen = seen[2] - (n - len(part.targets))  # the others' were not to be seen
-            self.run.say(
-                "inline scoring is approximate: a value may be one epoch old, and "
-                f"{unseen} of {len(part.targets)} tokens were never seen",
-                root=True,
-            )
-            return
-        exact = delta_c(self.c_b[part.teacher], self.c_0[part.teacher])
-        difference = disagreement(exact, delta_c(c_b, c_0))
-        self.run.note(part.teacher, inline_disagreement=difference)
-        self.run.say(f"inline against exact scoring: {difference}", root=True)
 
     def _draw_figure_4(self, context: CallbackContext, part: Part, delta: np.ndarray) -> None:
         """Mean delta_c of both groups over the profile's steps, now that the groups are known."""
-        run, iteration, teacher = self.run, context.iteration, part.teacher
-        run.curves.histogram("delta_c_at_theta_b", delta, iteration, teacher)
         share = float(self.groups.is_anchor[part.targets].mean())
-        run.curves.scalars({"anchor_share": share}, iteration, teacher)
-        first = iteration - len(run.meter.history)
-        for tokens in run.meter.history:
+        self.journal.anchors(delta, share, part.teacher)
+        history = self.state.history
+        first = context.iteration - len(history)
+        for tokens in history:
             figures = step_figures(tokens, None, self.groups)
-            run.plot_groups("profile", tokens.step, figures, first + tokens.step, teacher)
+            self.journal.token_groups(
+                "profile", tokens.step, figures, first + tokens.step, part.teacher
+            )
 
     # ---------------------------------------------------------------------------------- selection
 
     def select(self) -> np.ndarray:
         """Make the selection and its files; bool[n_target_tokens] on every rank."""
-        keep = self._make() if self.run.is_root else None
-        packed = layout.broadcast(None if keep is None else np.packbits(keep), self.run.root)
-        self.c_0, self.c_b = {}, {}
+        keep = self._make() if self.is_root else None
+        packed = layout.broadcast(None if keep is None else np.packbits(keep), self.root)
+        self.state.c_0, self.state.c_b = {}, {}
         return np.unpackbits(packed, count=self.inputs.corpus.n_targets).astype(bool)
 
     def _make(self) -> np.ndarray:
         config, corpus, tau = self.config, self.inputs.corpus, self.config.anchor_threshold
         keep = np.ones(corpus.n_targets, dtype=bool)
         delta = np.zeros(corpus.n_targets, dtype=np.float32)
-        detected = self.run.machine.theta_b_step is not None
+        detected = self.state.machine.theta_b_step is not None
         for part in self.inputs.parts:
-            c_0, c_b = self.c_0.get(part.teacher), self.c_b.get(part.teacher)
+            c_0, c_b = self.state.c_0.get(part.teacher), self.state.c_b.get(part.teacher)
             kept = keep_mask(
                 config.method,
                 c_0=c_0,
@@ -236,9 +239,9 @@ class Selecting:
             if c_0 is not None and c_b is not None:
                 delta[part.targets] = delta_c(c_b, c_0)
             of_part = delta[part.targets] if detected else None
-            self.run.note(part.teacher, tokens=selection_counts(kept, of_part, tau))
+            self.journal.note(part.teacher, tokens=selection_counts(kept, of_part, tau))
         counts = selection_counts(keep, delta if detected else None, tau)
-        self.run.note(None, tokens=counts)
+        self.journal.note(None, tokens=counts)
         selection = Selection(
             keep, corpus, config.method, self._theta_b_steps(), counts, model_shape(get_args())
         )
@@ -248,7 +251,7 @@ class Selecting:
 
     def _theta_b_steps(self) -> int | dict | None:
         """One, or with several teachers one for each."""
-        profiles = self.run.machine.profiles
+        profiles = self.state.machine.profiles
         if len(profiles) == 1:
             return profiles[0].theta_b_step
         return {profile.teacher: profile.theta_b_step for profile in profiles}

@@ -17,9 +17,10 @@ import os
 import resource
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 
-from t3s_megatron.megatron.device import install_megatron_layer, install_torch_layer
+from t3s_megatron.entry import start_process
 
 
 def strike() -> None:
@@ -83,14 +84,13 @@ def arm(point: str) -> None:
     import megatron.training.checkpointing as checkpointing
 
     import t3s_megatron.megatron.rewind as rewind
-    import t3s_megatron.run.selector as selecting
-    import t3s_megatron.run.t3s as run
+    import t3s_megatron.run.selector as selector
     from t3s_megatron.data import durable
     from t3s_megatron.data.run_state import StateFolder
     from t3s_megatron.megatron import generation
+    from t3s_megatron.megatron.weights import WeightSnapshot
     from t3s_megatron.method.phases import Phase
-
-    Run = run.T3SRun
+    from t3s_megatron.run.t3s import T3SRun
 
     def at(phase, step):
         return lambda self, *_: self.machine.phase is phase and self.machine.phase_step == step
@@ -108,47 +108,46 @@ def arm(point: str) -> None:
         StateFolder.commit = wrapped
 
     points = {
-        "before the first save": lambda: before(Run, "on_train_step_end", at(Phase.PROFILE, 1)),
-        "in the profile": lambda: before(Run, "on_train_step_end", at(Phase.PROFILE, 3)),
+        "before the first save": lambda: before(T3SRun, "on_train_step_end", at(Phase.PROFILE, 1)),
+        "in the profile": lambda: before(T3SRun, "on_train_step_end", at(Phase.PROFILE, 3)),
         "in the second profile": lambda: before(
-            Run,
+            T3SRun,
             "on_train_step_end",
             lambda self, _: (self.machine.number, self.machine.phase_step) == (1, 2),
         ),
-        "while a candidate is copied": lambda: after(run.WeightSnapshot, "copy_from"),
+        "while a candidate is copied": lambda: after(WeightSnapshot, "copy_from"),
         "during generation": lambda: before(generation._Decoder, "_choose", on_call(70)),
         "with measurements in flight": lambda: before(
-            Run, "on_train_step_end", lambda self, _: self.machine.live_step == 4
+            T3SRun, "on_train_step_end", lambda self, _: self.machine.live_step == 4
         ),
         "between the minimum and its confirmation": lambda: before(
-            Run, "on_train_step_start", lambda self, _: self.machine.finder.waited == 1
+            T3SRun, "on_train_step_start", lambda self, _: self.machine.finder.waited == 1
         ),
-        "while theta_b is scored": lambda: before(selecting, "score_corpus"),
-        "while theta_0 is scored": lambda: before(selecting, "score_corpus", on_call(2)),
+        "while theta_b is scored": lambda: before(selector, "score_corpus"),
+        "while theta_0 is scored": lambda: before(selector, "score_corpus", on_call(2)),
         "while a store is written": lambda: before(
             durable, "sync_path", lambda path: "c_theta_b.safetensors.tmp" in path
         ),
-        "between scoring and rewind": lambda: before(Run, "_rewind"),
+        "between scoring and rewind": lambda: before(T3SRun, "_rewind"),
         "in the middle of the rewind": lambda: before(rewind, "clear_optimizer_state"),
-        "between rewind and selection": lambda: before(Run, "_select"),
+        "between rewind and selection": lambda: before(T3SRun, "_select"),
         "at the first targeted step": lambda: before(
-            Run, "on_train_step_end", at(Phase.TARGETED, 0)
+            T3SRun, "on_train_step_end", at(Phase.TARGETED, 0)
         ),
-        "in targeted training": lambda: before(Run, "on_train_step_end", at(Phase.TARGETED, 3)),
+        "in targeted training": lambda: before(T3SRun, "on_train_step_end", at(Phase.TARGETED, 3)),
         "while our state is written": lambda: before(StateFolder, "commit", on_call(2)),
         "between our commit and Megatron's tracker": lambda: armed_after_saves(2),
         "while the residual transfer is saved": lambda: before(
-            Run, "on_checkpoint_save", lambda self, _: self.machine.phase is Phase.DONE
+            T3SRun, "on_checkpoint_save", lambda self, _: self.machine.phase is Phase.DONE
         ),
     }
     points[point]()
 
 
 def main() -> None:
-    install_torch_layer()
+    start_process(sys.argv)
     from t3s_megatron import pretrain
 
-    install_megatron_layer()
     if os.environ.get("KILL_AT"):
         arm(os.environ["KILL_AT"])
     pretrain.main()

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import sys
 
-from t3s_megatron.megatron.start import start_process
+from t3s_megatron.entry import start_process
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
         "data_parallel": args.data_parallel_size,
         "arrangement": config.arrangement,
         "batch": args.global_batch_size,
-        "budget": config.plan(args.train_iters).budget,
+        "budget": config.budget,
         "temperature": config.temperature,
         "sequence_parallel": args.sequence_parallel,
         "world": args.world_size,

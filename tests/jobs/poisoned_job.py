@@ -21,7 +21,7 @@ def poison(what: str, sample: int) -> None:
     import torch
 
     from t3s_megatron.megatron import forward, scoring
-    from t3s_megatron.run.selector import Selecting
+    from t3s_megatron.run.selector import Selector
 
     class Infinite(torch.autograd.Function):
         @staticmethod
@@ -54,13 +54,13 @@ def poison(what: str, sample: int) -> None:
         broken = nan if what == "loss" else Infinite.apply
         forward.call_model = partial(poisoned, broken)
         return
-    original = Selecting._score
+    original = Selector._score
 
-    def score(selecting, context, part, tag, step):
+    def score(selector, context, part, tag, step):
         scoring.call_model = partial(poisoned, nan) if tag == what else clean
-        return original(selecting, context, part, tag, step)
+        return original(selector, context, part, tag, step)
 
-    Selecting._score = score
+    Selector._score = score
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from tests.parallel.probed_job import main
 PROBE_STEPS = 2
 
 
-def arranged(base):
+def arranged():
     import megatron.training.training as training
     from megatron.core import mpu
 
@@ -26,6 +26,7 @@ def arranged(base):
     from t3s_megatron.megatron.batches import RowMaker
     from t3s_megatron.megatron.rewind import StartingPoint
     from t3s_megatron.method.phases import Phase
+    from t3s_megatron.run.t3s import T3SRun
 
     told = []
     count_flops = training.num_floating_point_operations
@@ -36,7 +37,7 @@ def arranged(base):
 
     training.num_floating_point_operations = num_floating_point_operations
 
-    class ArrangedRun(base):
+    class ArrangedRun(T3SRun):
         def on_train_step_start(self, context):
             if self.machine.total_steps == 0:
                 self.arrangement = self.rows.arrangement
@@ -58,7 +59,7 @@ def arranged(base):
             plans = self.inputs.training_rows
             self.rows.arrangement = plans.arrangement = self._as(kind)
             plans.at.cache_clear()
-            context.num_microbatches = len(self._step_rows().micro_batches)
+            context.num_microbatches = len(self.step_rows().micro_batches)
 
         def _as(self, kind):
             return dataclasses.replace(self.arrangement, kind=kind)

@@ -19,15 +19,13 @@ def main() -> None:
 
     torch.set_num_threads(1)
     install_torch_layer()
-    import t3s_megatron.run.t3s as run_module
     from t3s_megatron.megatron.model import model_provider
     from t3s_megatron.megatron.releases import call_pretrain, parse_arguments
     from t3s_megatron.plugin import T3S
     from t3s_megatron.run.plain import PlainTraining
 
     install_megatron_layer()
-    run_module.T3SRun = _measured(run_module.T3SRun)
-    t3s = T3S()
+    t3s = T3S(run=_measured())
     args = parse_arguments(t3s.add_arguments, {})
     plain = PlainTraining(args)
     provider, step = t3s.attach(plain.data_provider, plain.forward_step, args)
@@ -69,8 +67,10 @@ class _Watched:
         return result
 
 
-def _measured(base):
-    class MeasuredRun(base):
+def _measured():
+    from t3s_megatron.run.t3s import T3SRun
+
+    class MeasuredRun(T3SRun):
         def on_train_step_end(self, context):
             if self.machine.total_steps == 0:
                 self._write(context)
@@ -91,7 +91,7 @@ def _measured(base):
                 "weights": _bytes(weights),
                 "gradients": _bytes([p.main_grad for p in parameters]),
                 "optimizer": _bytes([*weights, *main]) - _bytes(weights) + _bytes(moments),
-                "snapshot": self.theta_0.weights.nbytes,
+                "snapshot": self.state.theta_0.weights.nbytes,
                 "saved": [_Watched.kept[id(chunk)] for chunk in context.model],
             }
             path = os.path.join(os.environ["MEASURED_FOLDER"], f"rank-{dist.get_rank()}.json")

@@ -17,30 +17,25 @@ from __future__ import annotations
 import functools
 import json
 import os
+import sys
 from collections.abc import Callable
 
-from t3s_megatron.megatron.device import install_megatron_layer, install_torch_layer
+from t3s_megatron.entry import start_process
 
 PROBE_STEPS = 3
 
 
 def main(probe: Callable | None = None) -> None:
-    """`probe`: makes another class of T3SRun."""
-    import torch
-
-    torch.set_num_threads(1)
-    install_torch_layer()
-    import t3s_megatron.run.t3s as run_module
+    """`probe`: makes the class of the run, if any."""
+    start_process(sys.argv)
     from t3s_megatron.megatron.model import model_provider
     from t3s_megatron.megatron.releases import call_pretrain, parse_arguments
     from t3s_megatron.plugin import T3S  # 1
     from t3s_megatron.run.plain import PlainTraining
 
-    install_megatron_layer()
-    if os.environ.get("PROBE_FILE"):
-        run_module.T3SRun = (probe or _probed)(run_module.T3SRun)
+    kind = (probe or _probed)() if os.environ.get("PROBE_FILE") else None
     losses = record_losses()
-    t3s = T3S()  # 2
+    t3s = T3S(run=kind)  # 2
     args = parse_arguments(t3s.add_arguments, {})
     plain = PlainTraining(args)
     known = None if os.environ.get("ATTACH_WITHOUT_ARGUMENTS") else args
@@ -88,15 +83,17 @@ def say_where_the_events_came_from() -> None:
     print(f"training from {training.__file__}, wrapped: {', '.join(sorted(functions)) or 'none'}")
 
 
-def _probed(base):
+def _probed():
     from megatron.training import get_args
 
+    from t3s_megatron.accuracy.answers import Sampling
     from t3s_megatron.data.selection_file import Selection
-    from t3s_megatron.megatron.generation import Sampling, generate
+    from t3s_megatron.megatron.generation import generate
     from t3s_megatron.megatron.rewind import StartingPoint
     from t3s_megatron.method.phases import Phase
+    from t3s_megatron.run.t3s import T3SRun
 
-    class ProbedRun(base):
+    class ProbedRun(T3SRun):
         def on_train_step_start(self, context):
             if self.machine.total_steps == 0:
                 self.own_start = StartingPoint(context)
@@ -117,7 +114,7 @@ def _probed(base):
         def _start_again(self, context, keep):
             self.own_start.rewind(context)
             self.rows.keep = keep
-            context.num_microbatches = len(self._step_rows().micro_batches)
+            context.num_microbatches = len(self.step_rows().micro_batches)
 
         def on_train_end(self, context):
             super().on_train_end(context)

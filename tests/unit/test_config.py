@@ -5,16 +5,17 @@ that cannot be carried out: it is refused with the argument, the reason and the 
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from t3s_megatron.config import METHODS, T3SConfig
+from t3s_megatron.config import UNSUPPORTED_WITH_ANSWERS, T3SConfig
 from t3s_megatron.errors import T3SError
-from t3s_megatron.method.phases import SIGNALS, PhaseMachine
-from t3s_megatron.method.selection import MASKING_BASELINES
+from t3s_megatron.method.options import SIGNALS
+from t3s_megatron.method.phases import PhaseMachine
+from t3s_megatron.method.selection import MASKING_BASELINES, METHODS
+from t3s_megatron.options import argument_name, default_of, options_of
 from tests.support.arguments import config, namespace, parser
 
 # --------------------------------------------------------------------------------------- the parser
@@ -26,21 +27,21 @@ def options() -> list[str]:
 
 
 def test_every_argument_starts_with_t3s_and_is_one_field():
-    expected = ["--t3s"] + ["--t3s-" + f.name.replace("_", "-") for f in fields(T3SConfig)]
+    expected = ["--t3s", *(argument_name(f.name) for f, _ in options_of(T3SConfig))]
     assert options() == expected
 
 
 def test_an_empty_command_line_gives_the_defaults_and_no_t3s_run():
     args = vars(parser().parse_args([]))
     assert args.pop("t3s") is False
-    assert args == {f"t3s_{f.name}": f.default for f in fields(T3SConfig)}
+    assert args == {f"t3s_{f.name}": default_of(f) for f, _ in options_of(T3SConfig)}
 
 
 def test_the_defaults_are_the_ones_of_the_paper_and_the_help():
     made = config()
     assert (made.method, made.simple, made.simple_step) == ("t3s", False, 10)
-    assert (made.anchor_threshold, made.patience, made.min_delta) == (0.0, 5, 0.0)
-    assert (made.accuracy_interval, made.no_shock, made.scoring) == (1, "simple", "exact")
+    assert (made.anchor_threshold, made.patience, made.min_delta) == (0.0, 8, 0.0)
+    assert (made.accuracy_interval, made.no_shock) == (1, "simple")
     assert (made.accuracy_prompts, made.accuracy_samples, made.temperature) == (0, 1, 0.6)
     assert (made.prompt_format, made.overlong, made.verifier) == ("chat", "error", "numeric")
     assert (made.report_temperatures, made.report_samples) == ((), 4)
@@ -73,7 +74,6 @@ def test_values_are_converted_to_the_type_of_their_field(name, words, value):
         "--t3s-method t4s",
         "--t3s-patience 2.5",
         "--t3s-no-shock maybe",
-        "--t3s-scoring fast",
         "--t3s-overlong pad",
         "--t3s-prompt-format xml",
         "--t3s-device tpu",
@@ -134,7 +134,6 @@ def test_the_targeted_phase_is_measured_like_the_profile_unless_given(line, inte
         ("", True),
         ("--t3s-method sft", True),
         ("--t3s-simple", False),
-        ("--t3s-signal fixed", False),
         ("--t3s-signal confidence", False),
         ("--t3s-signal both --t3s-accuracy-interval-coarse 4", True),
         ("--t3s-simple --t3s-report-temperatures 0", True),
@@ -161,7 +160,6 @@ def test_gold_answers_are_needed_exactly_when_something_is_generated(line, neede
         *(f"--t3s-method {method} --t3s-simple" for method in METHODS if method != "sft"),
         *(f"--t3s-method {method} --t3s-mask-share 0.3" for method in MASKING_BASELINES),
         *(f"--t3s-method {m} --t3s-selection-load s" for m in METHODS if m not in ("sft", "rrt")),
-        *(f"--t3s-scoring {scoring}" for scoring in ("exact", "inline", "both")),
         *(f"--t3s-no-shock {end}" for end in ("simple", "sft", "stop")),
         "--t3s-simple-step 50 --t3s-profile-iters 50",
         "--t3s-profile-iters 5 --t3s-simple-step 6 --t3s-no-shock stop",
@@ -172,7 +170,6 @@ def test_gold_answers_are_needed_exactly_when_something_is_generated(line, neede
         "--t3s-method random --t3s-mask-share 0.3 --t3s-simple-step 99",
         "--t3s-method sft --t3s-accuracy-interval 0 --t3s-simple-step 99",
         "--t3s-simple --t3s-accuracy-interval 0",
-        "--t3s-simple --t3s-signal fixed",
         "--t3s-signal both --t3s-accuracy-interval-coarse 4",
         "--t3s-signal confidence --t3s-accuracy-interval 0 --t3s-method rrt",
         "--t3s-signal accuracy --t3s-method sft",
@@ -184,7 +181,7 @@ def test_gold_answers_are_needed_exactly_when_something_is_generated(line, neede
     ],
 )
 def test_a_run_that_can_be_carried_out(line):
-    config(line).plan(50).validate()
+    config(line).check()
 
 
 def test_the_plan_is_the_one_asked_for():
@@ -192,35 +189,34 @@ def test_the_plan_is_the_one_asked_for():
         "--t3s-method inverse --t3s-simple-step 3 --t3s-profile-iters 7 --t3s-accuracy-interval 2 "
         "--t3s-targeted-accuracy-interval 4 --t3s-patience 6 --t3s-min-delta 0.25 "
         "--t3s-no-shock stop"
-    ).plan(50)
+    )
     assert made.signal == "accuracy"
     assert (made.method, made.budget, made.profile_iters) == ("inverse", 50, 7)
     assert (made.simple, made.simple_step) == (False, 3)
     assert (made.accuracy_interval, made.targeted_accuracy_interval) == (2, 4)
     assert (made.patience, made.min_delta, made.no_shock) == (6, 0.25, "stop")
-    assert (made.loaded_selection, made.share, made.measure_final) == (False, None, True)
+    assert (made.selection_load, made.mask_share, made.needs_answers) == (None, None, True)
 
 
 def test_the_plan_of_a_run_whose_detector_knows_its_noise():
     line = "--t3s-confirm-level 0.05 --t3s-shock-level 0.01 --t3s-accuracy-interval-coarse 3"
     blocks = " --t3s-accuracy-blocks 4 --t3s-accuracy-stop-level 0.2"
-    made = config(line + blocks).plan(50)
-    levels = (made.confirm_level, made.shock_level, made.stop_level)
+    made = config(line + blocks)
+    levels = (made.confirm_level, made.shock_level, made.accuracy_stop_level)
     assert levels == (0.05, 0.01, 0.2) and made.coarse_interval == 3
-    assert config(f"{line} --t3s-simple").plan(50).coarse_interval == 0
+    assert config(f"{line} --t3s-simple").coarse_interval == 0
 
 
 def test_the_plan_of_a_run_without_a_profile():
-    loaded = config("--t3s-selection-load s --t3s-targeted-accuracy-interval 0").plan(50)
-    assert (loaded.loaded_selection, loaded.accuracy_interval) == (True, 0)
-    assert loaded.starts_targeted and not loaded.measure_final
-    masked = config("--t3s-method random --t3s-mask-share 0.3").plan(50)
-    assert (masked.share, masked.accuracy_interval, masked.starts_targeted) == (0.3, 0, True)
+    loaded = config("--t3s-selection-load s --t3s-targeted-accuracy-interval 0")
+    assert loaded.starts_targeted and loaded.profile_interval == 0 and not loaded.needs_answers
+    masked = config("--t3s-method random --t3s-mask-share 0.3")
+    assert (masked.mask_share, masked.profile_interval, masked.starts_targeted) == (0.3, 0, True)
     args = namespace()
     args.t3s_selection_load = ""  # an unset variable of a script
-    assert not T3SConfig.from_args(args).plan(50).loaded_selection
-    simple = config("--t3s-simple").plan(50)
-    assert simple.signal == "fixed" and simple.accuracy_interval == 0 and not simple.starts_targeted
+    assert not T3SConfig.from_args(args).starts_targeted
+    simple = config("--t3s-simple")
+    assert simple.simple and simple.profile_interval == 0 and not simple.starts_targeted
 
 
 # ---------------------------------------------------------------------------------- what is refused
@@ -297,14 +293,15 @@ def test_counts_are_at_least_one(name):
         ("--t3s-verify-memory -1", "--t3s-verify-memory -1.0: must be more than 0"),
         ("--t3s-generation-timeout 0", "--t3s-generation-timeout 0.0: must be more than 0"),
         (f"--t3s-seed {2**32}", f"--t3s-seed {2**32}: must be at most {2**32 - 1}"),
+        ("--t3s-method random --t3s-mask-share nan", "--t3s-mask-share nan: has to be a finite"),
         ("--t3s-min-delta nan", "--t3s-min-delta nan: has to be a finite number"),
         ("--t3s-temperature inf", "--t3s-temperature inf: has to be a finite number"),
         ("--t3s-anchor-threshold nan", "--t3s-anchor-threshold nan: has to be a finite number"),
         ("--t3s-report-temperatures nan", "--t3s-report-temperatures nan: has to be a finite"),
-        ("--t3s-confirm-level 1", "--t3s-confirm-level 1.0: the level of a test is less than 1"),
-        ("--t3s-shock-level 1", "--t3s-shock-level 1.0: the level of a test is less than 1"),
+        ("--t3s-confirm-level 1", "--t3s-confirm-level 1.0: must be less than 1"),
+        ("--t3s-shock-level 1", "--t3s-shock-level 1.0: must be less than 1"),
         ("--t3s-shock-level -0.1", "--t3s-shock-level -0.1: must not be negative"),
-        ("--t3s-accuracy-blocks 4 --t3s-accuracy-stop-level 2", "stop-level 2.0: the level of a"),
+        ("--t3s-accuracy-blocks 4 --t3s-accuracy-stop-level 2", "stop-level 2.0: must be less"),
         ("--t3s-accuracy-interval-coarse -1", "coarse -1: must not be negative"),
     ],
 )
@@ -319,7 +316,7 @@ def test_measurements_that_contradict_each_other():
     assert "give --t3s-accuracy-blocks, or drop it" in said
 
 
-@pytest.mark.parametrize("share", ["0", "1", "-0.5", "1.5", "nan"])
+@pytest.mark.parametrize("share", ["0", "1", "-0.5", "1.5"])
 def test_a_masked_share_lies_between_0_and_1(share):
     said = refused(f"--t3s-method random --t3s-mask-share {share}")
     assert f"--t3s-mask-share {float(share)}: must lie between 0 and 1" in said
@@ -338,15 +335,14 @@ _RANDOM = "--t3s-method random --t3s-mask-share 0.3"
         ("--t3s-selection-load s --t3s-method sft", "trains on every token", "drop one"),
         (f"--t3s-selection-load s {_RRT}", "trains on every token", "drop one"),
         ("--t3s-selection-load s --t3s-simple", "skips the profile", "drop --t3s-simple"),
-        ("--t3s-simple --t3s-signal both", "--t3s-simple is --t3s-signal fixed", "drop one"),
+        ("--t3s-simple --t3s-signal both", "--t3s-signal both finds one", "drop one"),
         ("--t3s-signal both", "says when to stop measuring coarsely", "give --t3s-accuracy-int"),
         ("--t3s-signal both --t3s-method sft", "no meaning with --t3s-method sft", "Drop it"),
         (f"--t3s-signal confidence {_RANDOM}", "--t3s-mask-share there is none", "drop one"),
-        ("--t3s-selection-load s --t3s-signal fixed", "skips", "drop --t3s-signal fixed"),
+        ("--t3s-selection-load s --t3s-signal confidence", "skips", "drop --t3s-signal confidence"),
         ("--t3s-heldout-data h", "only used with --t3s-report-temperatures", "give those"),
         ("--t3s-accuracy-interval 0", "detector needs accuracy", "choose --t3s-simple"),
         (f"{_RRT} --t3s-accuracy-interval 0", "detector needs accuracy", "at least 1"),
-        (f"{_RANDOM} --t3s-scoring inline", "inline needs a profile", "choose exact"),
         (f"{_RRT} --t3s-profile-iters 49", "49 cannot be shorter than --train-iters 50", "leave"),
         (
             "--t3s-simple --t3s-simple-step 8 --t3s-profile-iters 7",
@@ -400,6 +396,24 @@ def test_features_of_megatron_that_t3s_cannot_work_with(name, value):
     config(**{name: None if name == "rampup_batch_size" else False})  # and only when it is on
 
 
+@pytest.mark.parametrize("name", UNSUPPORTED_WITH_ANSWERS)
+@pytest.mark.parametrize("generation", ["", "--t3s-generation server --t3s-server-url http://h:1"])
+def test_features_of_megatron_that_decoding_cannot_work_with(name, generation):
+    option, _ = UNSUPPORTED_WITH_ANSWERS[name]
+    padded = {name: "hybrid", "t3s_arrangement": "padded"}  # others refuse the overlap anyway
+    said = refused(generation, **padded)
+    assert re.match(rf"{option} does not work where accuracy is measured: it \w+", said)
+    assert "--t3s-simple" in said
+    config("--t3s-simple", **padded)
+    config("--t3s-signal confidence", **padded)
+
+
+@pytest.mark.parametrize("name", ["muon", "dist_muon", "lion", "soap"])
+def test_optimizers_whose_state_the_rewind_does_not_know(name):
+    assert refused(optimizer=name).startswith(f"--optimizer {name} does not work with --t3s")
+    config(optimizer="sgd")
+
+
 def test_fp16():
     assert refused(fp16=True).startswith("--fp16 does not work with --t3s: use --bf16")
 
@@ -413,8 +427,8 @@ def _numbers(lowest: int):
 
 _FLOATS = st.one_of(st.floats(), st.sampled_from([0.0, 0.3, 0.6, -0.0, 1.0]))
 _VALUES = {
-    "method": st.sampled_from(METHODS),
-    "signal": st.none() | st.sampled_from(SIGNALS),
+    "method": st.sampled_from(tuple(METHODS)),
+    "signal": st.sampled_from(SIGNALS),
     "simple": st.booleans(),
     "simple_step": _numbers(1),
     "mask_share": st.none() | st.none() | st.floats(0, 1) | _FLOATS,
@@ -431,7 +445,6 @@ _VALUES = {
     "max_new_tokens": st.none() | _numbers(1),
     "report_temperatures": st.just(()) | st.lists(_FLOATS, max_size=2),
     "report_samples": _numbers(1),
-    "scoring": st.sampled_from(["exact", "inline", "both"]),
     "selection_load": st.none() | st.sampled_from(["", "s"]),
     "heldout_data": st.none() | st.just("h"),
     "seed": st.none() | st.integers(),
@@ -450,7 +463,7 @@ def carried_out_or_refused(given: dict, budget: int | None, save: str | None) ->
         assert "--" in str(error)
         return
     event("accepted")
-    machine = PhaseMachine(made.plan(budget))  # which validates the plan
+    machine = PhaseMachine(made)
     assert machine.train_iters_now >= budget
     assert made.dir and made.seed >= 0
 
@@ -481,7 +494,6 @@ def test_any_values_are_carried_out_or_refused_by_name(values, budget, save):
             "targeted_accuracy_interval": st.integers(0, 3),
             "mask_share": st.just(0.3),
             "selection_load": st.just("s"),
-            "scoring": _VALUES["scoring"],
         },
     ),
     budget=st.integers(1, 30),

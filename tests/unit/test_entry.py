@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from torch.distributed import TCPStore
 
-from t3s_megatron import entry as announcement
+from t3s_megatron import entry
 
 
 @pytest.fixture
@@ -21,26 +21,26 @@ def agent(monkeypatch) -> TCPStore:
 
 
 def test_the_first_of_the_ranks_tells_it_and_every_error_is_told(agent):
-    assert not announcement.was_said()
-    said = [announcement.first_to_say(what) for what in ("full", "full", "gone", "full")]
+    assert not entry.was_said()
+    said = [entry.first_to_say(what) for what in ("full", "full", "gone", "full")]
     assert said == [True, False, True, False]
-    assert announcement.was_said()
+    assert entry.was_said()
 
 
 def test_a_restarted_job_tells_it_again(agent, monkeypatch):
-    assert announcement.first_to_say("full")
+    assert entry.first_to_say("full")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    assert not announcement.was_said() and announcement.first_to_say("full")
+    assert not entry.was_said() and entry.first_to_say("full")
 
 
 @pytest.mark.parametrize("how", ["no torchrun", "no agent", "no address"])
 def test_without_a_store_every_rank_tells_it(agent, how, monkeypatch):
-    monkeypatch.setattr(announcement, "_SECONDS", 1)
+    monkeypatch.setattr(entry, "_SECONDS", 1)
     if how == "no torchrun":
         monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE")
     elif how == "no agent":
         monkeypatch.setenv("MASTER_PORT", "1")
     else:
         monkeypatch.delenv("MASTER_ADDR")
-    assert announcement.first_to_say("full") and announcement.first_to_say("full")
-    assert not announcement.was_said()
+    assert entry.first_to_say("full") and entry.first_to_say("full")
+    assert not entry.was_said()

@@ -74,7 +74,7 @@ def test_the_citation_names_the_paper_as_the_readme_does():
     entry = Path(ROOT, "README.md").read_text().partition("```bibtex")[2].partition("```")[0]
     authors = [f"{one['family-names']}, {one['given-names']}" for one in cited["authors"]]
     assert len(authors) == 10 and f"{{{' and '.join(authors)}}}" in entry
-    assert all(str(cited[key]) in entry for key in ("title", "journal", "year"))
+    assert all(str(cited[key]) in entry for key in ("title", "collection-title", "year"))
 
 
 def test_the_installed_wheel_runs_outside_of_the_repository(built, tmp_path):

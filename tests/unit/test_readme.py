@@ -5,38 +5,32 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from t3s_megatron.config import T3SConfig
+from t3s_megatron.method.selection import METHODS
+from t3s_megatron.options import argument_name, options_of, table
+from tests.support import argument_table
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def argument_table() -> str:
-    rows = []
-    for f in fields(T3SConfig):
-        unset = f.default is None or f.default is False or f.default == ()
-        default = "" if unset else f"`{f.default}`"
-        choices = f.metadata["argparse"].get("choices")
-        name = f"`--t3s-{f.name.replace('_', '-')}`"
-        if choices:
-            name += " " + ", ".join(f"`{choice}`" for choice in choices)
-        rows.append(f"| {name} | {default} | {f.metadata['help']} |")
-    return "\n".join(rows)
-
-
-def test_the_argument_table_is_the_parsers():
+def test_the_argument_table_is_the_declarations():
     page = (ROOT / "docs/arguments.md").read_text()
-    assert argument_table() in page, f"the table has to be:\n{argument_table()}"
+    assert argument_table.in_page(page) == page, "python -m tests.support.argument_table writes it"
+
+
+def test_every_method_is_among_the_arguments():
+    row = next(line for line in table(T3SConfig).splitlines() if "`--t3s-method`" in line)
+    assert all(f"`{method.name}`" in row and method.help in row for method in METHODS.values())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_argument_that_is_mentioned_exists(page):
-    known = {f"--t3s-{f.name.replace('_', '-')}" for f in fields(T3SConfig)} | {"--t3s"}
+    known = {argument_name(f.name) for f, _ in options_of(T3SConfig)} | {"--t3s"}
     assert set(re.findall(r"--t3s(?:-[a-z]+)*", page.read_text())) <= known
 
 

@@ -43,7 +43,7 @@ def test_what_cannot_work_is_refused(line, said):
 def test_where_the_profile_is_not_measured_targeted_training_can_overlap():
     for signal in ("--t3s-signal confidence", "--t3s-simple"):
         line = f"{SERVER} --t3s-accuracy-overlap 1 {signal} --t3s-targeted-accuracy-interval 2"
-        OverlappingPhases(config(line).plan(budget=50), 1)
+        OverlappingPhases(config(line), 1)
 
 
 def test_what_is_filled_in():

@@ -7,13 +7,13 @@ import contextlib
 import io
 import os
 import sys
-import traceback
+from collections.abc import Callable
 
-from t3s_megatron.config import add_t3s_arguments
 from t3s_megatron.errors import T3SError
+from t3s_megatron.megatron.releases import reason_of
 
 
-def read_arguments(argv: list[str], world_size: int):
+def read_arguments(argv: list[str], world_size: int, extra_args_provider: Callable):
     """Megatron's validated namespace of rank 0, with `padded_vocab_size` set if anything says it.
 
     T3SError when Megatron refuses the arguments: with its own reason.
@@ -27,33 +27,19 @@ def read_arguments(argv: list[str], world_size: int):
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            args = parse_args(add_t3s_arguments)
+            args = parse_args(extra_args_provider)
             validate_args(args, {})
     except SystemExit:
         raise T3SError(f"Megatron's parser: {_last_line(said)}") from None
     except (AssertionError, ValueError, RuntimeError) as error:
         raise T3SError(
-            f"Megatron refuses these arguments for {world_size} GPUs: {_reason(error)}"
+            f"Megatron refuses these arguments for {world_size} GPUs: {reason_of(error)}"
         ) from error
     finally:
         sys.argv = before
     return args
 
 
-def pad_vocabulary(args, size: int) -> None:
-    """Set `padded_vocab_size` as Megatron does for a tokenizer of `size` tokens."""
-    multiple = args.make_vocab_size_divisible_by * args.tensor_model_parallel_size
-    args.padded_vocab_size = -(-size // multiple) * multiple
-
-
 def _last_line(said: io.StringIO) -> str:
     lines = [line for line in said.getvalue().splitlines() if line.strip()]
     return lines[-1] if lines else "it ended without a word"
-
-
-def _reason(error: Exception) -> str:
-    """Its message; for an assertion without one, the line that was asserted."""
-    if str(error):
-        return str(error)
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{frame.line} ({os.path.basename(frame.filename)}:{frame.lineno})"

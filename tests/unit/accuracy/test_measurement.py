@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from made_answers import gold
 
-from t3s_megatron.accuracy.measurement import Answer, Grader, Measurement, may_fail, measure
+from t3s_megatron.accuracy.answers import Answer
+from t3s_megatron.accuracy.measurement import Grader, Measurement, may_fail, measure
 from t3s_megatron.accuracy.pool import Limits, VerifierPool
 from t3s_megatron.accuracy.verifiers import FAILURES, Verdict
 

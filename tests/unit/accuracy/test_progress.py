@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from t3s_megatron.accuracy.progress import Progress
+from t3s_megatron.accuracy.answers import Progress
 
 
 def test_nothing_is_said_of_what_is_done_soon():

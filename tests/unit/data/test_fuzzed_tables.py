@@ -47,7 +47,7 @@ def save(tmp_path_factory):
     saved = tmp_path_factory.mktemp("saved")
     selection = Selection(KEEP, CORPUS, "t3s", 12, {"kept": 5}, {"layers": 2})
     selection.save(str(saved / "selection"))
-    LogProbStore(C, CORPUS, "theta_b", 12, "exact", {"layers": 2}).save(str(saved / "store"))
+    LogProbStore(C, CORPUS, "theta_b", 12, {"layers": 2}).save(str(saved / "store"))
     return lambda kind, path: shutil.copyfile(saved / kind, path)
 
 

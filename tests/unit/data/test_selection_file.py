@@ -206,7 +206,7 @@ def test_an_unknown_version(saved):
 def test_another_kind_of_file(tmp_path):
     path = str(tmp_path / "c.safetensors")
     made = corpus(*three_samples())
-    LogProbStore(np.zeros(12, dtype=np.float32), made, "theta_0", 0, "exact").save(path)
+    LogProbStore(np.zeros(12, dtype=np.float32), made, "theta_0", 0).save(path)
     with pytest.raises(MismatchError, match="expected a selection .*found log-prob store"):
         Selection.load(path, made)
 

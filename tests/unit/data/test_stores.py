@@ -17,7 +17,7 @@ C = -np.arange(12, dtype=np.float32) / 7
 @pytest.fixture
 def saved(tmp_path) -> str:
     path = str(tmp_path / "c_theta_b.safetensors")
-    LogProbStore(C, corpus(*three_samples()), "theta_b", 12, "exact", {"layers": 2}).save(path)
+    LogProbStore(C, corpus(*three_samples()), "theta_b", 12, {"layers": 2}).save(path)
     return path
 
 
@@ -25,7 +25,7 @@ def test_round_trip(saved):
     found = LogProbStore.load(saved, corpus(*three_samples()))
     assert found.c.dtype == np.float32
     np.testing.assert_array_equal(found.c, C)
-    assert (found.tag, found.step, found.mode) == ("theta_b", 12, "exact")
+    assert (found.tag, found.step) == ("theta_b", 12)
     assert found.model == {"layers": 2}
 
 
@@ -43,14 +43,14 @@ def test_not_finite_names_the_sample_and_writes_nothing(tmp_path, bad, place, ui
     damaged = C.copy()
     damaged[[place, 11]] = bad
     count = 1 if place == 11 else 2
-    made = LogProbStore(damaged, corpus(*three_samples()), "theta_b", 12, "exact")
+    made = LogProbStore(damaged, corpus(*three_samples()), "theta_b", 12)
     with pytest.raises(T3SError, match=f"^{count} log-probs at theta_b .* sample '{uid}'"):
         made.save(str(path))
     assert not path.exists()
 
 
 def test_an_array_of_another_corpus_is_not_saved(tmp_path):
-    made = LogProbStore(C[:-1], corpus(*three_samples()), "theta_b", 12, "exact")
+    made = LogProbStore(C[:-1], corpus(*three_samples()), "theta_b", 12)
     with pytest.raises(ValueError, match=r"\[11\] values for 12 places"):
         made.save(str(tmp_path / "c.safetensors"))
 
@@ -86,7 +86,7 @@ def test_same_bytes_of_another_type(saved):
         LogProbStore.load(saved, corpus(*three_samples()))
 
 
-@pytest.mark.parametrize("name", ["tag", "step", "mode"])
+@pytest.mark.parametrize("name", ["tag", "step"])
 def test_a_header_that_lacks(saved, name):
     rewrite(saved, without=name)
     with pytest.raises(MismatchError, match=f"its header lacks {name}"):

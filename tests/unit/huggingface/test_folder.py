@@ -17,7 +17,6 @@ from t3s_megatron.huggingface.folder import (
     MARK,
     FolderWriter,
     check_target,
-    read_config,
     weight_files,
 )
 
@@ -101,12 +100,41 @@ def test_only_an_export_may_be_replaced(tmp_path):
             check_target(str(tmp_path / name))
 
 
-def test_a_folder_without_config(tmp_path):
-    with pytest.raises(T3SError, match="no config.json in it"):
-        read_config(str(tmp_path))
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(T3SError, match="config.json: not a config"):
-        read_config(str(tmp_path))
+def test_nothing_that_no_export_has_made_is_removed(tmp_path):
+    """NVIDIA-NeMo/Megatron-Bridge #339, huggingface/transformers #25129."""
+    writer = write(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "latest_checkpointed_iteration.txt").write_text("8")
+    with pytest.raises(MismatchError, match="left as it is.*is complete, in .*out.tmp: rename it"):
+        writer.commit({})
+    assert os.listdir(tmp_path / "out") == ["latest_checkpointed_iteration.txt"]
+    assert float(read(tmp_path / "out.tmp")["t0"][0]) == 0
+    write(tmp_path / "other").commit({})
+    for name in ("other.tmp", "other.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.tex").write_text("")
+        with pytest.raises(MismatchError, match=f"{name}: an export needs this name"):
+            write(tmp_path / "other").commit({})
+        (tmp_path / name / "thesis.tex").unlink()
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    """kevinzakka/torchkit #9."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "exp").symlink_to(tmp_path / "disk")
+    (tmp_path / "dangling").symlink_to(tmp_path / "big" / "hf")
+    (tmp_path / "big").mkdir()
+    for value in (1, 2):
+        for link, place in (("exp", "disk"), ("dangling", "big/hf")):
+            check_target(str(tmp_path / link))
+            write(tmp_path / link, value=value).commit({})
+            assert (tmp_path / link).is_symlink()
+            assert float(read(tmp_path / place)["t0"][0]) == value
+
+
+def test_a_mount_point_is_refused_before_the_run():
+    with pytest.raises(MismatchError, match="/proc is a mount point.*such as /proc/hf"):
+        check_target("/proc")
 
 
 def test_damaged_weights_are_named(tmp_path):

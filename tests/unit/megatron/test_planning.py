@@ -58,12 +58,15 @@ REST = """--num-attention-heads 8 --group-query-attention --num-query-groups 2 -
 
 def planned(shape: str, extra: str = ""):
     """(args, model) as the plan measures it on 4 GPUs."""
-    from t3s_megatron.megatron.fake_world.arguments import pad_vocabulary, read_arguments
+    from t3s_megatron.megatron.fake_world.arguments import read_arguments
     from t3s_megatron.megatron.fake_world.cluster import install_fake_world
     from t3s_megatron.megatron.fake_world.stages import measure_model
+    from t3s_megatron.planning.reading import pad_vocabulary
 
     install_fake_world()
-    args = read_arguments([*SHAPES[shape].split(), *REST.split(), *extra.split()], 4)
+    args = read_arguments(
+        [*SHAPES[shape].split(), *REST.split(), *extra.split()], 4, lambda parser: parser
+    )
     pad_vocabulary(args, 4096)
     return args, measure_model(args, 1.0)
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t3s_megatron.method.detector import BottleneckDetector, Decision
+from t3s_megatron.method.detector import BottleneckDetector
 from t3s_megatron.method.outcome import Outcome
 from t3s_megatron.method.paired import p_above
 
@@ -32,8 +32,11 @@ def observe_all(detector: BottleneckDetector, outcomes) -> list:
 
 
 def confirmed_at(detector: BottleneckDetector, outcomes) -> int | None:
-    decisions = [seen.decision for seen in observe_all(detector, outcomes)]
-    return decisions.index(Decision.CONFIRMED) if Decision.CONFIRMED in decisions else None
+    for step, seen in enumerate(outcomes):
+        detector.observe(step, seen)
+        if detector.confirmed:
+            return step
+    return None
 
 
 # --------------------------------------------------------------------------------- confirmation
@@ -45,7 +48,7 @@ def test_a_significant_rise_confirms_before_patience_is_up():
     assert confirmed_at(BottleneckDetector(5), curve) is None
     detector = BottleneckDetector(5, confirm_level=0.04)
     seen = observe_all(detector, curve)
-    assert [one.decision for one in seen].index(Decision.CONFIRMED) == 3
+    assert confirmed_at(BottleneckDetector(5, confirm_level=0.04), curve) == 3
     assert (detector.theta_b_step, detector.minimum) == (1, 2 / 12)
     assert seen[3].reason == (
         "step 3: accuracy 0.750 is above the minimum by a paired test, p = 0.0078: theta_b = "
@@ -106,7 +109,7 @@ def test_a_measurement_that_ended_early_is_no_minimum_and_may_confirm():
     low = detector.observe(2, outcome("100-" + "-" * 8))
     assert not low.is_new_minimum and "of the prompts asked is above" in low.reason
     high = detector.observe(3, outcome("-" * 4 + "11111---"))
-    assert high.decision is Decision.CONFIRMED and detector.theta_b_step == 1
+    assert detector.confirmed and not high.is_new_minimum and detector.theta_b_step == 1
 
 
 def test_before_the_shock_step_0_is_what_has_to_be_undercut():

@@ -18,17 +18,19 @@ from phase_walk import Walk, curve, paired
 from test_phases_properties import curves, plans, quick
 from test_profiles import runs as several_teachers
 
+from t3s_megatron.method.options import MethodOptions
 from t3s_megatron.method.outcome import Outcome
 from t3s_megatron.method.overlap import OverlappingPhases
-from t3s_megatron.method.phases import Action, ActionKind, Phase, Plan
+from t3s_megatron.method.phases import Action, ActionKind, Phase
+from tests.support.asked import asked
 
 depths = st.integers(1, 4)
 
 
-def evenly(plan: Plan) -> Plan:
+def evenly(plan: MethodOptions) -> MethodOptions:
     """Measured at steps that do not depend on outcomes, nor on anything else that is watched."""
     signal = "accuracy" if plan.signal == "both" else plan.signal
-    return replace(plan, coarse_interval=0, signal=signal)
+    return replace(plan, accuracy_interval_coarse=0, signal=signal)
 
 
 even_plans = plans().map(evenly)
@@ -159,14 +161,14 @@ def test_a_run_that_dies_at_every_point_makes_the_same_run(plan, curve, depth):
 
 
 def test_outcomes_are_taken_before_the_depth_th_later_measurement_and_at_the_end():
-    plan = Plan(method="t3s", budget=2, profile_iters=6, patience=9, no_shock="stop")
+    plan = asked(budget=2, profile_iters=6, patience=9, no_shock="stop")
     walk = OverlappingWalk(plan, curve(0.5, 0.4, 0.3, 0.6), 2).run()
     assert walk.collected[:6] == [(1, 3), (2, 4), (3, 5), (4, 6), (5, 6), (6, 6)]
     assert walk.collected[6:] == [(1, 2), (2, 2)]
 
 
 def test_the_steps_beyond_a_confirmed_minimum_are_thrown_away():
-    plan = Plan(method="t3s", budget=3, profile_iters=20, patience=2)
+    plan = asked(budget=3, profile_iters=20, patience=2)
     walk = OverlappingWalk(plan, curve(0.5, 0.3, 0.4), 3).run()
     assert walk.machine.theta_b_step == 1  # confirmed by step 3, known at step 6
     assert (walk.steps, walk.discarded) == ({"profile": 6, "targeted": 3}, 3)
@@ -175,15 +177,13 @@ def test_the_steps_beyond_a_confirmed_minimum_are_thrown_away():
 
 
 def test_training_may_not_go_on_where_something_is_due():
-    machine = OverlappingPhases(Plan(method="t3s", budget=3, patience=2), 1)
+    machine = OverlappingPhases(asked(budget=3, patience=2), 1)
     machine.done(Action(ActionKind.KEEP_THETA_0))
     machine.measured(Outcome(0.5))
     machine.step_done()
     with pytest.raises(ValueError, match="no training step was due"):
         machine.step_done()
     with pytest.raises(ValueError, match="outcomes that are not there yet"):
-        OverlappingPhases(Plan(method="t3s", budget=3, coarse_interval=2), 1)
-    with pytest.raises(ValueError, match="weights that training has left behind"):
-        OverlappingPhases(Plan(method="t3s", budget=3, signal="both"), 1)
+        OverlappingPhases(asked(budget=3, accuracy_interval_coarse=2), 1)
     with pytest.raises(ValueError, match="at least one"):
-        OverlappingPhases(Plan(method="t3s", budget=3), 0)
+        OverlappingPhases(asked(budget=3), 0)

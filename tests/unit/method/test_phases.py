@@ -8,8 +8,11 @@ import math
 import pytest
 from phase_walk import Walk, curve
 
+from t3s_megatron.errors import T3SError
+from t3s_megatron.method.options import MethodOptions
 from t3s_megatron.method.outcome import Outcome
-from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine, Plan
+from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine
+from tests.support.asked import Evaluated, asked
 
 BASELINES = ("random", "mask-top-confidence", "mask-bottom-confidence")
 SELECTING = ("t3s", "inverse", *BASELINES)
@@ -17,17 +20,10 @@ SHOCK = curve(0.7, 0.5, 0.4, 0.45, 0.5, 0.6)
 NO_SHOCK = curve(0.5, 0.6, 0.7)
 
 
-def plan(method: str = "t3s", **changed) -> Plan:
-    """Small numbers: targeted measurements and the final one are off unless a test asks."""
-    settings = dict(
-        budget=3,
-        simple_step=2,
-        profile_iters=6,
-        patience=2,
-        targeted_accuracy_interval=0,
-        measure_final=False,
-    )
-    return Plan(method=method, **settings | changed)
+def plan(method: str = "t3s", **changed) -> MethodOptions:
+    """Small numbers; targeted steps are not measured unless a test asks, but for the last one."""
+    settings = dict(budget=3, simple_step=2, profile_iters=6, patience=2)
+    return asked(method, **settings | dict(targeted_accuracy_interval=0) | changed)
 
 
 def measures(phase: str, steps) -> list[str]:
@@ -35,6 +31,13 @@ def measures(phase: str, steps) -> list[str]:
 
 
 SELECTED_AFTER_REWIND = ["targeted 0: score theta_0", "targeted 0: select", "targeted 3: finish"]
+#: The same where accuracy is measured.
+MEASURED_AT_THE_END = [*SELECTED_AFTER_REWIND[:2], "targeted 3: measure", "targeted 3: finish"]
+
+
+def in_profile(walk: Walk) -> list[str]:
+    """What was measured to find theta_b."""
+    return [a for a in walk.trace if a.startswith("profile") and a.endswith("measure")]
 
 
 # --------------------------------------------------------------------- methods that need a theta_b
@@ -54,7 +57,7 @@ def test_shock_confirmed_by_patience(method):
         "profile 4: measure",
         "profile 4: score theta_b",
         "profile 4: rewind",
-        *SELECTED_AFTER_REWIND,
+        *MEASURED_AT_THE_END,
     ]
     assert walk.machine.theta_b_step == 2
     assert walk.machine.records == [
@@ -65,10 +68,12 @@ def test_shock_confirmed_by_patience(method):
 
 def test_the_log_tells_the_run_in_plain_words():
     walk = Walk(plan(), SHOCK).run()
-    assert walk.log[-5:] == [
+    assert walk.log[-6:] == [
         "step 4: accuracy 0.500: 2 measurements without a new minimum confirm theta_b = step 2 "
         "(accuracy 0.400)",
         "theta_b is step 2 (patience 2)",
+        "accuracy fell from 0.700 to 0.400 and has since risen to 0.500; p for the lowest of 4 "
+        "measurements",
         "rewound to theta_0 after 4 profile steps",
         "targeted training begins: 3 steps",
         "done",
@@ -83,18 +88,18 @@ def test_ties_keep_the_first_of_equals():
 
 def test_the_profile_ends_at_its_upper_bound():
     walk = Walk(plan(patience=9), SHOCK).run()
-    assert walk.trace[-5:-3] == ["profile 6: score theta_b", "profile 6: rewind"]
+    assert walk.trace[-6:-4] == ["profile 6: score theta_b", "profile 6: rewind"]
     assert walk.machine.theta_b_step == 2
     assert walk.machine.theta_b_reason == "lowest of all 6 profile steps"
 
 
 def test_a_minimum_at_the_upper_bound_is_scored_live_and_not_kept():
     walk = Walk(plan(profile_iters=3), curve(0.7, 0.6, 0.5, 0.4)).run()
-    assert walk.trace[-6:] == [
+    assert walk.trace[-7:] == [
         "profile 3: measure",
         "profile 3: score theta_b (live)",
         "profile 3: rewind",
-        *SELECTED_AFTER_REWIND,
+        *MEASURED_AT_THE_END,
     ]
     assert walk.machine.theta_b_step == 3
 
@@ -137,23 +142,21 @@ def test_a_void_measurement_at_the_upper_bound_still_ends_the_profile():
 
 def test_an_interval_measures_only_then_and_at_the_upper_bound():
     walk = Walk(plan(accuracy_interval=4, patience=9), curve(0.7, *[0.6] * 5, 0.5)).run()
-    measured = [a for a in walk.trace if "measure" in a]
-    assert measured == measures("profile", (0, 4, 6))
+    assert in_profile(walk) == measures("profile", (0, 4, 6))
     assert walk.machine.theta_b_step == 6
 
 
 def test_coarse_until_the_shock_and_dense_from_there():
     shock = curve(0.7, 0.75, 0.8, 0.8, 0.6, 0.5, 0.55, 0.6)
-    walk = Walk(plan(coarse_interval=2, profile_iters=9), shock).run()
-    measured = [a for a in walk.trace if a.endswith("measure")]
-    assert measured == measures("profile", (0, 2, 4, 5, 6, 7))
+    walk = Walk(plan(accuracy_interval_coarse=2, profile_iters=9), shock).run()
+    assert in_profile(walk) == measures("profile", (0, 2, 4, 5, 6, 7))
     assert walk.machine.theta_b_step == 5
     said = "from here on accuracy is measured every --t3s-accuracy-interval steps"
     assert walk.log.count(said) == 1
 
 
 def test_another_signal_may_ask_for_dense_measuring():
-    machine = PhaseMachine(plan(coarse_interval=4))
+    machine = PhaseMachine(plan(accuracy_interval_coarse=4))
     machine.done(machine.next_action())
     machine.measured(Outcome(0.7))
     machine.step_done()
@@ -164,8 +167,8 @@ def test_another_signal_may_ask_for_dense_measuring():
 
 
 def test_the_end_of_the_profile_is_measured_however_coarse():
-    walk = Walk(plan(coarse_interval=4), NO_SHOCK).run()
-    assert [a for a in walk.trace if a.endswith("measure")] == measures("profile", (0, 4, 6))
+    walk = Walk(plan(accuracy_interval_coarse=4), NO_SHOCK).run()
+    assert in_profile(walk) == measures("profile", (0, 4, 6))
 
 
 def test_the_paired_test_is_told_with_theta_b():
@@ -194,7 +197,7 @@ def test_only_a_measurement_that_looks_for_the_minimum_may_end_early():
 
 
 def test_the_stop_level_is_divided_between_the_looks_of_a_measurement():
-    machine = PhaseMachine(plan(stop_level=0.2))
+    machine = PhaseMachine(plan(accuracy_stop_level=0.2, accuracy_blocks=3))
     for marks in ("11111111", "00011111"):
         while machine.next_action() != Action(ActionKind.MEASURE):
             action = machine.next_action()
@@ -217,7 +220,7 @@ def test_no_shock_goes_on_as_t3s_simple():
         *measures("profile", (3, 4, 5, 6)),
         "profile 6: score theta_b",
         "profile 6: rewind",
-        *SELECTED_AFTER_REWIND,
+        *MEASURED_AT_THE_END,
     ]
     assert walk.machine.theta_b_step == 2
     assert "no Imitation Shock in 6 steps" in walk.machine.theta_b_reason
@@ -273,7 +276,7 @@ def test_no_shock_stops():
 
 @pytest.mark.parametrize("method", SELECTING)
 def test_simple_measures_nothing_and_scores_the_live_weights(method):
-    walk = Walk(plan(method, signal="fixed", accuracy_interval=0)).run()
+    walk = Walk(plan(method, simple=True)).run()
     assert walk.trace == [
         "profile 0: keep theta_0",
         "profile 2: score theta_b (live)",
@@ -284,10 +287,15 @@ def test_simple_measures_nothing_and_scores_the_live_weights(method):
 
 
 def test_simple_measures_in_the_targeted_phase_when_asked_from_theta_0_on():
-    asked = plan(signal="fixed", accuracy_interval=0, targeted_accuracy_interval=2)
-    walk = Walk(asked).run()
+    walk = Walk(plan(simple=True, targeted_accuracy_interval=2)).run()
     measured = [a for a in walk.trace if "measure" in a]
-    assert measured == measures("targeted", (0, 2))
+    assert measured == measures("targeted", (0, 2, 3))
+
+
+def test_where_answers_are_asked_for_anyway_the_end_is_measured():
+    """By --t3s-report-temperatures, of which the phases know nothing."""
+    options = Evaluated(**vars(plan(simple=True)))
+    assert Walk(options).run().trace[-2:] == [*measures("targeted", (3,)), "targeted 3: finish"]
 
 
 # ------------------------------------------------------------------- the signal without generation
@@ -300,8 +308,7 @@ def fall(step: int) -> float:
 
 
 def test_by_confidence_the_turn_is_theta_b_and_nothing_is_measured():
-    asked = plan(signal="confidence", accuracy_interval=0, profile_iters=9)
-    walk = Walk(asked, fall=fall).run()
+    walk = Walk(plan(signal="confidence", profile_iters=9), fall=fall).run()
     assert walk.trace == [
         "profile 0: keep theta_0",
         "profile 0: score",
@@ -316,16 +323,16 @@ def test_by_confidence_the_turn_is_theta_b_and_nothing_is_measured():
 
 
 def test_by_confidence_without_a_fall_the_run_says_so():
-    asked = plan(signal="confidence", accuracy_interval=0)
+    asked = plan(signal="confidence")
     walk = Walk(asked, fall=lambda step: 0.0).run()
     assert walk.machine.theta_b_step == 2
     assert "confidence never fell below step 0" in walk.machine.theta_b_reason
 
 
 def test_by_both_accuracy_decides_and_is_measured_once_the_fall_has_slowed():
-    asked = plan(signal="both", coarse_interval=6, profile_iters=9)
+    asked = plan(signal="both", accuracy_interval_coarse=6, profile_iters=9)
     walk = Walk(asked, curve(0.7, 0.6, 0.5, 0.45, 0.5, 0.4, 0.45, 0.5, 0.5), fall=fall).run()
-    assert [a for a in walk.trace if "measure" in a] == measures("profile", (0, 3, 4, 5, 6, 7))
+    assert in_profile(walk) == measures("profile", (0, 3, 4, 5, 6, 7))
     # The turn is confirmed at step 6, and then there is nothing left to score for.
     assert [a for a in walk.trace if a.endswith(": score")] == [
         f"profile {step}: score" for step in range(7)
@@ -335,7 +342,7 @@ def test_by_both_accuracy_decides_and_is_measured_once_the_fall_has_slowed():
 
 
 def test_rrt_by_confidence_keeps_the_turn():
-    asked = plan("rrt", budget=8, signal="confidence", accuracy_interval=0)
+    asked = plan("rrt", budget=8, profile_iters=8, signal="confidence")
     walk = Walk(asked, fall=fall).run()
     assert walk.machine.theta_b_step == 4 and walk.machine.phase is Phase.DONE
     assert walk.trace[-2:] == ["profile 8: residual transfer", "transferred 8: finish"]
@@ -345,7 +352,7 @@ def test_rrt_by_confidence_keeps_the_turn():
 
 
 def test_rrt_trains_to_theta_f_and_transfers_the_residual():
-    walk = Walk(plan("rrt", budget=6, measure_final=True), SHOCK).run()
+    walk = Walk(plan("rrt", budget=6), SHOCK).run()
     assert walk.trace == [
         "profile 0: keep theta_0",
         *measures("profile", (0, 1)),
@@ -367,14 +374,16 @@ def test_rrt_keeps_the_first_confirmed_minimum():
 
 
 def test_rrt_takes_the_lowest_when_nothing_was_confirmed():
-    walk = Walk(plan("rrt", budget=4, patience=9), curve(0.7, 0.5, 0.6, 0.4, 0.5)).run()
+    walk = Walk(
+        plan("rrt", budget=4, patience=9, profile_iters=4), curve(0.7, 0.5, 0.6, 0.4, 0.5)
+    ).run()
     assert walk.machine.theta_b_step == 3
-    assert walk.trace[-2:] == ["profile 4: residual transfer", "transferred 4: finish"]
+    assert walk.trace[-3:-1] == ["profile 4: residual transfer", "transferred 4: measure"]
 
 
 def test_rrt_measures_at_its_interval_whatever_the_profile_bound():
-    walk = Walk(plan("rrt", budget=7, profile_iters=3, accuracy_interval=5), SHOCK).run()
-    assert [a for a in walk.trace if "measure" in a] == measures("profile", (0, 5, 7))
+    walk = Walk(plan("rrt", budget=7, profile_iters=9, accuracy_interval=5), SHOCK).run()
+    assert in_profile(walk) == measures("profile", (0, 5, 7))
 
 
 def test_rrt_without_shock_takes_the_simple_step():
@@ -391,7 +400,7 @@ def test_rrt_without_shock_leaves_theta_f(no_shock):
 
 
 def test_rrt_simple():
-    walk = Walk(plan("rrt", budget=6, signal="fixed", accuracy_interval=0)).run()
+    walk = Walk(plan("rrt", budget=6, simple=True)).run()
     assert walk.trace == [
         "profile 0: keep theta_0",
         "profile 2: keep candidate",
@@ -416,18 +425,18 @@ def test_sft_without_measuring():
 
 
 def test_random_with_a_share_of_its_own():
-    walk = Walk(plan("random", share=0.2)).run()
+    walk = Walk(plan("random", mask_share=0.2)).run()
     assert walk.trace == ["targeted 0: select", "targeted 3: finish"]
 
 
 @pytest.mark.parametrize("method", BASELINES[1:])
 def test_confidence_masks_with_a_share_only_score_theta_0(method):
-    assert Walk(plan(method, share=0.2)).run().trace == SELECTED_AFTER_REWIND
+    assert Walk(plan(method, mask_share=0.2)).run().trace == SELECTED_AFTER_REWIND
 
 
 @pytest.mark.parametrize("method", SELECTING)
 def test_a_loaded_selection_starts_targeted(method):
-    walk = Walk(plan(method, loaded_selection=True)).run()
+    walk = Walk(plan(method, selection_load="s")).run()
     assert walk.trace == ["targeted 3: finish"]
     assert walk.machine.records == [
         {"phase": "targeted", "first_iteration": 1, "last_iteration": 3}
@@ -435,7 +444,7 @@ def test_a_loaded_selection_starts_targeted(method):
 
 
 def test_a_loaded_selection_measures_theta_0_itself():
-    loaded = plan(loaded_selection=True, targeted_accuracy_interval=2, measure_final=True)
+    loaded = plan(selection_load="s", targeted_accuracy_interval=2)
     assert Walk(loaded).run().trace == [
         *measures("targeted", (0, 2, 3)),
         "targeted 3: finish",
@@ -443,7 +452,7 @@ def test_a_loaded_selection_measures_theta_0_itself():
 
 
 def test_theta_0_is_not_measured_twice():
-    walk = Walk(plan(targeted_accuracy_interval=2, measure_final=True), SHOCK).run()
+    walk = Walk(plan(targeted_accuracy_interval=2), SHOCK).run()
     measured = [a for a in walk.trace if a.endswith("measure") and a.startswith("targeted")]
     assert measured == measures("targeted", (2, 3))
 
@@ -452,12 +461,12 @@ def test_theta_0_is_not_measured_twice():
 
 
 def test_train_iters_is_an_upper_bound_until_the_profile_ends():
-    machine = PhaseMachine(plan(signal="fixed", accuracy_interval=0, budget=7))
+    machine = PhaseMachine(plan(simple=True, budget=7))
     assert machine.train_iters_now == 2 + 7
     assert PhaseMachine(plan(budget=7)).train_iters_now == 6 + 7
     assert PhaseMachine(plan("sft", budget=7)).train_iters_now == 7
-    assert PhaseMachine(plan("rrt", budget=7)).train_iters_now == 7
-    assert PhaseMachine(plan(budget=7, loaded_selection=True)).train_iters_now == 7
+    assert PhaseMachine(plan("rrt", budget=7, profile_iters=7)).train_iters_now == 7
+    assert PhaseMachine(plan(budget=7, selection_load="s")).train_iters_now == 7
     done = Walk(plan(budget=7), SHOCK).run().machine
     assert done.offset == 4 and done.train_iters_now == done.total_steps == 4 + 7
 
@@ -465,25 +474,25 @@ def test_train_iters_is_an_upper_bound_until_the_profile_ends():
 @pytest.mark.parametrize(
     "changed, reason",
     [
-        (dict(budget=0), "budget"),
-        (dict(profile_iters=0), "profile_iters"),
+        (dict(profile_iters=0), "--t3s-profile-iters 0: must be at least 1"),
         (dict(accuracy_interval=0), "detector needs accuracy"),
         (dict(method="rrt", accuracy_interval=0), "detector needs accuracy"),
-        (dict(simple_step=7), "step 7"),
-        (dict(simple_step=0), "step 0"),
-        (dict(signal="fixed", simple_step=7), "step 7"),
-        (dict(no_shock="sft", profile_iters=4), "cannot go on as SFT of 3"),
-        (dict(method="rrt", simple_step=4), "step 4"),  # the budget of 3 is its profile
+        (dict(method="rrt", budget=7), "--t3s-profile-iters 6 cannot be shorter"),
+        (dict(simple_step=7), "--t3s-simple-step 7 lies beyond --t3s-profile-iters 6"),
+        (dict(simple_step=0), "--t3s-simple-step 0: must be at least 1"),
+        (dict(simple=True, simple_step=7), "theta_b would never be reached"),
+        (dict(no_shock="sft", profile_iters=4), "goes on to --train-iters 3 in all"),
+        (dict(method="rrt", simple_step=4), "--t3s-simple-step 4 lies beyond --train-iters 3"),
     ],
 )
-def test_plans_that_cannot_be_carried_out(changed, reason):
-    with pytest.raises(ValueError, match=reason):
+def test_what_cannot_be_carried_out_is_refused_by_the_machine_as_well(changed, reason):
+    with pytest.raises(T3SError, match=reason):
         PhaseMachine(plan(**changed))
 
 
 def test_the_simple_step_is_free_where_nothing_uses_it():
-    for free in (dict(no_shock="stop"), dict(method="sft"), dict(method="random", share=0.5)):
-        plan(simple_step=99, **free).validate()
+    for free in (dict(no_shock="stop"), dict(method="sft"), dict(method="random", mask_share=0.5)):
+        plan(simple_step=99, **free).check()
 
 
 def test_events_out_of_order_are_refused():

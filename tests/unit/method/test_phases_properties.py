@@ -14,39 +14,44 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from phase_walk import Walk
 
-from t3s_megatron.method.phases import SIGNALS, Phase, PhaseMachine, Plan
+from t3s_megatron.method.options import SIGNALS, MethodOptions
+from t3s_megatron.method.phases import Phase, PhaseMachine
+from t3s_megatron.method.selection import METHODS
+from tests.support.asked import asked
 
-METHODS = ("t3s", "inverse", "random", "mask-top-confidence", "mask-bottom-confidence")
 quick = settings(max_examples=300, suppress_health_check=[HealthCheck.filter_too_much])
 
 
 @st.composite
-def plans(draw) -> Plan:
-    method = draw(st.sampled_from((*METHODS, "rrt", "sft")))
-    baseline = method.startswith(("random", "mask-"))
-    signal = draw(st.sampled_from(SIGNALS)) if method != "sft" else "accuracy"
-    asks = signal in ("accuracy", "both")
+def plans(draw) -> MethodOptions:
+    method = METHODS[draw(st.sampled_from(sorted(METHODS)))]
+    share = 0.25 if method.baseline and draw(st.booleans()) else None
+    load = "s" if method.selects and draw(st.booleans()) else None
+    decided = load or share or not method.has_theta_b
+    signals = [(signal, False) for signal in SIGNALS] + [("accuracy", True)]
+    signal, simple = ("accuracy", False) if decided else draw(st.sampled_from(signals))
     budget = draw(st.integers(1, 9))
     no_shock = draw(st.sampled_from(["simple", "sft", "stop"]))
-    profile_iters = draw(st.integers(1, budget if no_shock == "sft" else 9))
-    last = budget if method in ("rrt", "sft") else profile_iters
-    return Plan(
-        method=method,
+    fewest = budget if method.transfers else 1
+    profile_iters = draw(st.integers(fewest, max(fewest, budget if no_shock == "sft" else 9)))
+    last = profile_iters if method.selects else budget
+    return asked(
+        method.name,
         budget=budget,
         signal=signal,
+        simple=simple,
         simple_step=draw(st.integers(1, last)),
         profile_iters=profile_iters,
-        accuracy_interval=draw(st.integers(1, 4)) if asks else 0,
+        accuracy_interval=draw(st.integers(1, 4)),
         targeted_accuracy_interval=draw(st.integers(0, 4)),
         patience=draw(st.integers(1, 4)),
         min_delta=draw(st.sampled_from([0.0, 0.125])),
         confirm_level=draw(st.sampled_from([0.0, 0.3])),
         shock_level=draw(st.sampled_from([0.0, 0.0, 0.3])),
-        coarse_interval=draw(st.sampled_from([0, 4, 5])) if asks else 0,
+        accuracy_interval_coarse=draw(st.sampled_from([4, 5] if signal == "both" else [0, 4, 5])),
         no_shock=no_shock,
-        loaded_selection=method in METHODS and asks and draw(st.booleans()),
-        share=0.25 if baseline and draw(st.booleans()) else None,
-        measure_final=draw(st.booleans()),
+        selection_load=load,
+        mask_share=share,
     )
 
 
@@ -69,9 +74,9 @@ def test_budgets_are_exact_and_iterations_never_go_back(plan, curve):
     assert steps["targeted"] in (0, plan.budget)
     if machine.goes_on_as_sft:
         assert steps == {"profile": plan.budget, "targeted": 0}
-    if plan.method in ("sft", "rrt"):
+    if plan.trains_to_theta_f:
         assert steps == {"profile": plan.budget, "targeted": 0}
-    if plan.simple and plan.method in METHODS and not plan.starts_targeted:
+    if plan.simple and plan.chosen.selects:
         assert steps["profile"] == plan.simple_step
     ends = [0, *(record["last_iteration"] for record in machine.records)]
     starts = [record["first_iteration"] - 1 for record in machine.records]
@@ -86,7 +91,7 @@ def test_a_run_that_selects_does_so_once_after_its_rewind(plan, curve):
     kinds = [action.split(": ")[1] for action in walk.trace]
     assert kinds.count("finish") == 1 and kinds[-1] == "finish"
     assert kinds.count("keep theta_0") <= 1 and kinds.count("rewind") <= 1
-    selects = walk.steps["targeted"] > 0 and not plan.loaded_selection
+    selects = walk.steps["targeted"] > 0 and not plan.selection_load
     assert kinds.count("select") == selects
     if "rewind" in kinds:
         at = kinds.index("rewind")
@@ -101,9 +106,9 @@ def test_theta_b_is_the_lowest_measured_accuracy_of_the_profile(plan, curve):
     walk = Walk(plan, curve).run()
     assume(not walk.refused)
     machine = walk.machine
-    if not plan.detects or plan.min_delta or plan.method == "rrt" or machine.theta_b_step is None:
+    if not plan.detects or plan.min_delta or plan.chosen.transfers or machine.theta_b_step is None:
         return
-    if plan.signal == "confidence":
+    if plan.by_confidence:
         return
     if plan.shock_level:  # what is lowest may be so by chance, or be taken over too late
         return
@@ -125,7 +130,7 @@ def test_theta_b_is_the_lowest_measured_accuracy_of_the_profile(plan, curve):
 @given(plans(), curves())
 def test_by_confidence_theta_b_is_the_first_lowest_fall_and_nothing_is_asked(plan, curve):
     walk = Walk(plan, curve).run()
-    assume(not walk.refused and plan.signal == "confidence" and plan.detects)
+    assume(not walk.refused and plan.by_confidence and plan.detects)
     assert not any(a.startswith("profile") and a.endswith("measure") for a in walk.trace)
     scored = [int(a.split()[1][:-1]) for a in walk.trace if a.endswith(": score")]
     assert scored == list(range(scored[-1] + 1))
@@ -139,17 +144,17 @@ def test_by_confidence_theta_b_is_the_first_lowest_fall_and_nothing_is_asked(pla
 
 @quick
 @given(plans(), curves())
-def test_a_run_is_refused_when_its_start_or_all_that_it_goes_by_is_void(plan, curve):
+def test_a_run_is_refused_when_its_start_or_all_that_it_goes_by_says_nothing(plan, curve):
     """Anything else goes on with void measurements, and ends."""
     walk = Walk(plan, curve).run()
     measured = [action.split(": ")[0].split() for action in walk.trace if "measure" in action]
     found = {(phase, int(step)): curve(phase, int(step)) for phase, step in measured}
-    starts = [math.isnan(a) for (phase, step), a in found.items() if step == 0]
-    blind = plan.detects and [
-        a for (phase, step), a in found.items() if step and phase == "profile"
-    ]
-    first_is_void = bool(starts) and starts[0] and walk.machine.total_steps == 0
-    assert bool(walk.refused) == (first_is_void or bool(blind) and all(map(math.isnan, blind)))
+    first = [accuracy for (phase, step), accuracy in found.items() if step == 0][:1]
+    seeks = plan.detects and plan.measures_profile
+    useless = [math.isnan(a) or (seeks and a <= plan.min_delta) for a in first]
+    later = [a for (phase, step), a in found.items() if step and phase == "profile"]
+    blind = seeks and bool(later) and all(map(math.isnan, later))
+    assert bool(walk.refused) == (any(useless) or blind)
     assert (walk.machine.phase is Phase.DONE) == (not walk.refused)
 
 

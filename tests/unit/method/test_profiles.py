@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from phase_walk import THETA_0, Walk, curve
 from test_phases import SHOCK, plan
 
-from t3s_megatron.method.phases import SIGNALS, PhaseMachine
+from t3s_megatron.method.options import SIGNALS
+from t3s_megatron.method.phases import PhaseMachine
 
 EARLY = curve(0.9, 0.3, 0.5, 0.6, 0.7)
 NO_SHOCK = curve(0.5, 0.6, 0.7)
@@ -59,6 +60,7 @@ def test_two_teachers_one_after_the_other():
         "qwq profile 3: rewind",
         "targeted 0: score theta_0",
         "targeted 0: select",
+        "targeted 3: measure",
         "targeted 3: finish",
     ]
     assert [profile.theta_b_step for profile in walk.machine.profiles] == [2, 1]
@@ -95,11 +97,9 @@ def test_a_void_start_of_a_later_profile_ends_the_run_and_names_the_teacher():
 
 
 def test_simple_measures_nothing_until_the_targeted_phase():
-    asked = plan(teachers=("a", "b"), signal="fixed", accuracy_interval=0,
-                 targeted_accuracy_interval=2)  # fmt: skip
-    walk = Walk(asked).run()
+    walk = Walk(plan(teachers=("a", "b"), simple=True, targeted_accuracy_interval=2)).run()
     assert [a for a in walk.trace if "measure" in a] == [
-        "targeted 0: measure", "targeted 2: measure",
+        "targeted 0: measure", "targeted 2: measure", "targeted 3: measure",
     ]  # fmt: skip
     assert walk.steps == {"profile": 4, "targeted": 3}
 
@@ -108,9 +108,9 @@ def test_simple_measures_nothing_until_the_targeted_phase():
     "changed",
     [
         dict(method="sft", budget=5),
-        dict(loaded_selection=True),
-        dict(method="random", share=0.2),
-        dict(method="mask-top-confidence", share=0.2),
+        dict(selection_load="s"),
+        dict(method="random", mask_share=0.2),
+        dict(method="mask-top-confidence", mask_share=0.2),
     ],
 )
 def test_what_needs_no_theta_b_has_one_phase_over_all_samples(changed):
@@ -127,7 +127,10 @@ def test_train_iters_leaves_room_for_the_profiles_to_come():
 
 @pytest.mark.parametrize(
     ("changed", "reason"),
-    [(dict(method="rrt"), "it is of one teacher"), (dict(no_shock="sft", budget=9), "SFT of all")],
+    [
+        (dict(method="rrt"), "one trajectory"),
+        (dict(no_shock="sft", budget=9), "fine-tuning on all"),
+    ],
 )
 def test_what_one_teacher_alone_can_do(changed, reason):
     with pytest.raises(ValueError, match=reason):
@@ -145,8 +148,11 @@ def falls(draw):
 @st.composite
 def runs(draw) -> Walk:
     """As T3SConfig makes plans: without the detector of accuracy no profile is measured."""
-    signal = draw(st.sampled_from(SIGNALS))
-    asks = signal in ("accuracy", "both")
+    signal, simple = draw(
+        st.sampled_from([*((signal, False) for signal in SIGNALS), ("accuracy", True)])
+    )
+    accuracy_interval = draw(st.integers(1, 3))
+    coarse = [3, 4] if signal == "both" else [0, 3, 4]
     teachers = TEACHERS[: draw(st.integers(2, 3))]
     values = st.one_of(st.integers(0, 8).map(lambda k: k / 8), st.just(math.nan))
     profile_iters = draw(st.integers(1, 7))
@@ -155,16 +161,16 @@ def runs(draw) -> Walk:
         teachers=teachers,
         budget=draw(st.integers(1, 5)),
         signal=signal,
+        simple=simple,
         simple_step=draw(st.integers(1, profile_iters)),
         profile_iters=profile_iters,
-        accuracy_interval=draw(st.integers(1, 3)) if asks else 0,
+        accuracy_interval=accuracy_interval,
         targeted_accuracy_interval=draw(st.integers(0, 2)),
         patience=draw(st.integers(1, 3)),
         confirm_level=draw(st.sampled_from([0.0, 0.3])),
         shock_level=draw(st.sampled_from([0.0, 0.0, 0.3])),
-        coarse_interval=draw(st.sampled_from([0, 3, 4])) if asks else 0,
+        accuracy_interval_coarse=draw(st.sampled_from(coarse)),
         no_shock=draw(st.sampled_from(["simple", "stop"])),
-        measure_final=draw(st.booleans()),
     )
     curves = {
         teacher: curve(*draw(st.lists(values, min_size=2, max_size=8))) for teacher in teachers

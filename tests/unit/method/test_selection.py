@@ -11,9 +11,10 @@ from hypothesis.extra import numpy as hnp
 
 from t3s_megatron.method.selection import (
     MASKING_BASELINES,
+    METHODS,
+    Method,
     anchors,
     delta_c,
-    disagreement,
     keep_mask,
     selection_counts,
 )
@@ -71,7 +72,7 @@ def test_t3s_masks_the_anchors_and_inverse_everything_else():
     assert kept("inverse") == [True, False, False, True, False, False]
 
 
-@pytest.mark.parametrize("method", ["sft", "rrt"])
+@pytest.mark.parametrize("method", [m.name for m in METHODS.values() if not m.selects])
 def test_sft_and_rrt_keep_every_token(method):
     assert kept(method, c_0=None, c_b=None) == [True] * 6
 
@@ -237,18 +238,26 @@ def test_the_mean_of_an_empty_group_is_none(delta, empty):
     assert selection_counts(~anchors(delta), delta)[empty] is None
 
 
-def test_disagreement_by_hand():
-    """Anchors {0, 3} against {0, 1}: two of six labels differ, one of three tokens is in both."""
-    approximate = DELTA + np.array([0, 1, 0, -3, 0, 0], dtype=np.float32)
-    assert disagreement(DELTA, approximate) == {
-        "label_disagreement_share": pytest.approx(1 / 3),
-        "anchor_jaccard": pytest.approx(1 / 3),
-        "max_abs_difference": 3.0,
-        "mean_abs_difference": pytest.approx(4 / 6),
-    }
+# ------------------------------------------------------------------------------- table of methods
 
 
-def test_no_disagreement_and_no_anchors_at_all():
-    assert disagreement(DELTA, DELTA)["anchor_jaccard"] == 1.0
-    none = np.full(3, -1.0, dtype=np.float32)
-    assert disagreement(none, none)["anchor_jaccard"] == 1.0
+def test_every_method_is_declared_under_its_name_and_says_what_it_does():
+    assert all(name == method.name and method.help for name, method in METHODS.items())
+    assert list(METHODS)[:3] == ["t3s", "rrt", "sft"], "help and docs name them in this order"
+
+
+def test_only_what_masks_a_share_is_a_baseline_and_only_what_selects_reads_log_probs():
+    for method in METHODS.values():
+        assert method.selects or not (method.baseline or method.needs)
+        assert not (method.selects and method.transfers)
+        assert set(method.reads(None)) <= {"theta_0", "theta_b"}
+
+
+def test_a_new_method_is_one_entry(monkeypatch):
+    """What a method is handed: here one that keeps the tokens whose confidence has fallen."""
+    fallen = Method("fallen", "keep what fell", lambda s: s.at("theta_b") < s.at("theta_0"),
+                    needs=("theta_0", "theta_b"))  # fmt: skip
+    monkeypatch.setitem(METHODS, "fallen", fallen)
+    assert kept("fallen") == (C_B < C_0).tolist()
+    with pytest.raises(ValueError, match="fallen needs log-probs at theta_b"):
+        kept("fallen", c_b=None)

@@ -8,7 +8,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
-from t3s_megatron.accuracy.measurement import Answer, measure
+from t3s_megatron.accuracy.answers import Answer
+from t3s_megatron.accuracy.measurement import measure
 from t3s_megatron.accuracy.verifiers import Verdict
 from t3s_megatron.monitor.curves import Curves, measurement_figures
 

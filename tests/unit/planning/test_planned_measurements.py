@@ -9,19 +9,19 @@ import pytest
 from made_plans import answers, layout, model
 from test_planned_work import SPEED, outcome
 
-from t3s_megatron.method.phases import Plan
 from t3s_megatron.planning.measurements import Costs, measuring
 from t3s_megatron.planning.report import text
 from t3s_megatron.planning.walk import walk
+from tests.support.asked import asked
 
-PLAN = Plan(method="t3s", budget=50)
+PLAN = asked(budget=50)
 #: 60 tokens/s on each of two ranks: a measurement of 20 answers of 30 tokens takes 5 s. A training
 #: step takes some milliseconds.
 FAST = replace(SPEED, generation=60.0, peak_flops=1e9)
 
 
 def costs(**changes) -> Costs:
-    made = dict(layout=layout(), model=model(), lengths=[10, 30], answers=answers(), scores=True,
+    made = dict(layout=layout(), model=model(), lengths=[10, 30], answers=answers(),
                 speed=FAST)  # fmt: skip
     return Costs(**made | changes)
 
@@ -45,7 +45,7 @@ def test_evaluations_are_counted_with_them():
 
 
 def test_nothing_is_measured_by_a_run_that_generates_nothing():
-    assert measuring(replace(PLAN, signal="fixed"), costs(answers=None)) is None
+    assert measuring(replace(PLAN, simple=True), costs(answers=None)) is None
 
 
 @pytest.mark.parametrize("rate", [60.0, 1e9])  # a measurement is longer than a step, and shorter
@@ -64,23 +64,20 @@ def test_servers_beside_the_run_hide_what_the_steps_between_two_measurements_las
 
 
 def test_what_overlap_refuses_is_not_planned_with_it():
-    assert measuring(replace(PLAN, coarse_interval=3), costs()).beside.overlapped is None
+    assert measuring(replace(PLAN, accuracy_interval_coarse=3), costs()).beside.overlapped is None
     blocks = measuring(PLAN, costs(answers=answers(blocks=4)))
     assert blocks.beside.overlapped is None
     assert "--t3s-accuracy-overlap" not in text(outcome(measuring=blocks))
 
 
 def test_by_confidence_the_corpus_is_scored_at_every_step_and_nothing_measured():
-    plan = replace(PLAN, signal="confidence", accuracy_interval=0, targeted_accuracy_interval=0)
+    plan = replace(PLAN, signal="confidence", targeted_accuracy_interval=50)
     found = measuring(plan, costs())
-    assert (found.measurements, found.targeted) == (1, 1)
+    assert (found.measurements, found.targeted) == (2, 2)
     run = walk(plan, 10)
     # Steps 0 to 15, then theta_b and theta_0, of two samples of 40 positions.
     assert costs().of(run)["scoring"].tokens == (16 + 2) * 40
-    inline = costs(scores=False)
-    assert inline.of(inline.walks(plan)[0])["scoring"].tokens == 16 * 40
-    assert "none in the profile; 1 later" in text(outcome(measuring=found))
-    assert found.beside.overlapped is None, "there is nothing to overlap"
+    assert "none in the profile; 2 later" in text(outcome(measuring=found))
 
 
 def test_alternatives_are_other_runs_whole():

@@ -14,8 +14,9 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoTokenizer
 
 from t3s_megatron.data.selection_file import Selection
+from t3s_megatron.data.tokenizing import load_tokenizer
 from t3s_megatron.errors import DataError, MismatchError, T3SError
-from t3s_megatron.run.inputs import Inputs, check_tokenizer_argument, load_tokenizer, read_inputs
+from t3s_megatron.run.inputs import Inputs, check_tokenizer_argument, read_inputs
 from tests.support.arguments import namespace
 from tests.support.task import CHAT_TEMPLATE, make_samples, make_tokenizer
 
@@ -69,7 +70,7 @@ def test_good_input_comes_out_ready_to_train_on(ready):
         f"<user>{whole['prompt']}<assistant>"
     )
     assert made.unusable_gold == frozenset() and made.askable(made.corpus) == made.corpus.samples
-    assert made.plan == made.config.plan(50)
+    assert (made.config.budget, made.config.teachers) == (50, ())
 
 
 def test_answers_may_fill_what_the_longest_prompt_leaves_of_a_row(ready):
@@ -109,7 +110,7 @@ def test_a_saved_selection_is_loaded_in_the_order_of_this_data(ready, tmp_path):
     again = ready(f"--t3s-selection-load {path}", samples=make_samples(8, 0)[::-1])
     parts = [keep[made.corpus.target_slice(i)] for i in reversed(range(8))]
     assert again.selection.keep.tolist() == np.concatenate(parts).tolist()
-    assert again.plan.loaded_selection and again.plan.starts_targeted
+    assert again.config.starts_targeted
 
 
 # ------------------------------------------------------------------------------------------ samples
@@ -403,12 +404,12 @@ def of_teachers(**counts) -> list[dict]:
 
 def test_two_teachers_have_a_profile_each(ready):
     made = ready(samples=of_teachers(r1=8, qwq=5), train_iters=100)
-    assert made.plan.teachers == made.plan.profiles == ("r1", "qwq")
-    assert (made.plan.budget, made.plan.profile_iters) == (100, 50)
+    assert made.config.teachers == made.config.profiles == ("r1", "qwq")
+    assert (made.config.budget, made.config.profile_iters) == (100, 50)
     assert [part.teacher for part in made.parts] == ["r1", "qwq"]
     assert made.rows_of("qwq").order.n == 5 and made.rows_of(None).order.n == 13
     assert (
-        ready("--t3s-profile-iters 40", samples=of_teachers(r1=8, qwq=5)).plan.profile_iters == 40
+        ready("--t3s-profile-iters 40", samples=of_teachers(r1=8, qwq=5)).config.profile_iters == 40
     )
 
 
@@ -424,7 +425,7 @@ def test_each_is_asked_its_own_prompts_and_all_of_them_every_prompt_once(ready):
 def test_several_files(ready, tmp_path, tokenizer):
     other = write(tmp_path / "qwq.jsonl", make_samples(4, 0))
     made = ready(f"--t3s-data {tmp_path}/train.jsonl {other}")
-    assert made.plan.teachers == ("train", "qwq") and len(made.corpus.samples) == 12
+    assert made.config.teachers == ("train", "qwq") and len(made.corpus.samples) == 12
 
 
 def test_a_teacher_of_whom_nothing_can_be_asked_is_refused_where_its_profile_is_measured(ready):
@@ -449,6 +450,6 @@ def test_what_one_teacher_alone_can_do_is_refused_for_two(ready):
         ready(line)
         with pytest.raises(T3SError, match=reason):
             ready(line, samples=two)
-    assert ready("--t3s-method sft", samples=two).plan.profiles == (None,)
+    assert ready("--t3s-method sft", samples=two).config.profiles == (None,)
     with pytest.raises(DataError, match="train.jsonl, line 2: no `teacher`"):
         ready(samples=[two[0], *make_samples(8, 0)[1:]])

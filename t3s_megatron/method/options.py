@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run was asked to do: arguments about the method, what follows from them, and which of them
+do not go together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+
+from t3s_megatron.errors import T3SError
+from t3s_megatron.method.selection import MASKING_BASELINES, METHODS, Method
+from t3s_megatron.options import FILLED_IN, check_bounds, option
+
+#: What says which step of the profile is theta_b, unless --t3s-simple does.
+SIGNALS = ("accuracy", "confidence", "both")
+
+
+def _methods_help() -> str:
+    """Methods in their order; neighbours that do the same are named together."""
+    return "; ".join(
+        f"{', '.join(method.name for method in alike)}: {what}"
+        for what, alike in groupby(METHODS.values(), key=lambda method: method.help)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions:
+    """The phases of a run as they were asked for; `method.phases` carries them out.
+
+    No arguments: `budget`, the training steps of the targeted phase or of plain fine-tuning, which
+    is Megatron's --train-iters; `teachers`, their names where the data has several, else empty.
+    """
+
+    method: str = option("t3s", _methods_help(), choices=tuple(METHODS))
+    signal: str = option(
+        "accuracy",
+        "what says which step is theta_b. accuracy: the lowest training accuracy; confidence: the "
+        "turn of the falling tokens, for which nothing is generated or verified; both: the lowest "
+        "accuracy, and the falling tokens say when --t3s-accuracy-interval-coarse ends",
+        choices=SIGNALS,
+    )
+    simple: bool = option(
+        False, "T3S-simple: step --t3s-simple-step is theta_b, and nothing has to be generated"
+    )
+    simple_step: int = option(10, "the step that T3S-simple takes as theta_b", at_least=1)
+    mask_share: float | None = option(
+        None,
+        "share of target tokens the random and confidence baselines mask (default: as t3s)",
+        above=0,
+        below=1,
+    )
+    anchor_threshold: float = option(0.0, "tau: a token is an anchor when delta_c > tau (Eq. 4)")
+    selection_save: str | None = option(None, "also write the selection to this file", free=True)
+    selection_load: str | None = option(
+        None,
+        "skip profiling and train with this selection (made by any model, same tokenizer)",
+        free=True,
+    )
+    patience: int = option(
+        8,
+        "measurements without a new minimum after which the minimum is confirmed as theta_b",
+        at_least=1,
+    )
+    min_delta: float = option(0.0, "a new minimum has to be lower by more than this", at_least=0)
+    confirm_level: float = option(
+        0.0,
+        "also confirm the minimum when a later accuracy is above it by a paired test at this level "
+        "(0: patience only)",
+        at_least=0,
+        below=1,
+    )
+    shock_level: float = option(
+        0.0,
+        "the fall below step 0 has to be significant by a paired test at this level (0: any fall)",
+        at_least=0,
+        below=1,
+    )
+    accuracy_interval: int = option(
+        1, "measure training accuracy every this many steps", at_least=0
+    )
+    accuracy_overlap: int = option(
+        0,
+        "with --t3s-generation server: train on while up to this many measurements are in flight; "
+        "the weights of each are kept on the host until its outcome is known",
+        at_least=0,
+    )
+    targeted_accuracy_interval: int = option(
+        FILLED_IN,
+        "the same in the targeted phase (default: --t3s-accuracy-interval; 0: only its end)",
+        at_least=0,
+    )
+    accuracy_interval_coarse: int = option(
+        0,
+        "measure every this many steps until accuracy has fallen below step 0, or --t3s-signal "
+        "both says that the bottleneck is near (0: no such time)",
+        at_least=0,
+    )
+    accuracy_blocks: int = option(
+        1,
+        "ask the prompts of a measurement in this many blocks, and end it after the one that shows "
+        "that it is no new minimum",
+        at_least=1,
+    )
+    accuracy_stop_level: float = option(
+        0.0,
+        "a block may also show that by a paired test at this level (0: only where it is certain)",
+        at_least=0,
+        below=1,
+    )
+    profile_iters: int = option(
+        FILLED_IN,
+        "upper bound of a profile in steps (default: --train-iters, with several teachers divided "
+        "by their number)",
+        at_least=1,
+    )
+    no_shock: str = option(
+        "simple",
+        "when accuracy never falls below step 0: go on as T3S-simple, go on as SFT, or stop",
+        choices=("simple", "sft", "stop"),
+    )
+    budget: int
+    teachers: tuple[str, ...] = ()
+
+    # ------------------------------------------------------------------------- what follows from it
+
+    @property
+    def chosen(self) -> Method:
+        """What `method` names."""
+        return METHODS[self.method]
+
+    @property
+    def starts_targeted(self) -> bool:
+        """There is no profile: the selection is there, or a share of its own makes one."""
+        return bool(self.selection_load) or self.counts_no_anchors
+
+    @property
+    def counts_no_anchors(self) -> bool:
+        """A masking baseline with a share of its own does not mask as many tokens as T3S would."""
+        return self.chosen.baseline and self.mask_share is not None
+
+    @property
+    def trains_to_theta_f(self) -> bool:
+        """The first phase is the whole of plain fine-tuning."""
+        return not self.chosen.selects
+
+    @property
+    def detects(self) -> bool:
+        """A theta_b has to be found, by accuracy or by confidence."""
+        return self.chosen.has_theta_b and not self.starts_targeted and not self.simple
+
+    @property
+    def by_confidence(self) -> bool:
+        """The turn of the falling tokens is theta_b."""
+        return self.signal == "confidence"
+
+    @property
+    def watches_confidence(self) -> bool:
+        """The corpus is scored after each step of a profile, until the turn is confirmed."""
+        return self.detects and self.signal in ("confidence", "both")
+
+    @property
+    def measures_profile(self) -> bool:
+        """Accuracy is measured in the first phase."""
+        asks = self.accuracy_interval > 0 and not (self.simple or self.by_confidence)
+        return asks and not self.starts_targeted
+
+    @property
+    def needs_answers(self) -> bool:
+        """Accuracy is measured at all, and then at the end of the run as well."""
+        return self.targeted_accuracy_interval > 0 or self.measures_profile
+
+    @property
+    def profile_interval(self) -> int:
+        """Steps from one measurement of a profile to the next; 0: none is made."""
+        return self.accuracy_interval if self.measures_profile else 0
+
+    @property
+    def coarse_interval(self) -> int:
+        """The same until the Imitation Shock; 0: as after it."""
+        return self.accuracy_interval_coarse if self.measures_profile else 0
+
+    @property
+    def profiles(self) -> tuple[str | None, ...]:
+        """Whose samples each profile trains on, in order; None: all samples together."""
+        if self.starts_targeted or self.trains_to_theta_f or not self.teachers:
+            return (None,)
+        return self.teachers
+
+    @property
+    def last_profile_step(self) -> int:
+        """Steps that a profile has at the most."""
+        return self.budget if self.trains_to_theta_f else self.profile_iters
+
+    @property
+    def longest_profile(self) -> int:
+        """The same where T3S-simple may end it sooner, with nothing to wait for."""
+        ends_itself = self.simple and not self.trains_to_theta_f
+        return self.simple_step if ends_itself else self.last_profile_step
+
+    # ------------------------------------------------------------------------- what goes together
+
+    def check(self) -> None:
+        """T3SError for a run that cannot be carried out, naming the arguments and the way out."""
+        check_bounds(self)
+        self._check_method()
+        self._check_measurements()
+        self._check_teachers()
+        self._check_ends()
+
+    def _check_method(self) -> None:
+        given = f"--t3s-method {self.method}"
+        if self.mask_share is not None and not self.chosen.baseline:
+            raise T3SError(
+                f"--t3s-mask-share only applies to the baselines {', '.join(MASKING_BASELINES)}: "
+                f"drop it, since {given} masks by its own rule"
+            )
+        signal = "--t3s-simple" if self.simple else f"--t3s-signal {self.signal}"
+        if self.simple and self.signal != "accuracy":
+            raise T3SError(
+                f"--t3s-simple takes a step for theta_b beforehand, and --t3s-signal {self.signal} "
+                "finds one: drop one of the two"
+            )
+        if self.simple or self.signal != "accuracy":
+            if not self.chosen.has_theta_b:
+                raise T3SError(
+                    f"{signal} has no meaning with {given}: nothing is selected. Drop it"
+                )
+            if self.counts_no_anchors:
+                raise T3SError(
+                    f"{signal} chooses theta_b, and with --t3s-mask-share there is none: drop one "
+                    "of the two"
+                )
+            if self.selection_load:
+                raise T3SError(f"--t3s-selection-load skips the profile: drop {signal}")
+        if self.selection_load and not self.chosen.selects:
+            raise T3SError(
+                f"--t3s-selection-load has no meaning with {given}, which trains on every token: "
+                "drop one of the two"
+            )
+
+    def _check_measurements(self) -> None:
+        if self.detects and not self.by_confidence and not self.accuracy_interval:
+            raise T3SError(
+                "the bottleneck detector needs accuracy: set --t3s-accuracy-interval to at least "
+                "1, or choose --t3s-simple or --t3s-signal confidence"
+            )
+        coarse = self.accuracy_interval_coarse
+        if 0 < coarse < self.accuracy_interval:
+            raise T3SError(
+                f"--t3s-accuracy-interval-coarse {coarse} is meant for the time before accuracy "
+                f"falls, and is smaller than --t3s-accuracy-interval {self.accuracy_interval}"
+            )
+        if self.detects and self.signal == "both" and not coarse:
+            raise T3SError(
+                "--t3s-signal both says when to stop measuring coarsely: give "
+                "--t3s-accuracy-interval-coarse, or choose --t3s-signal accuracy"
+            )
+
+        if self.accuracy_stop_level and self.accuracy_blocks == 1:
+            raise T3SError(
+                "--t3s-accuracy-stop-level is for measurements in blocks: give "
+                "--t3s-accuracy-blocks, or drop it"
+            )
+        if self.accuracy_overlap:
+            self._check_overlap()
+
+    def _check_overlap(self) -> None:
+        if self.accuracy_interval_coarse or self.accuracy_blocks > 1:
+            raise T3SError(
+                "--t3s-accuracy-overlap does not go with --t3s-accuracy-interval-coarse and "
+                "--t3s-accuracy-blocks: which steps are measured, and how far, would depend on "
+                "outcomes that are not there yet. Drop one of them"
+            )
+        if not (self.measures_profile or self.targeted_accuracy_interval):
+            raise T3SError(
+                "--t3s-accuracy-overlap has nothing to overlap: this run measures no accuracy "
+                "while it trains. Give --t3s-targeted-accuracy-interval, or drop it"
+            )
+
+    def _check_teachers(self) -> None:
+        if not self.teachers:
+            return
+        if self.chosen.transfers:
+            raise T3SError(
+                f"--t3s-method {self.method} with {len(self.teachers)} teachers: "
+                "theta_0 + (theta_f - theta_b) is of one trajectory with one theta_b, and the "
+                "paper defines it for one teacher only. Give the data of one, or choose another "
+                "method"
+            )
+        if self.detects and self.no_shock == "sft":
+            raise T3SError(
+                f"--t3s-no-shock sft with {len(self.teachers)} teachers: the profile of one cannot "
+                "go on as fine-tuning on all of them. Choose --t3s-no-shock simple (for that "
+                "teacher only) or stop"
+            )
+
+    def _check_ends(self) -> None:
+        """How a profile may end has to lie within the steps there are."""
+        steps, bound = self.last_profile_step, "--t3s-profile-iters"
+        if self.trains_to_theta_f:
+            bound = "--train-iters"
+        if self.chosen.transfers and self.profile_iters < self.budget:
+            raise T3SError(
+                f"--t3s-method {self.method} trains to theta_f: --t3s-profile-iters "
+                f"{self.profile_iters} cannot be shorter than --train-iters {self.budget}; leave "
+                "it out"
+            )
+        if self.simple_step > steps:
+            beyond = f"--t3s-simple-step {self.simple_step} lies beyond {bound} {steps}"
+            if self.simple:
+                raise T3SError(f"{beyond}: theta_b would never be reached. Lower the step")
+            if self.detects and self.no_shock == "simple":
+                raise T3SError(
+                    f"{beyond}, and --t3s-no-shock simple takes that step as theta_b: lower the "
+                    "step, or choose --t3s-no-shock sft or stop"
+                )
+        if self.detects and self.no_shock == "sft" and steps > self.budget:
+            raise T3SError(
+                f"--t3s-no-shock sft goes on to --train-iters {self.budget} in all: {bound} "
+                f"{steps} is more. Lower it, or choose --t3s-no-shock simple or stop"
+            )
