@@ -17,6 +17,7 @@ import os
 import reprlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import IO
 
 from t3s_megatron.data.names import is_missing_path
@@ -95,22 +96,40 @@ def _reading(read: Callable[[str, IO[bytes]], Iterator[tuple[str, object]]]):
 
 @_reading
 def _json_rows(path: str, file: IO[bytes]) -> Iterator[tuple[str, object]]:
-    is_first = True
-    lines = enumerate(file, start=1)  # bytes: a line that is not UTF-8 is named like any other
-    for number, line in lines:
-        if number == 1:
-            line = line.removeprefix(codecs.BOM_UTF8)
-        if not line.strip():
-            continue
-        if is_first and line.lstrip().startswith(b"["):
-            entries = _strict_json(line + file.read(), f"{path}, one array from line {number} on")
+    lines = _written_lines(file)
+    first = next(lines, None)
+    if first is None:
+        return
+    if first[1].lstrip().startswith(b"["):
+        lines = iter(rest := list(lines))
+        if not rest or not _is_json(first[1]):
+            content = b"".join(line for _, line in (first, *rest))
+            entries = _strict_json(content, f"{path}, one array from line {first[0]} on")
             assert isinstance(entries, list)  # it begins with a bracket
             for place, entry in enumerate(entries, start=1):
                 yield f"{path}, entry {place}", entry
             return
-        is_first = False
+    for number, line in chain((first,), lines):
         where = f"{path}, line {number}"
         yield where, _strict_json(line, where)
+
+
+def _written_lines(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    """Number and content of the lines that are not blank, as bytes: a line that is not UTF-8 is
+    named like any other."""
+    for number, line in enumerate(file, start=1):
+        if number == 1:
+            line = line.removeprefix(codecs.BOM_UTF8)
+        if line.strip():
+            yield number, line
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _strict_json(text: bytes, where: str) -> object:

@@ -108,6 +108,7 @@ def test_the_same_rows_out_of_every_kind_of_file(tmp_path, name):
         ("a.parquet.gz", gzip.compress(parquet()), "unpack it first"),
         ("a.json", json.dumps(ROWS[0], indent=2).encode(), "line 1: .*one object a line, or is"),
         ("a.json", b"[{},", "one array from line 1 on: not a line of JSON"),
+        ("a.json", b"[]\n{}\n", "line 1: has to be an object, found list"),
         ("a.json", b"[1]", "entry 1: has to be an object, found int"),
         ("a.csv", b"prompt,response\nx\n", "line 2: 1 cells for 2 columns"),
         ("a.csv", b'prompt,response\nx,"y\n', "line 2: unexpected end of data"),

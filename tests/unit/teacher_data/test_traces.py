@@ -106,7 +106,7 @@ def test_teachers_are_apart(load):
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ([[1]], "line 1: has to be an object"),
+        ([[1]], "entry 1: has to be an object"),
         (["{"], "line 1: not a line of JSON"),
         ([], "no samples in it"),
         ([{"response": "x"}], "line 1: needs `messages`, or `prompt`"),
@@ -121,7 +121,7 @@ def test_teachers_are_apart(load):
         ([ASK | {"response": 3}], "needs `role` and `content` as text"),
         (
             [ASK | {"responses": [3, {"content": 3}]}],
-            "response 2: `content` has to be text, found 3",
+            "response 1: `content` has to be text, found 3",
         ),
         ([ASK | {"response": "x", "tokens": True}], "`tokens` has to be a whole number"),
         ([ASK | {"response": "x", "finish_reason": 1}], "`finish_reason` has to be text"),
