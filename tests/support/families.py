@@ -138,7 +138,10 @@ def save_student(name: str, folder: str, *, shard_size: str = "5GB", seed: int =
     if name == "bailing_moe_v2":
         _save(name, f"{folder}-reference", shard_size, seed)
         return _as_bailing(f"{folder}-reference", folder)
-    return _save(name, folder, shard_size, seed)
+    _save(name, folder, shard_size, seed)
+    if name == "glm4_moe":
+        _add_layer_ahead(folder)
+    return folder
 
 
 def reference(folder: str) -> str:
@@ -158,6 +161,21 @@ def _save(name: str, folder: str, shard_size: str, seed: int) -> str:
                 tensor.uniform_(-0.3, 0.3)
     model.save_pretrained(folder, max_shard_size=shard_size)
     return folder
+
+
+#: How the tensors of a layer for multi-token prediction begin.
+AHEAD = f"model.layers.{_SHAPE['num_hidden_layers']}."
+
+
+def _add_layer_ahead(folder: str) -> None:
+    """As published GLM-4.5 folders have one after the last; transformers leaves it out."""
+    file = f"{folder}/model.safetensors"
+    ahead = {f"{AHEAD}{name}.weight": torch.ones(64) for name in ("enorm", "hnorm")}
+    save_file(load_file(file) | ahead, file, metadata={"format": "pt"})
+    with open(f"{folder}/config.json") as config:
+        written = json.load(config) | {"num_nextn_predict_layers": 1}
+    with open(f"{folder}/config.json", "w") as config:
+        json.dump(written, config)
 
 
 _RENAMED = (
