@@ -17,6 +17,8 @@ from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.utils import unwrap_model
 from megatron.training import checkpointing
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from t3s_megatron.errors import MismatchError, T3SError
 from t3s_megatron.megatron.arguments import given
@@ -201,8 +203,12 @@ def _vocabulary(rows: int, args) -> str:
 
 def _tensor_shapes(path: str) -> dict[str, tuple[int, ...]]:
     """Global shapes of a checkpoint's tensors, by name."""
-    found = dist_checkpointing.load_tensors_metadata(path)
-    return {name: tuple(tensor.global_shape) for name, tensor in found.items()}
+    entries = FileSystemReader(path).read_metadata().state_dict_metadata
+    return {
+        name: tuple(entry.size)
+        for name, entry in entries.items()
+        if isinstance(entry, TensorStorageMetadata)
+    }
 
 
 #: What a checkpoint holds beside the model.
