@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How often theta_b is found, and at what cost, on trajectories whose true minimum is known.
 
-    python benchmarks/detector.py      (under 3 minutes on one core)
+    python benchmarks/detector.py      (about 5 minutes on one core)
 
 Prints the tables of benchmarks/results/detector.md. What searches is the package's own detector,
 schedule and blocks; what is searched is drawn here.
@@ -11,6 +11,8 @@ probability sigmoid(a(t) + 2 z_i + 0.7 w_i(t)): z_i is its difficulty, w_i its o
 Gaussian process with correlation 0.8 from step to step), both standard normal, and a(t) follows the
 curve. The draws of one answer at two steps have correlation RHO: seeds are the same at every step,
 and the texts are still others. The truth is the mean of the probabilities of all 200 prompts.
+Unpaired: every prompt is as difficult, and every answer is drawn anew. Pairing then helps nothing,
+and noise is the binomial one: the worst case.
 
 Recorded: real SFT runs of the tiny example with 8 answers a prompt (detector_record.sh). A repeat
 takes some prompts and some numbers of answers, the same at every step, so the pairing is the real
@@ -29,8 +31,8 @@ import torch
 from detector_record import read
 
 from t3s_megatron.accuracy.blocks import in_blocks
-from t3s_megatron.method import detector as detector_module
 from t3s_megatron.method.detector import BottleneckDetector
+from t3s_megatron.method.evidence import Evidence
 from t3s_megatron.method.outcome import NOT_ASKED, RIGHT, WRONG, Outcome
 from t3s_megatron.method.schedule import MeasurementSchedule
 
@@ -39,6 +41,7 @@ STEPS = 50
 PROMPTS = 200
 DIFFICULTY, OWN, SMOOTH, RHO = 2.0, 0.7, 0.8, 0.3
 SETTINGS = ((200, 1), (200, 4), (100, 1), (100, 4))  # prompts, answers a prompt
+ONE_ANSWER = ((200, 1), (100, 1))
 
 #: Knots (step, mean accuracy), joined by half a cosine each.
 CURVES = {
@@ -49,15 +52,20 @@ CURVES = {
         (0, 0.75), (6, 0.42), (14, 0.68), (18, 0.56), (22, 0.68), (27, 0.52), (32, 0.68), (50, 0.7),
     ),
     "double": ((0, 0.70), (5, 0.50), (8, 0.58), (12, 0.45), (25, 0.66), (50, 0.72)),
+    "late double": ((0, 0.70), (5, 0.55), (9, 0.61), (14, 0.45), (27, 0.66), (50, 0.72)),
     "no shock, rising": ((0, 0.60), (20, 0.70), (50, 0.75)),
     "no shock, flat": ((0, 0.70), (50, 0.70)),
 }  # fmt: skip
+UNPAIRED = {
+    f"{name}, unpaired": CURVES[name]
+    for name in ("double", "late double", "no shock, rising", "no shock, flat")
+}
 
 
 @dataclass(frozen=True)
 class Rule:
     name: str
-    patience: int = 5
+    patience: int = 8
     confirm: float = 0.0
     shock: float = 0.0
     coarse: int = 0
@@ -66,20 +74,20 @@ class Rule:
 
 
 RULES = (
-    *(Rule(f"patience {n}", n) for n in (3, 5, 6, 8)),
-    *(Rule(f"patience 5 or test {level:g}", 5, level) for level in (0.01, 0.05, 0.2)),
-    Rule("patience 8 or test 0.05", 8, 0.05),
+    *(Rule(f"patience {n}", n) for n in (3, 5, 6, 8, 10, 12)),
+    Rule("patience 5 or test 0.05", 5, 0.05),
+    *(Rule(f"patience 8 or test {level:g}", 8, level) for level in (0.01, 0.05, 0.2)),
     *(Rule(f"shock {level:g}", shock=level) for level in (0.01, 0.05)),
     *(Rule(f"coarse {n}", coarse=n) for n in (2, 3, 5)),
     *(Rule(f"{n} blocks", blocks=n) for n in (4, 8)),
     *(Rule(f"4 blocks, stop {level:g}", blocks=4, stop=level) for level in (0.05, 0.2)),
     Rule("8 blocks, stop 0.2", blocks=8, stop=0.2),
     Rule("coarse 2, 4 blocks, stop 0.2", coarse=2, blocks=4, stop=0.2),
-    Rule("the same, or test 0.05", 5, 0.05, coarse=2, blocks=4, stop=0.2),
+    Rule("the same, or test 0.05", 8, 0.05, coarse=2, blocks=4, stop=0.2),
 )
-BASELINE = "patience 5"
-#: Those that the other settings, and the table by scenario, are about.
-KEY = ("patience 3", "patience 5", "patience 6", "patience 8", "patience 5 or test 0.05",
+BASELINE = "patience 8"
+#: Those that the other settings, and the tables by scenario, are about.
+KEY = ("patience 3", "patience 5", "patience 8", "patience 12", "patience 8 or test 0.05",
        "shock 0.05", "coarse 2", "4 blocks, stop 0.2", "the same, or test 0.05")  # fmt: skip
 
 
@@ -109,10 +117,11 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
 
-def common_part(accuracy: np.ndarray) -> np.ndarray:
-    """a(t) such that the mean over all prompts is `accuracy`, by bisection."""
+def common_part(accuracy: np.ndarray, spread: float) -> np.ndarray:
+    """a(t) such that the mean over all prompts is `accuracy`, by bisection. `spread`: standard
+    deviation of what is added to it."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(64)
-    nodes, weights = nodes * math.hypot(DIFFICULTY, OWN), weights / weights.sum()
+    nodes, weights = nodes * spread, weights / weights.sum()
     low, high = np.full(len(accuracy), -15.0), np.full(len(accuracy), 15.0)
     for _ in range(50):
         middle = (low + high) / 2
@@ -121,8 +130,9 @@ def common_part(accuracy: np.ndarray) -> np.ndarray:
     return low
 
 
-def synthetic(knots, seed: int) -> Callable[[int, int], Iterator[Trajectory]]:
-    a = common_part(curve(knots))
+def synthetic(knots, seed: int, paired: bool = True) -> Callable[[int, int], Iterator[Trajectory]]:
+    difficulty, own_way, rho = (DIFFICULTY, OWN, RHO) if paired else (0.0, 0.0, 0.0)
+    a = common_part(curve(knots), math.hypot(difficulty, own_way))
     n = STEPS + 1
 
     def draw(prompts: int, samples: int) -> Iterator[Trajectory]:
@@ -133,10 +143,10 @@ def synthetic(knots, seed: int) -> Callable[[int, int], Iterator[Trajectory]]:
             for t in range(1, n):
                 fresh = rng.normal(size=PROMPTS)
                 own[t] = SMOOTH * own[t - 1] + math.sqrt(1 - SMOOTH**2) * fresh
-            p = sigmoid(a[:, None] + DIFFICULTY * rng.normal(size=PROMPTS) + OWN * own)
+            p = sigmoid(a[:, None] + difficulty * rng.normal(size=PROMPTS) + own_way * own)
             common = rng.normal(size=(1, PROMPTS, 4))
-            draws = math.sqrt(RHO) * common
-            draws = draws + math.sqrt(1 - RHO) * rng.normal(size=(n, PROMPTS, 4))
+            draws = math.sqrt(rho) * common
+            draws = draws + math.sqrt(1 - rho) * rng.normal(size=(n, PROMPTS, 4))
             uniform = torch.special.ndtr(torch.from_numpy(draws)).numpy()
             right = uniform < p[:, :, None]
             yield Trajectory(p.mean(1), right[:, :prompts, :samples], [10_000.0] * n)
@@ -210,12 +220,13 @@ def order(prompts: int, samples: int, blocks: int) -> list[np.ndarray]:
 @dataclass(frozen=True)
 class Found:
     """`off`: steps between what was found and the true minimum, None without a shock; `excess`:
-    true accuracy at what was found above the lowest."""
+    true accuracy at what was found above the lowest; `evidence`: what is said of it."""
 
     off: int | None
     excess: float
     steps: int
     tokens: float
+    evidence: Evidence | None = None
 
 
 def search(rule: Rule, measurements: Measurements) -> Found:
@@ -237,31 +248,17 @@ def search(rule: Rule, measurements: Measurements) -> Found:
     found = detector.theta_b_step
     if found is None:
         return Found(None, math.nan, step, spent)
-    return Found(abs(found - lowest), float(truth[found] - truth[lowest]), step, spent)
-
-
-def remember_tests() -> None:
-    """Rules compare the same outcomes again and again: each pair is tested once."""
-    test = detector_module.p_above
-    known: dict[tuple[int, int], tuple[Outcome, Outcome, float]] = {}
-
-    def remembered(now: Outcome, then: Outcome) -> float:
-        key = (id(now), id(then))
-        if key not in known or known[key][0] is not now or known[key][1] is not then:
-            if len(known) > 100_000:
-                known.clear()
-            known[key] = (now, then, test(now, then))
-        return known[key][2]
-
-    detector_module.p_above = remembered
+    excess = float(truth[found] - truth[lowest])
+    return Found(abs(found - lowest), excess, step, spent, detector.evidence())
 
 
 # ------------------------------------------------------------------------------------------ tables
 
 
 def main() -> None:
-    remember_tests()
     scenarios = {name: synthetic(knots, i) for i, (name, knots) in enumerate(CURVES.items())}
+    for i, (name, knots) in enumerate(UNPAIRED.items(), start=len(CURVES)):
+        scenarios[name] = synthetic(knots, i, paired=False)
     for i, run in enumerate(read()):
         name = f"recorded, seed {run['seed']}, lr {run['lr']}"
         scenarios[name] = recorded(run, 100 + i)
@@ -271,11 +268,13 @@ def main() -> None:
             f"{truth.argmin()}, {truth[-1]:.3f} at step {len(truth) - 1}; correlation of paired "
             f"answers {pairing(run):.2f}"
         )
-    none = [name for name in scenarios if name.startswith("no shock")]
+    without = [name for name in scenarios if name.startswith("no shock")]
+    none = [name for name in without if name in CURVES]
+    twice = [name for name in scenarios if "double" in name]
     recordings = [name for name in scenarios if name.startswith("recorded")]
     groups = {
-        "one dip": [name for name in CURVES if name not in (*none, "double")],
-        "two dips": ["double"],
+        "one dip": [name for name in CURVES if name not in (*none, *twice)],
+        "two dips": ["double", "late double"],
         "recorded": recordings,
     }
     results: dict[tuple, list[Found]] = {}
@@ -297,7 +296,25 @@ def main() -> None:
                 continue
             cells = [dip_cell(*of(results, setting, rule.name, names)) for names in groups.values()]
             row(rule.name, *cells, no_shock_cell(*of(results, setting, rule.name, none)))
-    dips = [name for name in scenarios if name not in none]
+    print("\nwithout a shock, 1 answer to each: runs that take a minimum\n")
+    row("", *(f"{setting[0]} prompts, {name}" for setting in ONE_ANSWER for name in without))
+    row("---", *["---"] * len(without) * len(ONE_ANSWER))
+    for rule in KEY:
+        row(rule, *(alarm_cell(results[setting, rule, name]) for setting in ONE_ANSWER
+                    for name in without))  # fmt: skip
+    print("\ntwo dips: within 2 steps of the deeper, second one\n")
+    settings = [(setting, name) for setting in SETTINGS for name in twice]
+    row("", *(f"{name}, {n} x {answers}" for (n, answers), name in settings))
+    row("---", *["---"] * len(settings))
+    for rule in KEY:
+        row(rule, *(f"{within(results[setting, rule, name], 2):.2f}" for setting, name in settings))
+    print(f"\n{BASELINE}: runs whose fall, and whose rise, are not called chance\n")
+    row("", *scenarios)
+    row("---", *["---"] * len(scenarios))
+    for setting in SETTINGS:
+        row(f"{setting[0]} prompts, answers to each: {setting[1]}",
+            *(evidence_cell(results[setting, BASELINE, name]) for name in scenarios))  # fmt: skip
+    dips = [name for name in scenarios if name not in without]
     print("\nby scenario, 200 prompts, 1 answer to each: within 2 steps, excess, steps\n")
     row("", *dips)
     row("---", *["---"] * len(dips))
@@ -349,6 +366,18 @@ def no_shock_cell(found: list[Found], baseline: list[Found]) -> str:
         f"{alarms:.2f} +- {error:.2f}, {mean(one.steps for one in found):.1f}, "
         f"{share_of_tokens(found, baseline)}"
     )
+
+
+def alarm_cell(found: list[Found]) -> str:
+    return f"{rate([one.off is not None for one in found]):.2f}"
+
+
+def evidence_cell(found: list[Found]) -> str:
+    """Shares of all runs."""
+    known = [one.evidence for one in found]
+    falls = rate([one is not None and not one.fall_may_be_chance for one in known])
+    rises = rate([one is not None and not one.rise_may_be_chance for one in known])
+    return f"{falls:.2f}, {rises:.2f}"
 
 
 def short_cell(found: list[Found]) -> str:

@@ -6,15 +6,30 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PYTHON=${PYTHON:-$ROOT/.venv/bin/python}
 RESULT=$ROOT/benchmarks/results/plans.md
 
+STUDENTS=$(mktemp -d)
+trap 'rm -rf "$STUDENTS"' EXIT
+
+# student NAME: a folder with its published config.json and nothing else.
+student() {
+    mkdir -p "$STUDENTS/$1"
+    PYTHONPATH=$ROOT "$PYTHON" -c '
+import json, sys
+from tests.support.qwen3 import MODELS, SHARED
+json.dump(SHARED | MODELS[sys.argv[1]], sys.stdout)' "$1" >"$STUDENTS/$1/config.json"
+}
+
 plan() {
     local title=$1 script=$2
     shift 2
     local said
-    said=$(env HF_MODEL=student DATA=traces.jsonl OUT=out DRY_RUN=1 "$@" bash "$ROOT/examples/$script")
+    said=$(env HF_MODEL="$STUDENTS/${title%%,*}" DATA=traces.jsonl OUT=out DRY_RUN=1 "$@" bash "$ROOT/examples/$script")
     # Without the command line, which comes first.
     printf '\n## %s\n\n```text\n%s\n```\n' "$title" "$(sed '1,2d' <<<"$said")"
 }
 
+student Qwen3-8B
+student Qwen3-32B
+student Qwen3-235B-A22B
 {
     cat <<'HEAD'
 # What the cluster scripts will need

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # BOBA-200 with the traces of a teacher (Appendix I of the paper): from the published file to what
-# examples/run_t3s_qwen3_*.sh takes as DATA.
+# examples/run_t3s.sh takes as DATA.
 #
 #   vllm serve deepseek-ai/DeepSeek-R1 --reasoning-parser deepseek_r1 ...     # on the teacher's nodes
 #   PUBLISHED=AReaL-boba-SFT-200.jsonl URL=http://teacher:8000 OUT=data \

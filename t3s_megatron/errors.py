@@ -18,6 +18,10 @@ class VoidMeasurementError(T3SError):
     """So much of generation or verification failed that the method has nothing to go by."""
 
 
+class NoReferenceError(T3SError):
+    """Accuracy before training is no reference: nothing could be seen to fall below it."""
+
+
 class WriteError(T3SError):
     """A file cannot be written: a full disk, a folder without permission or that has gone."""
 

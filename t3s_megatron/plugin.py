@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from t3s_megatron.config import add_t3s_arguments
 from t3s_megatron.data.durable import check_folder
 from t3s_megatron.data.places import check_places
+from t3s_megatron.huggingface.arguments import take_from_folder
 from t3s_megatron.run.inputs import Inputs, check_tokenizer_argument, read_inputs
 
 if TYPE_CHECKING:
@@ -57,14 +58,16 @@ class T3S:
         self.seam: Seam | SourceSeam | None = None
 
     def add_arguments(self, parser):
-        """`extra_args_provider` for Megatron: the script's own, then the `--t3s` group.
+        """`extra_args_provider` for Megatron: the script's own, then the `--t3s` group. What a
+        `--t3s-hf-model` folder says of the model becomes the parser's defaults.
 
-        T3SError for a tokenizer that is not there, which Megatron would look for on the hub.
+        T3SError for a tokenizer that is not there, which Megatron would look for on the hub, and
+        for arguments that are not those of the folder.
         """
         check_tokenizer_argument(sys.argv[1:])
         if self._extra_args_provider is not None:
             parser = self._extra_args_provider(parser)
-        return add_t3s_arguments(parser)
+        return take_from_folder(add_t3s_arguments(parser), sys.argv[1:])
 
     def attach(self, provider: Callable, forward_step: Callable, args=None):
         """(data provider, forward step) for `pretrain`. Reads and checks all input.
@@ -124,13 +127,15 @@ class T3S:
     def _prepare(self, args) -> Inputs:
         if self._inputs is None:
             check_places(args)
+            from t3s_megatron.megatron.installation import check_installation, repair_installation
+
+            repair_installation()  # for a script that does not begin with `start_process`
+            check_installation(args)
             self._inputs = read_inputs(args)
             self._check_weights(self._inputs, args)
             if self._inputs.config.generation == "server":
                 from t3s_megatron.megatron.hf_folders import exported_config
-                from t3s_megatron.megatron.hf_weights import require_mbridge
 
-                require_mbridge()
                 exported_config(args, args.t3s_hf_model, "--t3s-generation server")
             # On every rank: each writes its own part, and may see another file system.
             check_folder(os.path.join(self._inputs.config.dir, "state"))
@@ -166,8 +171,10 @@ class T3S:
         return TrainingBatches(self._run.rows, inputs.training_rows, args.consumed_train_samples)
 
     def _start(self, args, inputs: Inputs, rows, forward) -> Run:
+        from t3s_megatron.data.showing import show_samples
         from t3s_megatron.megatron.batches import take_over_batches
         from t3s_megatron.megatron.nodes import require_equal, require_shared_folder
+        from t3s_megatron.megatron.process import print_rank_0
         from t3s_megatron.run.identity import identity
         from t3s_megatron.run.t3s import T3SRun
 
@@ -175,6 +182,11 @@ class T3S:
             require_shared_folder("--save", args.save)
         require_shared_folder("--t3s-dir", inputs.config.dir)
         require_equal(identity(inputs))
+        shown = inputs.config.show_samples
+        for line in show_samples(
+            inputs.corpus, inputs.tokenizer, shown, colours=sys.stdout.isatty()
+        ):
+            print_rank_0(f"[t3s] {line}")
         take_over_batches(args)  # there is no validation set: accuracy takes its place
         return (self._kind or T3SRun)(inputs, rows, forward)
 

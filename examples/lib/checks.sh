@@ -36,11 +36,12 @@ t3s_numbers() {
 
 # Every knob that several scripts have.
 t3s_check_knobs() {
-    t3s_switches DRY_RUN T3S_SIMPLE RESUME DETERMINISTIC
+    t3s_switches DRY_RUN T3S_SIMPLE RESUME DETERMINISTIC RECOMPUTE
     t3s_one_of GENERATION live server
     t3s_one_of DEVICE cuda cpu
     t3s_numbers 1 NNODES NPROC_PER_NODE NPROC TP PP CP EP ETP GBS BATCH STEPS STUDENT_STEPS \
         SEQ_LENGTH SAVE_INTERVAL GENERATION_BATCH
+    t3s_numbers 1 NOTICE
     t3s_numbers 0 NODE_RANK PROMPTS TARGETED_INTERVAL RESTARTS MASTER_PORT PORT SEED
     [ -z "${SERVER_URL:-}" ] || [ "${GENERATION:-live}" = server ] || t3s_refuse \
         "SERVER_URL is set, and GENERATION is live, which asks no server: set GENERATION=server"

@@ -10,11 +10,27 @@ from __future__ import annotations
 import collections
 import re
 from fractions import Fraction
+from typing import NamedTuple
 
 # Tempered dot: stops at the next tag, so an unclosed or repeated tag neither swallows the answer
 # nor makes the search quadratic.
-_TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
-_SPOKEN = re.compile(r"\banswer\s+is\b|####", re.IGNORECASE)
+_TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL | re.IGNORECASE)
+# TeX takes one token where there is no brace; students mean the number or the letter.
+_BOX = re.compile(
+    r"\\(?:boxed|fbox)\s*(?:(?P<brace>\{)|(?P<bare>-?\d[\d.,/]*\d|-?\d|[A-Za-z](?!\w)))"
+)
+# Between boxes of one answer: "\boxed{1} or x = \boxed{2}".
+_JOINED = re.compile(
+    r"[\s$]*(?:(?:[,;&]|and|or|\\(?:text|mathrm)\{\s*(?:and|or)\s*\}|\\quad|\\[ ,;])[\s$]*)+"
+    r"(?:\\?[A-Za-z]\w{0,3}(?:_\{?\w{1,3}\}?)?\s*=[\s$]*)?"
+)
+# How an answer is announced. Chinese and Korean, because models are that answer so.
+_IS = r"(?:is\b|[:\uff1a=]|must\sbe\b|should\sbe\b|would\sbe\b|has\sto\sbe\b|seems\sto\sbe\b)"
+_ELSEWHERE = (
+    r"####|\u7b54\u6848\s*(?:[\u662f\u4e3a\u70ba:\uff1a])|\uc815\ub2f5\s*(?:[\uc740\ub294:\uff1a])"
+)
+_SPOKEN = re.compile(rf"\banswer\b[*_]*\s*{_IS}|{_ELSEWHERE}", re.IGNORECASE)
+_OPTION = re.compile(rf"\b(?:answer|option|choice)\b[*_]*\s*{_IS}|{_ELSEWHERE}", re.IGNORECASE)
 _INTEGER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
 # The exponent is bounded: Fraction("1e999999999") would compute that number and hang the run.
 _DECIMAL = rf"(?:{_INTEGER}(?:\.\d+)?|(?<![\w.])\.\d+)(?:[eE][+-]?\d{{1,3}}(?!\d))?"
@@ -32,46 +48,123 @@ _LETTER = re.compile(
     r"(?:(?:option|choice|answer)\s*:?\s*)?"
     r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{\s*)?"
     r"[(\[]?(?P<letter>[A-Za-z])(?:\s*\})?"
-    r"(?:[)\].:]+\**(?:\s.*)?)?\}?",
+    r"(?:[)\].:\u3002]+\**(?:\s.*)?|,?\s+(?:because|since|as|which|\u2013|\u2014|-)\s.*)?\}?",
     re.IGNORECASE | re.DOTALL,
 )
 
 
-def boxed(text: str) -> str | None:
-    r"""Content of the last `\boxed{...}` whose braces are balanced; None when there is none."""
-    opening, end = r"\boxed{", len(text)
-    while (start := text.rfind(opening, 0, end)) >= 0:
-        first, depth = start + len(opening), 0
-        for i in range(first, end):
-            if text[i] == "{":
-                depth += 1
-            elif text[i] == "}":
-                if depth == 0:
-                    return text[first:i]
-                depth -= 1
-        end = start  # never closed; what follows it belongs to no earlier box either
+class Marked(NamedTuple):
+    """What stands between marks. `content`: None where they do not close, so that nobody can say
+    what is between them; `end`: where the marks end in the text."""
+
+    content: str | None
+    end: int
+
+
+def boxed(text: str) -> Marked | None:
+    r"""The last `\boxed{...}` or `\fbox{...}`; several that are joined by "and", "or" or a comma
+    are one answer. None where there is none. Never an earlier one than the last: what a response
+    went on from is not its answer."""
+    openings = list(_BOX.finditer(text))
+    if not openings:
+        return None
+    content, end = _closed(text, openings[-1], len(text))
+    if content is None:
+        return Marked(None, end)
+    contents, start = [content], openings[-1].start()
+    for opening in reversed(openings[:-1]):
+        earlier, closed = _closed(text, opening, start)
+        if earlier is None or not _JOINED.fullmatch(text, closed, start):
+            break
+        contents.append(earlier)
+        start = opening.start()
+    return Marked(", ".join(reversed(contents)), end)
+
+
+def _closed(text: str, opening: re.Match, end: int) -> tuple[str | None, int]:
+    """(content of the box, where it ends); (None, `end`) when it does not close before `end`."""
+    if opening["brace"] is None:
+        return opening["bare"], opening.end()
+    depth, escaped = 0, False
+    for i in range(opening.end(), end):
+        character = text[i]
+        if escaped:  # of \{ and \}, which pair up with anything
+            escaped = False
+        elif character == "\\":
+            escaped = True
+        elif character == "{":
+            depth += 1
+        elif character == "}":
+            if depth == 0:
+                return text[opening.end() : i], i + 1
+            depth -= 1
+    return None, end
+
+
+def tagged(text: str) -> Marked | None:
+    """The last `<answer>...</answer>`; None when there is none."""
+    last = collections.deque(_TAG.finditer(text), maxlen=1)
+    return Marked(last[0][1].strip(), last[0].end()) if last else None
+
+
+def marked(text: str, *, box_first: bool = False) -> Marked | None:
+    r"""The last tagged answer, else the last boxed one (or the other way round); of
+    `<answer>\boxed{5}</answer>` what is in both. None where nothing is marked."""
+    readers = (boxed, tagged) if box_first else (tagged, boxed)
+    for read in readers:
+        found = read(text)
+        if found is not None:
+            inner = next(filter(None, (other(found.content or "") for other in readers)), None)
+            return found if inner is None else Marked(inner.content, found.end)
     return None
 
 
-def tagged(text: str) -> str | None:
-    """Content of the last `<answer>...</answer>`; None when there is none."""
-    found = _TAG.findall(text)
-    return found[-1].strip() if found else None
-
-
-def final_answer(text: str) -> str | None:
-    """The last tagged answer, else the last boxed one, else the line after the last "answer is" or
-    "####", else the last line that is not empty; None for an empty text."""
-    for found in (tagged(text), boxed(text)):
-        if found is not None:
-            return found.strip()
-    spoken = [match.end() for match in _SPOKEN.finditer(text)]
-    if spoken:
-        after = text[spoken[-1] :].lstrip(": \t\r\n")
-        if after:
-            return after.splitlines()[0].strip()
+def final_answer(text: str, *, box_first: bool = False) -> str | None:
+    """What is `marked`, else the line after the last "answer is" or "####", else the last line that
+    is not empty; None for an empty text, and where the marks do not close."""
+    found = marked(text, box_first=box_first)
+    if found is not None:
+        return None if found.content is None else found.content.strip()
+    after = _after(_SPOKEN, text)
+    if after:
+        return after.splitlines()[0].strip().strip("*").strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1] if lines else None
+
+
+def final_letter(text: str) -> str | None:
+    """The option that a response ends with: of what is marked and what is announced after it, the
+    last that names one; else its last line."""
+    found = marked(text)
+    after = _after(_OPTION, text)
+    spoken = letter(after.splitlines()[0]) if after else None
+    if found is None:
+        return spoken or letter(final_answer(text) or "")
+    if spoken is not None and len(text) - len(after) > found.end:
+        return spoken
+    chosen = None if found.content is None else letter(found.content)
+    return chosen or (None if found.content is None else spoken)
+
+
+def final_number(text: str) -> Fraction | None:
+    """The number that is marked; else the one after the last "answer is" or "####", of the first
+    sentence there; else the last one of the text."""
+    found = marked(text, box_first=True)
+    if found is not None:
+        return number(found.content)
+    after = _after(_SPOKEN, text)
+    if after:
+        sentence = re.split(r"\.(?:\s|$)|\n", after, maxsplit=1)[0].rpartition("=")[2]
+        match = _NUMBER.search(_without_typography(sentence))
+        if match:
+            return _value(match)
+    return last_number(text)
+
+
+def _after(announcement: re.Pattern, text: str) -> str:
+    """What follows the last announcement, without the marks around it; "" where there is none."""
+    last = collections.deque(announcement.finditer(text), maxlen=1)
+    return text[last[0].end() :].lstrip(":\uff1a* \t\r\n") if last else ""
 
 
 def letter(text: str) -> str | None:
@@ -113,7 +206,9 @@ def _value(match: re.Match | None) -> Fraction | None:
 
 
 def _without_typography(text: str) -> str:
-    r"""LaTeX's thin spaces and guarded commas, `\$`, and the Unicode minus sign."""
+    r"""LaTeX's thin spaces and guarded commas (a decimal one, where no thousands follow), `\$`, and
+    the Unicode minus sign."""
+    text = re.sub(r"\{,\}(?!\d{3}(?!\d))", ".", text)
     for written, plain in (("{,}", ","), ("\\,", ""), ("\\!", ""), ("\\$", ""), ("\u2212", "-")):
         text = text.replace(written, plain)
     return text

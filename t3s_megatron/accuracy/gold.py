@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Before a run: can the verifier be had, and can it read the gold answers?"""
+"""Before a run: can the verifier be had, and what is its verdict on the gold answers themselves?
+
+Gold that is not accepted as an answer to itself would make every answer wrong, and gold that
+nonsense is accepted for would make every answer right: both are scored here, for every verifier.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NoReturn, Protocol
 
-from t3s_megatron.accuracy.code.tests import UnusableTests, read_tests
-from t3s_megatron.accuracy.extraction import letter, number
-from t3s_megatron.accuracy.pool import Limits, Question, VerifierPool
-from t3s_megatron.accuracy.verifiers import FAILURES, Verdict, check_name
+from t3s_megatron.accuracy.pool import Judged, Limits, Question, VerifierPool
+from t3s_megatron.accuracy.verifiers import FAILURES, Builtin, Verdict, entry
 from t3s_megatron.errors import DataError
-
-#: They import nothing but this package: nothing can go wrong, and no process has to try.
-_OWN = ("exact", "numeric", "choice")
 
 
 class HasGold(Protocol):
@@ -30,83 +30,88 @@ class HasGold(Protocol):
 
 
 def check_verifier(spec: str, sets: Sequence[Sequence[HasGold]], limits: Limits) -> frozenset[str]:
-    """uids of the samples whose gold answer `spec` cannot read; `sets`: training, held-out, ...
+    """uids of the samples that are not to be asked, because `spec` cannot use their gold answers;
+    `sets`: training, held-out, ...
 
     T3SError when the verifier is unknown or cannot be imported; DataError when a gold answer is of
     a form that it does not compare at all, hangs it or breaks it, or when a set has none left.
     """
-    check_name(spec)
+    known = entry(spec)
     for samples in sets:
         check_gold(spec, samples)
-    if spec in _OWN:
-        return frozenset()
+    # Every rank does this, and has to come to the same end: one worker each where one will do.
+    workers = limits.workers if known.all_workers else 1
     unusable: set[str] = set()
-    # Every rank does this, and has to come to the same end: one worker each.
-    with VerifierPool(spec, Limits(limits.timeout, 1, limits.memory)) as pool:
-        pool.load()
-        for samples in sets if spec == "math" else ():
-            unreadable = _unreadable(spec, samples, pool)
-            if len(unreadable) == len(samples):
-                raise DataError(
-                    f"--t3s-verifier {spec}: not one of {len(samples)} gold answers can be read, "
-                    f"first {samples[0].where}: {samples[0].answer!r}"
-                )
-            unusable |= {sample.uid for sample in unreadable}
+    with VerifierPool(spec, dataclasses.replace(limits, workers=workers)) as pool:
+        if not known.local:
+            pool.load()
+        for samples in sets:
+            judged = _judged(known, samples[: known.examined], pool)
+            bad = [(sample, one.why) for sample, one in judged if one.why is not None]
+            # Not left out like the others: another rank, or a resumed run, might be in time.
+            faults = [(sample, one.why) for sample, one in judged if one.verdict in FAILURES]
+            if faults or (bad and not (known.leaves_out and len(bad) < len(samples))):
+                _refuse(spec, faults or bad)
+            unusable |= {sample.uid for sample, _ in bad}
     return frozenset(unusable)
 
 
 def check_gold(spec: str, samples: Sequence[HasGold]) -> None:
     """DataError when gold answers are of a form that `spec` cannot compare with."""
-    if spec == "numeric":
-        bad = [s for s in samples if number(s.answer) is None]
-        what = "is not a number"
-    elif spec == "choice":
-        bad = [s for s in samples if letter(s.answer or "") is None]
-        what = "is not the letter of an option"
-    elif spec == "code":
-        for sample in samples:
-            try:
-                read_tests(sample.answer, sample.metadata)
-            except UnusableTests as error:
-                raise DataError(
-                    f"--t3s-verifier code: the unit tests of {sample.where} cannot be used: {error}"
-                ) from None
-        return
-    elif spec == "reasoning-gym":
-        bad = [s for s in samples if not (s.metadata or {}).get("source_dataset")]
-        what = "has no metadata.source_dataset, which names the scorer"
-    else:
-        return
-    if bad:
-        raise DataError(
-            f"--t3s-verifier {spec}: {len(bad)} gold answers cannot be used, first {bad[0].where}: "
-            f"{bad[0].answer!r} {what}"
-        )
+    unusable = entry(spec).unusable
+    found = [(sample, unusable(sample.answer, sample.metadata)) for sample in samples]
+    if bad := [(sample, why) for sample, why in found if why is not None]:
+        _refuse(spec, bad)
 
 
-def readable(spec: str, samples: Sequence[HasGold], pool: VerifierPool) -> list[bool]:
-    """Of each sample: whether `spec`, which is `pool`'s, can read its gold answer: whether it takes
-    it for an answer to itself. True for verifiers that this is not known of.
+def objections(samples: Sequence[HasGold], pool: VerifierPool) -> list[str | None]:
+    """Why the verifier of `pool` cannot use the gold answer of each sample, in a few words; None
+    where it can.
 
     T3SError when the verifier cannot be loaded.
     """
-    if spec not in (*_OWN, "math"):
-        return [True] * len(samples)
-    return [one.verdict is Verdict.CORRECT for one in pool.verify(_itself(samples))]
+    known = entry(pool.spec)
+    found = [known.unusable(sample.answer, sample.metadata) for sample in samples]
+    well_formed = [i for i, why in enumerate(found) if why is None][: known.examined]
+    judged = _judged(known, [samples[i] for i in well_formed], pool)
+    for i, (_, one) in zip(well_formed, judged, strict=True):
+        found[i] = one.why
+    return found
 
 
-def _unreadable(spec: str, samples: Sequence[HasGold], pool: VerifierPool) -> list[HasGold]:
-    """Samples whose gold answer is not accepted as an answer to itself."""
-    judged = pool.verify(_itself(samples))
-    for sample, one in zip(samples, judged, strict=True):
-        # Not left out like the others: another rank, or a resumed run, might be in time.
-        if one.verdict in FAILURES:
-            raise DataError(
-                f"--t3s-verifier {spec}: the gold answer {sample.answer!r} of {sample.where} "
-                f"cannot be checked ({one.why}). Take it out, or write it in a simpler form"
-            )
-    return [s for s, one in zip(samples, judged, strict=True) if one.verdict is not Verdict.CORRECT]
+def _judged(
+    known: Builtin, samples: Sequence[HasGold], pool: VerifierPool
+) -> list[tuple[HasGold, Judged]]:
+    """What the verifier finds about the gold answer of each sample that it has a look at. `why`:
+    None where there is nothing wrong with it."""
+    if known.local:
+        verify = known.make(pool.limits.timeout)
+        judged = [Judged(*known.judge_gold(verify, s.answer, s.metadata)) for s in samples]
+    else:
+        judged = pool.verify([Question(None, s.answer, s.metadata) for s in samples])
+    return [(s, _in_short(one, known)) for s, one in zip(samples, judged, strict=True)]
 
 
-def _itself(samples: Sequence[HasGold]) -> list[Question]:
-    return [Question(f"\\boxed{{{s.answer}}}", s.answer, s.metadata) for s in samples]
+def _in_short(judged: Judged, known: Builtin) -> Judged:
+    """A fault in one line. That of a user's own function says nothing of the gold answer, which was
+    shown to it with nonsense."""
+    if judged.verdict not in FAILURES:
+        return judged
+    if known.examined is not None:
+        return Judged(Verdict.CORRECT)
+    lines = (judged.why or "").strip().splitlines() or ["no reason given"]
+    return Judged(judged.verdict, f"cannot be checked ({lines[-1][:200]})")
+
+
+def _refuse(spec: str, bad: Sequence[tuple[HasGold, str | None]]) -> NoReturn:
+    sample, why = bad[0]
+    raise DataError(
+        f"--t3s-verifier {spec}: {len(bad)} gold answers cannot be used, first {sample.where}: "
+        f"{_shown(sample.answer)}{why}"
+    )
+
+
+def _shown(answer: str | None) -> str:
+    if answer is None:
+        return ""
+    return f"{answer if len(answer) <= 80 else answer[:80] + '...'!r} "

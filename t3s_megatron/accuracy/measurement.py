@@ -69,7 +69,7 @@ class Measurement:
     @property
     def outcome(self) -> Outcome:
         """What the bottleneck detector goes by."""
-        return Outcome(self.accuracy, self.marks, self.samples_per_prompt)
+        return Outcome(self.accuracy, self.marks, self.samples_per_prompt, self.truncated)
 
     def with_context(self, **context) -> Measurement:
         return replace(self, **context)

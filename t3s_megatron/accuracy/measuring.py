@@ -26,6 +26,7 @@ from typing import Any, Protocol
 from t3s_megatron.accuracy.answers import Answer, Generate, Sampling
 from t3s_megatron.accuracy.blocks import Settles, in_blocks
 from t3s_megatron.accuracy.measurement import Grader, Measurement
+from t3s_megatron.accuracy.options import AccuracyOptions
 from t3s_megatron.accuracy.pool import VerifierPool
 from t3s_megatron.data.tokenizing import Sample
 
@@ -40,25 +41,6 @@ class Log(Protocol):
         """What generation and verification took."""
 
 
-class Options(Protocol):
-    """The `--t3s-` arguments that a measurement follows."""
-
-    @property
-    def accuracy_samples(self) -> int: ...
-    @property
-    def accuracy_blocks(self) -> int: ...
-    @property
-    def report_temperatures(self) -> tuple[float, ...]: ...
-    @property
-    def report_samples(self) -> int: ...
-    @property
-    def max_failed_share(self) -> float: ...
-    @property
-    def measurement_retries(self) -> int: ...
-    @property
-    def generation_timeout(self) -> float | None: ...
-
-
 class Measurer:
     """Measures weights that a backend has taken.
 
@@ -69,7 +51,7 @@ class Measurer:
 
     def __init__(
         self,
-        options: Options,
+        options: AccuracyOptions,
         sampling: Sampling,
         pool: VerifierPool,
         generate: Generate,
@@ -91,16 +73,18 @@ class Measurer:
         step: int,
         phase: str,
         settles: Settles | None = None,
+        blocks: int = 1,
     ) -> Measurement:
         """What the bottleneck detector is shown: the training accuracy of `weights` on the prompts
         of `samples`.
 
-        `settles`: asked between the blocks of the measurement whether it may end; without it there
-        is one block. As collective as `generate` and `on_root`, and the same result wherever they
-        give the same.
+        `settles`: asked between the `blocks` of the measurement whether it may end; without it
+        there is one block. As collective as `generate` and `on_root`, and the same result wherever
+        they give the same.
         """
         repeats = self.options.accuracy_samples
-        measured = self._measure(weights, samples, self.sampling, repeats, settles)
+        count = 1 if settles is None else blocks
+        measured = self._measure(weights, samples, self.sampling, repeats, settles, count)
         return measured.with_context(step=step, phase=phase, split="train")
 
     def report(
@@ -121,13 +105,14 @@ class Measurer:
         sampling: Sampling,
         repeats: int,
         settles: Settles | None = None,
+        count: int = 1,
     ) -> Measurement:
-        """The seed of an answer depends on its place among `samples` and its number only, so
-        measurements of different steps are paired."""
+        """The accuracy over `count` blocks, between which `settles` is asked. The seed of an answer
+        depends on its place among `samples` and its number only, so measurements of different steps
+        are paired."""
         started = time.perf_counter()
         asked = [sample for sample in samples for _ in range(repeats)]
         grader = Grader(asked, self.pool, self.options.max_failed_share)
-        count = 1 if settles is None else self.options.accuracy_blocks
         blocks = in_blocks(len(samples), repeats, count, sampling.seed)
         wanted, again = blocks.pop(0), False
         generated: dict[int, Answer] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from t3s_megatron.accuracy import verifiers
 from t3s_megatron.accuracy.pool import Limits
 from t3s_megatron.options import option
 
@@ -15,7 +16,7 @@ class AccuracyOptions:
 
     verifier: str = option(
         "numeric",
-        "exact, numeric, choice, math, reasoning-gym, code, or package.module:function of your own",
+        verifiers.names(),
     )
     verify_timeout: float = option(
         30.0,

@@ -55,16 +55,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class Question:
-    """A response to be verified against a gold answer."""
+    """A response, without its thinking, to be verified against a gold answer; `text` None: the gold
+    answer itself is to be examined."""
 
-    text: str
+    text: str | None
     answer: str | None
     metadata: dict | None = None
 
 
 @dataclass(frozen=True)
 class Judged:
-    """`why`: for a person, where the verifier crashed or timed out."""
+    """`why`: for a person, where the verifier crashed or timed out, or cannot use a gold answer."""
 
     verdict: Verdict
     why: str | None = None

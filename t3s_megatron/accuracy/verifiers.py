@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verifiers: a response, its gold answer and its metadata in, a verdict out.
 
-`exact`, `numeric`, `choice`, `math`, `reasoning-gym`, or `package.module:function` of your own.
-They run in worker processes (`accuracy.pool`) and may raise: an answer whose verifier broke is not
-wrong.
+All that the rest of the package knows of a built-in verifier stands in its entry of `VERIFIERS`;
+`package.module:function` is one of a user's own. They run in worker processes (`accuracy.pool`) and
+may raise: an answer whose verifier broke is not wrong. What they are shown is the answer without
+its thinking (`data.thinking.answer_of`).
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import enum
 import functools
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
+from t3s_megatron.accuracy.code.tests import UnusableTests, read_tests
 from t3s_megatron.accuracy.extraction import (
-    boxed,
     final_answer,
-    last_number,
+    final_letter,
+    final_number,
     letter,
+    marked,
     number,
-    tagged,
 )
 from t3s_megatron.errors import T3SError
 
@@ -29,7 +33,7 @@ class Verdict(enum.StrEnum):
 
     CORRECT = "correct"
     WRONG = "wrong"
-    UNPARSEABLE = "unparseable"  # no answer found in the response
+    UNPARSEABLE = "unparseable"  # no answer found in the response, or none that can be compared
     TRUNCATED = "truncated"  # met the length limit before its end token: it has no answer
     TIMED_OUT = "timed_out"  # the verifier gave no verdict in time
     CRASHED = "crashed"  # the verifier raised, or its process died
@@ -37,38 +41,109 @@ class Verdict(enum.StrEnum):
     SKIPPED = "skipped"  # not looked at, because the measurement was void already
 
 
+class TooHard(Exception):
+    """An answer that takes a verifier more time than it may. It is the answer's fault, and such an
+    answer cannot be compared: a gold answer must not be like that."""
+
+
 #: An answer that a fault has taken: it says nothing about the student.
 FAILURES = (Verdict.TIMED_OUT, Verdict.CRASHED, Verdict.UNFINISHED)
 
 #: (response text, gold answer, metadata of the sample) -> CORRECT, WRONG or UNPARSEABLE
-Verifier = Callable[[str, str, dict | None], Verdict]
+Verifier = Callable[[str, str | None, dict | None], Verdict]
+#: (gold answer, metadata of the sample) -> why it cannot be used; None when it can.
+Objection = Callable[[str | None, dict | None], str | None]
+
+#: Answers that are right to no question. The last is for those who ask for a number.
+NONSENSE = ("banana", "-98765432123.625")
 
 
-def check_name(spec: str) -> None:
-    """T3SError when `spec` is no verifier's name and no dotted path. Imports nothing."""
-    if spec not in (*_BUILT_IN, "code") and ":" not in spec:
-        names = ", ".join((*_BUILT_IN, "code"))
-        raise T3SError(
-            f"--t3s-verifier {spec}: unknown. Choose {names}, or package.module:function of your "
-            "own"
+def _no_objection(answer: str | None, metadata: dict | None) -> None:
+    return None
+
+
+def _scored(verify: Verifier, answer: str | None, metadata: dict | None) -> str | None:
+    """Gold is scored against itself, and against nonsense."""
+    if verify(f"<answer>{answer}</answer>", answer, metadata) is not Verdict.CORRECT:
+        return "is not accepted as an answer to itself"
+    return _accepts_nonsense(verify, answer, metadata)
+
+
+def _accepts_nonsense(verify: Verifier, answer: str | None, metadata: dict | None) -> str | None:
+    for nonsense in NONSENSE:
+        if verify(f"<answer>{nonsense}</answer>", answer, metadata) is Verdict.CORRECT:
+            return f"is what {nonsense!r} is accepted for"
+    return None
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """All that is known of a verifier.
+
+    `make`: it, for a process and with the seconds that it will have for an answer; T3SError when it
+    cannot work on this machine. `summary`: what it compares, for --help. `unusable`: what is wrong
+    with the form of a gold answer, told without any process. `examine`: what is wrong with one when
+    the verifier itself is asked. Gold that is no good is refused by line or, with `leaves_out`, its
+    sample is never asked. `gold_in_metadata`: a sample may have its gold there and no `answer`.
+    `local`: it imports this package only and takes no time, so that no process has to try.
+    `examined`: how many gold answers of a set are scored at most; `all_workers`: in how many
+    processes.
+    """
+
+    make: Callable[[float], Verifier]
+    summary: str
+    unusable: Objection = _no_objection
+    examine: Callable[[Verifier, str | None, dict | None], str | None] = _scored
+    leaves_out: bool = False
+    gold_in_metadata: bool = False
+    local: bool = False
+    examined: int | None = None
+    all_workers: bool = False
+
+    def judge_gold(
+        self, verify: Verifier, answer: str | None, metadata: dict | None
+    ) -> tuple[Verdict, str | None]:
+        """(CORRECT, None) for gold that `verify` can use; else (WRONG, why not)."""
+        why = self.examine(verify, answer, metadata)
+        return (Verdict.CORRECT if why is None else Verdict.WRONG), why
+
+
+def names() -> str:
+    """What may be chosen, for a person."""
+    return ", ".join((*VERIFIERS, "or package.module:function of your own"))
+
+
+def entry(spec: str) -> Builtin:
+    """What is known of the verifier `spec`. T3SError when it is no verifier's name and no dotted
+    path. Imports nothing."""
+    if ":" in spec:
+        return Builtin(
+            functools.partial(_users_own, spec),
+            "a function of your own",
+            # What form of an answer it looks for is not known; and it may ask a paid service.
+            examine=_accepts_nonsense,
+            examined=3,
         )
+    if spec not in VERIFIERS:
+        raise T3SError(f"--t3s-verifier {spec}: unknown. Choose {names()}")
+    return VERIFIERS[spec]
 
 
 def make_verifier(spec: str, timeout: float = 30.0) -> Verifier:
     """The verifier named `spec`; `timeout`: seconds that it will have for one answer. T3SError when
     it is unknown, cannot be imported, or cannot work on this machine."""
-    check_name(spec)
-    if spec == "code":
-        return _code(timeout)
-    return _BUILT_IN[spec]() if spec in _BUILT_IN else _user_function(spec)
+    return entry(spec).make(timeout)
 
 
-def _exact() -> Verifier:
-    def verify(text: str, answer: str, metadata: dict | None) -> Verdict:
+# --------------------------------------------------------------------------- read from the text
+
+
+def _exact(timeout: float) -> Verifier:
+    def verify(text: str, answer: str | None, metadata: dict | None) -> Verdict:
         found = final_answer(text)
         if found is None:
             return Verdict.UNPARSEABLE
-        return _verdict(_words(found) == _words(answer))
+        return _verdict(_words(found) == _words(answer or ""))
 
     return verify
 
@@ -78,14 +153,9 @@ def _words(text: str) -> list[str]:
     return text.strip().removesuffix(".").split()
 
 
-def _numeric() -> Verifier:
-    def verify(text: str, answer: str, metadata: dict | None) -> Verdict:
-        for marked in (boxed(text), tagged(text)):
-            if marked is not None:
-                found = number(marked)
-                break
-        else:
-            found = last_number(text)
+def _numeric(timeout: float) -> Verifier:
+    def verify(text: str, answer: str | None, metadata: dict | None) -> Verdict:
+        found = final_number(text)
         if found is None:
             return Verdict.UNPARSEABLE
         return _verdict(found == number(answer))
@@ -93,35 +163,43 @@ def _numeric() -> Verifier:
     return verify
 
 
-def _choice() -> Verifier:
-    def verify(text: str, answer: str, metadata: dict | None) -> Verdict:
-        found = letter(final_answer(text) or "")
-        return Verdict.UNPARSEABLE if found is None else _verdict(found == letter(answer))
+def _no_number(answer: str | None, metadata: dict | None) -> str | None:
+    return "is not a number" if number(answer) is None else None
+
+
+def _choice(timeout: float) -> Verifier:
+    def verify(text: str, answer: str | None, metadata: dict | None) -> Verdict:
+        found = final_letter(text)
+        return Verdict.UNPARSEABLE if found is None else _verdict(found == letter(answer or ""))
 
     return verify
 
 
-def _math() -> Verifier:
+def _no_letter(answer: str | None, metadata: dict | None) -> str | None:
+    return "is not the letter of an option" if letter(answer or "") is None else None
+
+
+# ----------------------------------------------------------------------------- by other packages
+
+
+def _math(how: str, timeout: float) -> Verifier:
     try:
-        from t3s_megatron.accuracy.mathematics import parse, same
+        from t3s_megatron.accuracy.math import engine, verify
     except ImportError as error:
         raise T3SError(
-            '--t3s-verifier math needs math-verify: pip install "t3s-megatron[verification]"'
+            f'--t3s-verifier {how} needs math-verify: pip install "t3s-megatron[verification]"'
         ) from error
+    look = {"math": verify.strict, "math-lenient": verify.lenient}[how]
+    bound = engine.Bound(timeout)
 
-    def verify(text: str, answer: str, metadata: dict | None) -> Verdict:
-        found = parse(text)
-        if not found:
-            return Verdict.UNPARSEABLE
-        gold = parse(f"\\boxed{{{answer}}}")
-        if not gold:
-            raise ValueError(f"the gold answer {answer!r} cannot be parsed")
-        return _verdict(same(gold, found))
+    def judge(text: str, answer: str | None, metadata: dict | None) -> Verdict:
+        with bound():
+            return look(text, answer)
 
-    return verify
+    return judge
 
 
-def _reasoning_gym() -> Verifier:
+def _reasoning_gym(timeout: float) -> Verifier:
     try:
         import reasoning_gym
     except ImportError as error:
@@ -132,23 +210,47 @@ def _reasoning_gym() -> Verifier:
     # Making a scorer makes its whole data set object.
     scorer = functools.cache(reasoning_gym.get_score_answer_fn)
 
-    def verify(text: str, answer: str, metadata: dict | None) -> Verdict:
-        found = tagged(text)
-        found = boxed(text) if found is None else found
-        if found is None:
+    def score(found: str, answer: str | None, metadata: dict) -> bool:
+        """With the metadata as they are, or as they were before JSON made lists of tuples."""
+        scores = scorer(metadata["source_dataset"])
+        question, raised = metadata.get("question", ""), None
+        for said in (metadata, _tuples(metadata)):
+            entry = {"question": question, "answer": answer, "metadata": said}
+            try:
+                if scores(answer=found, entry=entry) == 1.0:
+                    return True
+            except Exception as error:
+                raised = error
+        if raised is not None:
+            raise raised
+        return False
+
+    def verify(text: str, answer: str | None, metadata: dict | None) -> Verdict:
+        found = marked(text)
+        if found is None or found.content is None:
             return Verdict.UNPARSEABLE
         assert metadata is not None  # checked with the gold answers
-        score = scorer(metadata["source_dataset"])
-        question = metadata.get("question", "")
-        entry = {"question": question, "answer": answer, "metadata": metadata}
-        return _verdict(score(answer=found, entry=entry) == 1.0)
+        return _verdict(score(found.content.strip(), answer, metadata))
 
     return verify
 
 
-def _code(timeout: float) -> Verifier:
-    from t3s_megatron.accuracy.code.tests import read_tests
+def _tuples(value: object) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(part) for key, part in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
+
+def _no_scorer(answer: str | None, metadata: dict | None) -> str | None:
+    if (metadata or {}).get("source_dataset"):
+        return None
+    return "has no metadata.source_dataset, which names the scorer"
+
+
+# -------------------------------------------------------------------------------------- programs
+
+
+def _code(timeout: float) -> Verifier:
     try:
         # Of Linux only: elsewhere it ends with what is missing.
         from t3s_megatron.accuracy.code import programs
@@ -171,7 +273,18 @@ def _code(timeout: float) -> Verifier:
     return verify
 
 
-def _user_function(spec: str) -> Verifier:
+def _no_tests(answer: str | None, metadata: dict | None) -> str | None:
+    try:
+        read_tests(answer, metadata)
+    except UnusableTests as error:
+        return f"has unit tests that cannot be used: {error}"
+    return None
+
+
+# -------------------------------------------------------------------------------------- your own
+
+
+def _users_own(spec: str, timeout: float) -> Verifier:
     module_name, _, function_name = spec.partition(":")
     try:
         function = getattr(importlib.import_module(module_name), function_name)
@@ -183,7 +296,7 @@ def _user_function(spec: str) -> Verifier:
     if not callable(function):
         raise T3SError(f"--t3s-verifier {spec}: is not a function")
 
-    def verify(text: str, answer: str, metadata: dict | None) -> Verdict:
+    def verify(text: str, answer: str | None, metadata: dict | None) -> Verdict:
         return _verdict(float(function(text, answer, metadata)) == 1.0)
 
     return verify
@@ -193,10 +306,26 @@ def _verdict(correct: bool) -> Verdict:
     return Verdict.CORRECT if correct else Verdict.WRONG
 
 
-_BUILT_IN = {
-    "exact": _exact,
-    "numeric": _numeric,
-    "choice": _choice,
-    "math": _math,
-    "reasoning-gym": _reasoning_gym,
+VERIFIERS = {
+    "exact": Builtin(_exact, "word by word", local=True),
+    "numeric": Builtin(_numeric, "as a number", unusable=_no_number, local=True),
+    "choice": Builtin(_choice, "the letter of an option", unusable=_no_letter, local=True),
+    "math": Builtin(functools.partial(_math, "math"), "by mathematical meaning", leaves_out=True),
+    "math-lenient": Builtin(
+        functools.partial(_math, "math-lenient"), "as math-verify has it", leaves_out=True
+    ),
+    "reasoning-gym": Builtin(
+        _reasoning_gym,
+        "with the scorer of the data set that metadata.source_dataset names",
+        unusable=_no_scorer,
+        gold_in_metadata=True,
+    ),
+    "code": Builtin(
+        _code,
+        "by the unit tests of the problem",
+        unusable=_no_tests,
+        examine=lambda verify, answer, metadata: None,
+        gold_in_metadata=True,
+        all_workers=True,
+    ),
 }

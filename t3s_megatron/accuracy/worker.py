@@ -2,7 +2,8 @@
 """The process in which a verifier runs: python -m t3s_megatron.accuracy.worker, see `pool`.
 
 Takes (number, text, answer, metadata) pickled from its socket, one at a time, and answers each with
-one line of JSON. Whatever the verifier does to standard input and output, the socket is apart.
+one line of JSON; without a text it is the gold answer that is judged. Whatever the verifier does to
+standard input and output, the socket is apart.
 Imports neither torch nor Megatron.
 """
 
@@ -17,7 +18,7 @@ import sys
 import traceback
 
 from t3s_megatron.accuracy.child import die_with, limit
-from t3s_megatron.accuracy.verifiers import Verdict, make_verifier
+from t3s_megatron.accuracy.verifiers import Verdict, entry
 from t3s_megatron.errors import T3SError
 
 #: Answers after which the parent replaces the process, so that a small leak stays small.
@@ -33,7 +34,8 @@ def main() -> None:
     limit(resource.RLIMIT_DATA, int(float(memory) * 2**30))
     limit(resource.RLIMIT_CORE, 0)
     try:
-        verify = make_verifier(spec, float(timeout))
+        known = entry(spec)
+        verify = known.make(float(timeout))
     except T3SError as error:
         _send(channel, refused=str(error))
         return
@@ -49,7 +51,10 @@ def main() -> None:
             return
         why, worn_out = None, served == _LIFE
         try:
-            verdict = verify(text, answer, metadata)
+            if text is None:
+                verdict, why = known.judge_gold(verify, answer, metadata)
+            else:
+                verdict = verify(text, answer, metadata)
         except BaseException as error:  # SystemExit and the like: one answer's verdict, no more
             verdict, why = Verdict.CRASHED, traceback.format_exc()[-_LONGEST_REASON:]
             # Out of memory, threads or files: what was leaked would fail the next answers as well.

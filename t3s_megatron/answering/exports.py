@@ -52,7 +52,7 @@ class Exports:
         path = os.path.join(self.folder, f"weights-{iteration:07d}-{nonce}")
         config, written = exported_config(args, args.t3s_hf_model, "--t3s-generation server")
         shards = Shards(layout.rank(), args.world_size)
-        shards.take(export_weights(model, config, args.padded_vocab_size))
+        shards.take(export_weights(model, config))
         writers: list[FolderWriter] = []
         self._on_first_rank(lambda: writers.append(FolderWriter(path)))
         self._together(lambda: shards.write(f"{path}.tmp"))
@@ -64,6 +64,8 @@ class Exports:
         writer.write_json(INDEX, shards.index())
         writer.write_json("config.json", config)
         writer.write_tokenizer(self.args.tokenizer_model, self.tokenizer)
+        if self.args.t3s_hf_model is not None:
+            writer.copy_code(self.args.t3s_hf_model)
         # A server takes its defaults from here: nothing but the temperature may shape what is
         # drawn, and an answer ends where the live model's ends.
         writer.write_json(

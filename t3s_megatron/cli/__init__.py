@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`t3s-megatron`: make the training data, plan a run, and look at finished ones."""
+"""`t3s-megatron`: make the training data, look at students, plan a run, look at finished ones."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from t3s_megatron.cli import plan, prepare, report
+from t3s_megatron.cli import arguments, plan, prepare, report
 from t3s_megatron.errors import T3SError
 
 
@@ -14,7 +14,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit status."""
     parser = argparse.ArgumentParser(prog="t3s-megatron", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (report, plan, prepare):
+    for command in (report, plan, arguments, prepare):
         command.add_command(commands)
     args = parser.parse_args(argv)
     try:

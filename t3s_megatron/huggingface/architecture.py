@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Is the model of a Hugging Face folder the one that Megatron's arguments describe?
+"""The model of a Hugging Face folder in Megatron's arguments, and whether given ones describe it.
 
-Every figure that changes what the weights mean is compared before any weight is read, and all
-differences are named at once. The same table, read backwards, is the config.json of a model that
-has no folder to take it from.
+`options` are the arguments that a folder asks for. `check` compares every figure that changes what
+the weights mean before any weight is read, and names all differences at once. Read backwards, the
+same tables make the config.json of a model that has no folder to take it from.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from t3s_megatron.errors import MismatchError, T3SError
-from t3s_megatron.huggingface.folder import read_config
-
-MODEL_TYPES = ("qwen3", "qwen3_moe")
+from t3s_megatron.huggingface.config import read_config
+from t3s_megatron.huggingface.families.family import Family, Options
+from t3s_megatron.huggingface.families.table import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -31,155 +30,62 @@ class Difference:
         return f"{self.field} is {self.wanted}, but {self.argument} is {self.found}"
 
 
+def family_of(config, where: str) -> Family:
+    """The family of a config. T3SError for one that is not supported, or not with these figures."""
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise T3SError(
+            f"{where}: model_type {config.model_type} is not supported: "
+            f"{', '.join(sorted(FAMILIES))} are"
+        )
+    wrong = [limit for limit in family.limits if limit.found(config) not in limit.supported]
+    if wrong:
+        lines = "".join(
+            f"\n  {limit.said} is {limit.found(config)}; supported: "
+            f"{', '.join(map(str, limit.supported))}"
+            for limit in wrong
+        )
+        raise T3SError(f"{where}: a {config.model_type} that is not supported:{lines}")
+    return family
+
+
+def options(config, where: str) -> Options:
+    """Megatron's options for the model of a config, and what goes with it unless asked otherwise.
+    Raises as `family_of`."""
+    return family_of(config, where).options(config)
+
+
 def check(config, args, where: str) -> None:
-    """Compare a transformers config with Megatron's namespace.
+    """Compare a config with Megatron's validated namespace.
 
     MismatchError that names every difference; T3SError for an architecture that is not supported.
     """
-    if config.model_type not in MODEL_TYPES:
-        raise T3SError(
-            f"{where}: model_type {config.model_type} is not supported: "
-            f"{' and '.join(MODEL_TYPES)} are"
-        )
-    different = differences(config, args)
+    different = differences(family_of(config, where), config, args)
     if different:
-        lines = "".join(f"\n  {one}" for one in different)
+        lines = "".join(f"\n  {difference}" for difference in different)
         raise MismatchError(
             f"{where} is not the model that the arguments describe:{lines}\n"
-            "Change the arguments, or give the folder that they describe."
+            "Leave these arguments out (the folder says them), or give the folder that they "
+            "describe."
         )
 
 
-def differences(config, args) -> list[Difference]:
-    return [one for one in _comparisons(config, args) if not _same(one.wanted, one.found)]
-
-
-def _same(wanted, found) -> bool:
-    if isinstance(wanted, float) and isinstance(found, float | int):
-        return math.isclose(wanted, found, rel_tol=1e-9)
-    return wanted == found
-
-
-def _comparisons(config, args) -> Iterator[Difference]:
-    yield Difference("num_hidden_layers", config.num_hidden_layers, "--num-layers", args.num_layers)
-    yield Difference("hidden_size", config.hidden_size, "--hidden-size", args.hidden_size)
-    heads = args.num_attention_heads
-    yield Difference(
-        "num_attention_heads", config.num_attention_heads, "--num-attention-heads", heads
-    )
-    groups = args.num_query_groups if args.group_query_attention else heads
-    yield Difference(
-        "num_key_value_heads",
-        config.num_key_value_heads,
-        "--group-query-attention --num-query-groups",
-        groups,
-    )
-    head_size = args.kv_channels or args.hidden_size // heads
-    yield Difference("head_dim", config.head_dim, "--kv-channels", head_size)
-    yield Difference("rms_norm_eps", config.rms_norm_eps, "--norm-epsilon", args.layernorm_epsilon)
-    rope = config.rope_parameters
-    yield Difference("rope_theta", float(rope["rope_theta"]), "--rotary-base", args.rotary_base)
-    scaling = "llama3" if args.use_rope_scaling else "default"
-    yield Difference(
-        "rope_scaling type", rope.get("rope_type", "default"), "--use-rope-scaling", scaling
-    )
-    tied = not args.untie_embeddings_and_output_weights
-    yield Difference(
-        "tie_word_embeddings",
-        config.tie_word_embeddings,
-        "the opposite of --untie-embeddings-and-output-weights",
-        tied,
-    )
-    trained, longest = config.max_position_embeddings, args.max_position_embeddings
-    yield Difference(
-        "max_position_embeddings",
-        trained,
-        "--max-position-embeddings, which may be less,",
-        trained if longest <= trained else longest,
-    )
-    yield Difference(
-        "hidden_act", config.hidden_act, "--swiglu", "silu" if args.swiglu else "not given"
-    )
-    yield Difference("use_sliding_window", bool(config.use_sliding_window), "--window-size",
-                     args.window_size is not None)  # fmt: skip
-    biased = bool(args.add_qkv_bias or args.add_bias_linear)
-    yield Difference(
-        "attention_bias", config.attention_bias, "the opposite of --disable-bias-linear", biased
-    )
-    yield from _of_every_qwen3(args)
-    if config.model_type == "qwen3_moe":
-        yield from _of_experts(config, args)
-    else:
-        ffn = args.ffn_hidden_size
-        yield Difference("intermediate_size", config.intermediate_size, "--ffn-hidden-size", ffn)
-        yield Difference("model_type qwen3: num_experts", None, "--num-experts", args.num_experts)
-
-
-def _of_every_qwen3(args) -> Iterator[Difference]:
-    """What config.json does not say, because it is part of the architecture."""
-    every = (
-        ("normalization", "RMSNorm", args.normalization),
-        ("qk_layernorm", True, args.qk_layernorm),
-        ("position_embedding_type", "rope", args.position_embedding_type),
-        ("rotary_percent", 1.0, args.rotary_percent),
-        ("rotary_interleaved", False, args.rotary_interleaved),
-        ("apply_layernorm_1p", False, getattr(args, "apply_layernorm_1p", False)),
-        ("attention_output_gate", False, getattr(args, "attention_output_gate", False)),
-        ("multi_latent_attention", False, args.multi_latent_attention),
-        ("mtp_num_layers", None, args.mtp_num_layers),
-    )
-    for name, wanted, found in every:
-        argument = "--" + name.replace("_", "-")
-        yield Difference(f"architecture Qwen3: {name}", wanted, argument, found)
-
-
-def _of_experts(config, args) -> Iterator[Difference]:
-    yield Difference("num_experts", config.num_experts, "--num-experts", args.num_experts)
-    yield Difference(
-        "num_experts_per_tok",
-        config.num_experts_per_tok,
-        "--moe-router-topk",
-        args.moe_router_topk,
-    )
-    width = args.moe_ffn_hidden_size or args.ffn_hidden_size
-    yield Difference(
-        "moe_intermediate_size", config.moe_intermediate_size, "--moe-ffn-hidden-size", width
-    )
-    # Softmax over the chosen experts alone is softmax over all, normalised again.
-    yield Difference(
-        "norm_topk_prob",
-        config.norm_topk_prob,
-        "the opposite of --moe-router-pre-softmax",
-        not args.moe_router_pre_softmax,
-    )
-    dense = sorted(set(config.mlp_only_layers or ())) or config.decoder_sparse_step != 1
-    yield Difference(
-        "layers without experts (mlp_only_layers, decoder_sparse_step)",
-        bool(dense),
-        "what is supported",
-        False,
-    )
-    frequency = args.moe_layer_freq
-    everywhere = frequency == 1 or (isinstance(frequency, list) and all(frequency))
-    yield Difference("experts in every layer", True, "--moe-layer-freq", everywhere or frequency)
-    every = (
-        ("moe_router_score_function", "softmax", args.moe_router_score_function),
-        ("moe_router_topk_scaling_factor", None, args.moe_router_topk_scaling_factor),
-        ("moe_router_enable_expert_bias", False, args.moe_router_enable_expert_bias),
-        (
-            "moe_shared_expert_intermediate_size",
-            None,
-            args.moe_shared_expert_intermediate_size,
-        ),
-    )
-    for name, wanted, found in every:
-        argument = "--" + name.replace("_", "-")
-        yield Difference(f"architecture Qwen3-MoE: {name}", wanted, argument, found)
+def differences(family: Family, config, args) -> list[Difference]:
+    """Where the arguments describe another model than the config of this family."""
+    found = [
+        Difference(argument.said, argument.wanted(config), argument.option, argument.found(args))
+        for argument in family.arguments
+    ]
+    return [
+        difference
+        for difference, argument in zip(found, family.arguments, strict=True)
+        if not argument.holds(difference.wanted, difference.found)
+    ]
 
 
 def fit_to_folder(args, folder: str):
-    """The transformers config of the `--t3s-hf-model` folder; `args.padded_vocab_size` becomes what
-    it says. Raises as `read_config` and `check`."""
+    """The config of the `--t3s-hf-model` folder; `args.padded_vocab_size` becomes what it says.
+    Raises as `read_config` and `check`."""
     config = read_config(folder)
     args.padded_vocab_size = vocabulary_rows(config, args.tensor_model_parallel_size)
     check(config, args, f"--t3s-hf-model {folder}")
@@ -196,41 +102,37 @@ def vocabulary_rows(config, tensor_parallel: int) -> int:
     return math.ceil(config.vocab_size / tensor_parallel) * tensor_parallel
 
 
-def config_from_arguments(args, tokenizer) -> dict:
-    """config.json of the model that Megatron's arguments describe: of a student that never was a
-    Hugging Face folder. `check` says whether transformers has such a model."""
-    moe = bool(args.num_experts)
-    config = {
-        "architectures": ["Qwen3MoeForCausalLM" if moe else "Qwen3ForCausalLM"],
-        "model_type": "qwen3_moe" if moe else "qwen3",
-        "num_hidden_layers": args.num_layers,
-        "hidden_size": args.hidden_size,
-        "intermediate_size": args.ffn_hidden_size,
-        "num_attention_heads": args.num_attention_heads,
-        "num_key_value_heads": args.num_query_groups
-        if args.group_query_attention
-        else args.num_attention_heads,
-        "head_dim": args.kv_channels,
-        "rms_norm_eps": args.layernorm_epsilon,
-        "rope_theta": args.rotary_base,
-        "tie_word_embeddings": not args.untie_embeddings_and_output_weights,
-        # Megatron 0.17 decides on padding later than this is first asked.
-        "vocab_size": args.padded_vocab_size or len(tokenizer),
-        "max_position_embeddings": args.max_position_embeddings,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "use_sliding_window": False,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
-    if moe:
-        config |= {
-            "num_experts": args.num_experts,
-            "num_experts_per_tok": args.moe_router_topk,
-            "moe_intermediate_size": args.moe_ffn_hidden_size or args.ffn_hidden_size,
-            "norm_topk_prob": not args.moe_router_pre_softmax,
-            "decoder_sparse_step": 1,
-            "mlp_only_layers": [],
+def config_from_arguments(args, tokenizer, where: str) -> tuple[object, dict]:
+    """(transformers config, its JSON) of the model that Megatron's arguments describe: of a student
+    that never was a Hugging Face folder. MismatchError that says what is in the way of the nearest
+    family, when no family has such a model.
+    """
+    from transformers import AutoConfig
+
+    nearest: list[Difference] | None = None
+    for family in FAMILIES.values():
+        if family.architecture is None:
+            continue
+        written: dict = {
+            "architectures": [family.architecture],
+            "model_type": family.model_type,
+            # Megatron 0.17 decides on padding later than this is first asked.
+            "vocab_size": args.padded_vocab_size or len(tokenizer),
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
         }
-    return config
+        for argument in family.arguments:
+            facts = argument.written(args)
+            written |= {field: value for field, value in facts.items() if value is not None}
+        config = AutoConfig.for_model(**written)
+        different = differences(family, config, args)
+        if not different:
+            return config, written
+        if nearest is None or len(different) < len(nearest):
+            nearest, name = different, family.model_type
+    assert nearest is not None
+    lines = "".join(f"\n  {difference}" for difference in nearest)
+    raise MismatchError(
+        f"{where}: the arguments describe no model that transformers has; nearest is {name}:{lines}"
+    )

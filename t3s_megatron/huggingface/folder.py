@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from t3s_megatron.data.durable import sync_path
-from t3s_megatron.errors import DataError, MismatchError, T3SError, WriteError
+from t3s_megatron.errors import DataError, MismatchError, WriteError
 from t3s_megatron.huggingface.shards import host_copy, shard_file, shard_index
 
 INDEX = "model.safetensors.index.json"
@@ -33,19 +33,6 @@ _TOKENIZER_FILES = (
     "tokenizer.model", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja",
     "chat_template.json",
 )  # fmt: skip
-
-
-def read_config(folder: str):
-    """The transformers config of a folder. T3SError when there is none that can be read."""
-    from transformers import AutoConfig
-
-    path = os.path.join(folder, "config.json")
-    if not os.path.isfile(path):
-        raise T3SError(f"{folder}: not a Hugging Face model folder: there is no config.json in it")
-    try:
-        return AutoConfig.from_pretrained(folder)
-    except Exception as error:  # transformers raises many types
-        raise T3SError(f"{path}: not a config that transformers reads ({error})") from error
 
 
 def weight_files(folder: str) -> dict[str, str]:
@@ -188,6 +175,10 @@ class FolderWriter:
         for name in there:
             shutil.copyfile(os.path.join(folder, name), os.path.join(self.temporary, name))
         return there
+
+    def copy_code(self, folder: str) -> None:
+        """The Python files of a folder whose model transformers does not know."""
+        self.copy_from(folder, [name for name in os.listdir(folder) if name.endswith(".py")])
 
     def write_tokenizer(self, source: str, tokenizer) -> None:
         """The files of a tokenizer folder; of a name on the hub, what `tokenizer` saves."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention for CPU runs with context parallelism or packed rows.
+"""Attention for CPU runs with context parallelism, packed rows or latent attention.
 
-Megatron's own core attention refuses both (dot_product_attention.py:59, :153) and Transformer
-Engine's needs CUDA. With these, every layout can be tested without a GPU. Memory is O(s^2): not for
-training at length.
+Megatron's own core attention refuses the first two (dot_product_attention.py:59, :153), takes heads
+of one width only, and Transformer Engine's needs CUDA. With these, every layout can be tested
+without a GPU. Memory is O(s^2): not for training at length.
 
 For context parallelism, keys and values are gathered over the group. Megatron slices a sequence so
 that causal work is balanced: it is cut in 2 * CP chunks and rank r holds chunks r and
@@ -99,3 +99,38 @@ class PackedAttention(DotProductAttention):
             for segment in segments
         ]
         return torch.cat(outputs)
+
+
+class LatentAttention(DotProductAttention):
+    """Causal attention over queries and keys of one width and values of another, as multi-head
+    latent attention has them: [s, b, heads, width], or segment by segment over [t, heads, width].
+
+    With a key-value cache there are more keys than queries; the queries are the last.
+    """
+
+    def __init__(self, *args, k_channels: int, v_channels: int, **kwargs):
+        super().__init__(*args, **kwargs)
+
+    def forward(self, query, key, value, *_mask, packed_seq_params=None, **_unused):
+        if packed_seq_params is None:
+            return self._attend(query, key, value)
+        boundaries = packed_seq_params.cu_seqlens_q.tolist()
+        return torch.cat(
+            [
+                self._attend(*(x[first:last].unsqueeze(1) for x in (query, key, value)))
+                for first, last in itertools.pairwise(boundaries)
+            ]
+        )
+
+    def _attend(self, query, key, value):
+        queries, keys = query.size(0), key.size(0)
+        visible = torch.ones(queries, keys, dtype=torch.bool, device=query.device)
+        out = torch.nn.functional.scaled_dot_product_attention(
+            query.permute(1, 2, 0, 3),
+            key.permute(1, 2, 0, 3),
+            value.permute(1, 2, 0, 3),
+            attn_mask=visible.tril(keys - queries),
+            dropout_p=self.config.attention_dropout if self.training else 0.0,
+            scale=self.softmax_scale,
+        )
+        return out.permute(2, 0, 1, 3).reshape(queries, query.size(1), -1)

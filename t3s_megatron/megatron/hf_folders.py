@@ -5,7 +5,6 @@ in another.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 
@@ -15,10 +14,11 @@ import t3s_megatron
 from t3s_megatron.data.places import check_places
 from t3s_megatron.data.tokenizing import load_tokenizer
 from t3s_megatron.errors import T3SError, WriteError
-from t3s_megatron.huggingface.architecture import check, config_from_arguments, fit_to_folder
-from t3s_megatron.huggingface.folder import FolderWriter, check_target, read_config
+from t3s_megatron.huggingface.architecture import config_from_arguments, family_of, fit_to_folder
+from t3s_megatron.huggingface.config import read_config, read_json
+from t3s_megatron.huggingface.folder import FolderWriter, check_target
 from t3s_megatron.megatron import layout
-from t3s_megatron.megatron.hf_weights import export_weights, load_weights, require_mbridge
+from t3s_megatron.megatron.hf_weights import export_weights, load_weights
 from t3s_megatron.megatron.process import checkpoint_exists, get_args, print_rank_0
 from t3s_megatron.megatron.seam import Callback, CallbackContext
 
@@ -31,7 +31,6 @@ class HuggingFaceFolders(Callback):
     """
 
     def __init__(self, args):
-        require_mbridge()
         check_places(args)
         self.source, self.export_to = args.t3s_hf_model, args.t3s_hf_export
         self.tokenizer_model = args.tokenizer_model
@@ -81,7 +80,7 @@ class HuggingFaceFolders(Callback):
         started = time.perf_counter()
         args = get_args()
         config, written = exported_config(args, self.source, "--t3s-hf-export")
-        tensors = export_weights(model, config, args.padded_vocab_size)
+        tensors = export_weights(model, config)
         mark = {"t3s_megatron": t3s_megatron.__version__, "iteration": iteration}
 
         def work() -> None:
@@ -114,16 +113,15 @@ def exported_config(args, source: str | None, what: str) -> tuple[object, dict]:
     """(transformers config, its JSON) of the model that `what` writes: those of the folder `source`
     that the run comes from, or made of the arguments. T3SError when transformers has no such model.
     """
-    from transformers import AutoConfig
-
     if source is not None:
-        with open(os.path.join(source, "config.json")) as file:
-            written = json.load(file)
+        written = read_json(os.path.join(source, "config.json"))
         written.pop("torch_dtype", None)  # older name of dtype
-        return read_config(source), written | {"dtype": _dtype_name(args)}
-    written = config_from_arguments(args, load_tokenizer(args.tokenizer_model))
-    config = AutoConfig.for_model(**written)
-    check(config, args, f"{what}: a Qwen3 folder")
+        config = read_config(source)
+        ahead = family_of(config, source).predicts_ahead
+        if ahead is not None:
+            written[ahead] = 0  # these layers are not exported
+        return config, written | {"dtype": _dtype_name(args)}
+    config, written = config_from_arguments(args, load_tokenizer(args.tokenizer_model), what)
     return config, written | {"dtype": _dtype_name(args)}
 
 
@@ -131,6 +129,8 @@ def _write_companions(writer: FolderWriter, tokenizer_model: str, source: str | 
     tokenizer = load_tokenizer(tokenizer_model)
     writer.write_tokenizer(tokenizer_model, tokenizer)
     name = "generation_config.json"
+    if source is not None:
+        writer.copy_code(source)
     if source is None or not writer.copy_from(source, [name]):
         ids = {
             key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")

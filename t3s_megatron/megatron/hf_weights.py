@@ -1,152 +1,216 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights between a Hugging Face folder and the live model, in any parallel layout.
 
-mbridge does the work: it knows which Hugging Face tensors make up a Megatron parameter and how
-those are cut over tensor, pipeline, virtual and expert parallel ranks. It knows parameters by the
-names that Transformer Engine's layers give them, so `NamedLikeTransformerEngine` shows it local
-layers under those names. Models built of Transformer Engine layers pass through unchanged (not
-run: there is no Transformer Engine without CUDA).
+Which tensors of a folder make up a parameter, and how it is cut, is in the tables of
+`huggingface/families`. They name parameters as Megatron's local layers do; `plain_name` brings the
+names of Transformer Engine's layers to that form (not run: there is no Transformer Engine without
+CUDA). Every rank reads its own part of each parameter, and no rank ever holds more than one
+parameter beside the model.
 
-Every function here is collective over the world.
+`load_weights` and `export_weights` are collective over the world.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from megatron.core import mpu
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
-from t3s_megatron.errors import MismatchError, T3SError
+from t3s_megatron.errors import DataError, MismatchError, T3SError
+from t3s_megatron.huggingface.architecture import family_of
+from t3s_megatron.huggingface.families.family import Family
 from t3s_megatron.huggingface.folder import weight_files
+from t3s_megatron.huggingface.packing import WHOLE, Packing, Part
 from t3s_megatron.megatron import layout
+from t3s_megatron.megatron.process import print_rank_0
 
-_LOCAL_EXPERT = re.compile(r"\.mlp\.experts\.local_experts\.(\d+)\.(linear_fc[12])\.(weight|bias)$")
-_LOCAL_NORM = re.compile(
-    r"(decoder\.layers\.\d+\.)(input_layernorm|pre_mlp_layernorm)\.(weight|bias)$"
+#: Transformer Engine's layers hold the norm before them, and the experts of a layer are one module
+#: there; `local_experts` are those of Megatron's SequentialMLP, whichever their layers.
+_PLAIN = tuple(
+    (re.compile(pattern + "$"), plain)
+    for pattern, plain in (
+        (r"self_attention\.linear_qkv\.layer_norm_(weight|bias)", r"input_layernorm.\1"),
+        (r"mlp\.linear_fc1\.layer_norm_(weight|bias)", r"pre_mlp_layernorm.\1"),
+        (r"linear_q_up_proj\.layer_norm_(weight|bias)", r"q_layernorm.\1"),
+        (r"linear_kv_up_proj\.layer_norm_(weight|bias)", r"kv_layernorm.\1"),
+        (r"mlp\.experts\.(linear_fc[12])\.(weight|bias)(\d+)", r"mlp.experts.\3.\1.\2"),
+        (r"mlp\.experts\.local_experts\.(\d+\.linear_fc[12]\.\w+)", r"mlp.experts.\1"),
+    )
 )
-_EMBEDDING = "model.embed_tokens.weight"
+_LAYER = re.compile(r"(?<=^decoder\.layers\.)\d+")
+_EXPERT = re.compile(r"(?<=\.mlp\.experts\.)\d+")
+_FOLDER_LAYER = re.compile(r"model\.layers\.(\d+)\.")
+_EMBEDDING, _OUTPUT = "embedding.word_embeddings.weight", "output_layer.weight"
 #: Not parameters; old folders hold them.
 _IGNORED = re.compile(r"rotary_emb\.inv_freq$")
 
 
-def require_mbridge() -> None:
-    """T3SError that says what to install. mbridge imports Megatron: the CPU layer comes first."""
-    try:
-        import mbridge  # noqa: F401
-    except ImportError as error:
-        raise T3SError(
-            "--t3s-hf-model and --t3s-hf-export need mbridge: pip install "
-            f"'t3s-megatron[huggingface]' ({error})"
-        ) from error
+def plain_name(name: str) -> str:
+    """The name that a parameter of Megatron's has in the families' tables, for one of local or of
+    Transformer Engine's layers; numbers of layers and experts stay as they are."""
+    for pattern, plain in _PLAIN:
+        name, found = pattern.subn(plain, name)
+        if found:
+            break
+    return name
 
 
-def transformer_engine_name(name: str, has_experts: bool) -> str:
-    """The name that a parameter of the local layers has in Transformer Engine's layers.
+@dataclass(frozen=True)
+class _Parameter:
+    """One parameter (or buffer that is saved) of this rank. `name`: plain, with the layer's number
+    in the model and the expert's number on this rank."""
 
-    There a norm is part of the linear layer after it, and the experts of a layer are one module;
-    the norm before a router, which is no such layer, stands alone in both.
-    """
-    name = _LOCAL_EXPERT.sub(r".mlp.experts.\2.\g<3>\1", name)
-    norm = _LOCAL_NORM.match(name)
-    if norm is None:
-        return name
-    layer, which, kind = norm.groups()
-    if which == "input_layernorm":
-        return f"{layer}self_attention.linear_qkv.layer_norm_{kind}"
-    return name if has_experts else f"{layer}mlp.linear_fc1.layer_norm_{kind}"
+    name: str
+    tensor: torch.Tensor
+    packing: Packing
 
+    @property
+    def is_expert(self) -> bool:
+        return _EXPERT.search(self.name) is not None
 
-class NamedLikeTransformerEngine:
-    """One model chunk, unwrapped, as mbridge reads it: parameters by Transformer Engine's names."""
-
-    def __init__(self, chunk):
-        while hasattr(chunk, "module"):  # DDP, Float16Module
-            chunk = chunk.module
-        self.module = chunk
-        self.config = chunk.config
-        self.decoder = chunk.decoder
-        self._sharded_experts = mpu.get_expert_tensor_parallel_world_size() > 1
-
-    def _name(self, name: str) -> str:
-        return transformer_engine_name(name, has_experts=self.config.num_moe_experts is not None)
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        everything = self.module.state_dict()
-        return {self._name(k): v for k, v in everything.items() if "_extra_state" not in k}
-
-    def named_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, parameter in self.module.named_parameters():
-            if ".mlp.experts." in name and not self._sharded_experts:
-                # Local experts are marked as tensor-parallel although none is cut; a detached
-                # tensor has lost the mark.
-                parameter = parameter.detach()
-            yield self._name(name), parameter
+    @property
+    def part(self) -> Part:
+        if self.packing.dim is None or not self.packing.is_cut(self.tensor):
+            return WHOLE
+        group = _tensor_group(self.is_expert)
+        return Part(group.rank(), group.size())
 
 
-def _bridge(hf_config, megatron_config, rows: int | None):
-    """mbridge's bridge for a model that exists already. `rows`: of the embedding in Megatron."""
-    require_mbridge()
-    from mbridge.models.qwen3 import Qwen3Bridge
-    from mbridge.models.qwen3moe import Qwen3MoEBridge
-
-    base: Any = {"qwen3": Qwen3Bridge, "qwen3_moe": Qwen3MoEBridge}[hf_config.model_type]
-
-    class LiveBridge(base):
-        def _build_config(self):
-            return megatron_config  # mbridge's own guess would differ in what was asked for
-
-        def _adjust_mapping_for_shared_weights(self):
-            # mbridge writes into the class, and every later model of the process would be tied.
-            self._DIRECT_MAPPING: dict[str, str] = dict(base._DIRECT_MAPPING)
-            if hf_config.tie_word_embeddings:
-                self._DIRECT_MAPPING["output_layer.weight"] = _EMBEDDING
-
-    bridge = LiveBridge(hf_config, dtype=None)  # each parameter keeps its own dtype
-    bridge.make_vocab_size_divisible_by = 1
-    bridge.vocab_size, bridge.padded_vocab_size = hf_config.vocab_size, rows
-    return bridge
+def _tensor_group(of_experts: bool):
+    if of_experts:
+        return mpu.get_expert_tensor_parallel_group()
+    return mpu.get_tensor_model_parallel_group()
 
 
-def _check_layout() -> None:
-    expert, tensor = (
-        mpu.get_expert_tensor_parallel_world_size(),
-        mpu.get_tensor_model_parallel_world_size(),
-    )
-    if expert not in (1, tensor):
-        raise T3SError(
-            f"--expert-tensor-parallel-size {expert} with --tensor-model-parallel-size {tensor}: "
-            "mbridge converts experts that are cut as the other layers are, or not at all; "
-            "choose 1"
-        )
+class _LiveModel:
+    """The parameters of this rank, and what the family's tables say about them."""
 
+    def __init__(self, chunks: list, config, family: Family):
+        self.config, self.family = config, family
+        self.experts = 0  # on this rank
+        self.parameters = [
+            parameter for chunk in chunks for parameter in self._of_chunk(_unwrapped(chunk))
+        ]
 
-def _folder_names(bridge, views) -> list[list[str]]:
-    """Hugging Face names of each parameter of this rank. T3SError for one that has none."""
-    found = []
-    for view in views:
-        for name in bridge._weight_name_mapping_mcore_local_to_global(view).values():
-            try:
-                found.append(bridge._weight_name_mapping_mcore_to_hf(name))
-            except NotImplementedError:
+    def _of_chunk(self, chunk) -> Iterator[_Parameter]:
+        self.experts = (chunk.config.num_moe_experts or 0) // _expert_group().size()
+        numbers = [layer.layer_number - 1 for layer in chunk.decoder.layers]
+        for key, tensor in chunk.state_dict(keep_vars=True).items():
+            if "_extra_state" in key or tensor is None:
+                continue
+            name = _LAYER.sub(lambda found: str(numbers[int(found[0])]), plain_name(key))
+            known = self.family.tensor(name)
+            if known is None:
                 raise T3SError(
-                    f"the model's parameter {name} has no counterpart in Hugging Face's "
-                    f"{bridge.hf_config.model_type}"
-                ) from None
-    return found
+                    f"the model's parameter {key} has no counterpart in Hugging Face's "
+                    f"{self.family.model_type}"
+                )
+            yield _Parameter(name, tensor, known[0].packing)
+
+    def names(self, parameter: str, expert_rank: int | None = None) -> tuple[str, ...]:
+        """Of the tensors of a parameter of this stage, or of expert-parallel rank `expert_rank`."""
+        rank = _expert_group().rank() if expert_rank is None else expert_rank
+        parameter = _EXPERT.sub(lambda found: str(rank * self.experts + int(found[0])), parameter)
+        if parameter == _OUTPUT and self.config.tie_word_embeddings:
+            parameter = _EMBEDDING  # a copy, on the last stage
+        known = self.family.tensor(parameter)
+        assert known is not None
+        return known[1]
 
 
-def _over_the_model(names: set[str]) -> set[str]:
-    """The union over pipeline stages and expert-parallel ranks."""
-    for group in (mpu.get_pipeline_model_parallel_group(), mpu.get_expert_model_parallel_group()):
-        parts: list[Any] = [None] * group.size()
-        dist.all_gather_object(parts, names, group=group)
-        names = set().union(*parts)
-    return names
+def _unwrapped(chunk):
+    while hasattr(chunk, "module"):  # DDP, Float16Module
+        chunk = chunk.module
+    return chunk
+
+
+def _expert_group():
+    return mpu.get_expert_model_parallel_group()
+
+
+# ------------------------------------------------------------------------------------------- load
+
+
+@torch.no_grad()
+def load_weights(model: list, config, folder: str, rows: int) -> None:
+    """Overwrite the parameters of `model` (its chunks, wrapped or not) with those of `folder`.
+
+    Converts to each parameter's dtype. Rows of padding in the vocabulary become zero. An optimizer
+    that keeps copies has to be told afterwards (`reload_model_params`).
+    MismatchError when the tensors of the folder, by name or shape, are not those of the model;
+    DataError for files that are missing or damaged.
+    """
+    family = family_of(config, folder)
+    live = _LiveModel(model, config, family)
+    _check_rows(live, folder, rows)
+    reader = _Reader(folder)
+    layout.together(reader.open)
+    needed = {name for p in live.parameters for name in live.names(p.name)}
+    found = set(reader.files)
+    if family.predicts_ahead is not None:
+        ahead = {name for name in found if _is_ahead(name, config.num_hidden_layers)}
+        if ahead:
+            print_rank_0(
+                f"[t3s] {folder}: {len(ahead)} tensors of its layers for multi-token prediction "
+                "are left out: they are not trained, and not in what is exported"
+            )
+        found -= ahead
+    check_names(_over_the_model(needed), folder, found, config.tie_word_embeddings)
+    layout.together(lambda: _check_shapes(live, reader))
+    layout.together(lambda: _read(live, reader))
+
+
+def _is_ahead(name: str, layers: int) -> bool:
+    """Whether a tensor is of a layer after the model's last."""
+    layer = _FOLDER_LAYER.match(name)
+    return layer is not None and int(layer[1]) >= layers
+
+
+def _read(live: _LiveModel, reader: _Reader) -> None:
+    for parameter in live.parameters:
+        sources = [reader.source(name) for name in live.names(parameter.name)]
+        shape = tuple(parameter.tensor.shape)
+        try:
+            found = parameter.packing.read(sources, shape, parameter.part, live.config)
+        except (OSError, SafetensorError) as error:
+            raise DataError(
+                f"{reader.folder}: {parameter.name} cannot be read ({error})"
+            ) from error
+        parameter.tensor.copy_(found)
+
+
+def _check_rows(live: _LiveModel, folder: str, rows: int) -> None:
+    for parameter in live.parameters:
+        found = parameter.tensor.shape[0] * parameter.part.size
+        if parameter.name == _EMBEDDING and found != rows:
+            raise MismatchError(
+                f"the model's embedding has {found} rows, and {rows} are wanted for the "
+                f"{live.config.vocab_size} of {folder}: build it with args.padded_vocab_size after "
+                "T3S.attach(provider, forward_step, args)"
+            )
+
+
+def _check_shapes(live: _LiveModel, reader: _Reader) -> None:
+    """MismatchError for tensors that are no parts of their parameter."""
+    for parameter in live.parameters:
+        names = live.names(parameter.name)
+        shapes = [tuple(reader.source(name).get_shape()) for name in names]
+        shape, part = tuple(parameter.tensor.shape), parameter.part
+        if not parameter.packing.fits(shapes, shape, part.size, live.config):
+            found = ", ".join(
+                f"{name} {list(shape)} in {reader.files[name]}"
+                for name, shape in zip(names, shapes, strict=True)
+            )
+            raise MismatchError(
+                f"{reader.folder}: tensors of another shape than config.json says: {found}; "
+                f"{parameter.name} of the model is {list(shape)} on each of {part.size} ranks"
+            )
 
 
 def check_names(wanted: set[str], folder: str, found: set[str], tied: bool) -> None:
@@ -166,63 +230,104 @@ def check_names(wanted: set[str], folder: str, found: set[str], tied: bool) -> N
             )
 
 
-@torch.no_grad()
-def load_weights(model: list, hf_config, folder: str, rows: int) -> None:
-    """Overwrite the parameters of `model` (its chunks, wrapped or not) with those of `folder`.
-
-    Converts to each parameter's dtype. Rows of padding in the vocabulary become zero. An optimizer
-    that keeps copies has to be told afterwards (`reload_model_params`).
-    MismatchError when the tensors of the folder are not those of the model; DataError for files
-    that are missing or damaged.
-    """
-    _check_layout()
-    views = [NamedLikeTransformerEngine(chunk) for chunk in model]
-    bridge = _bridge(hf_config, views[0].config, rows)
-    embedding = views[0].state_dict().get("embedding.word_embeddings.weight")
-    if embedding is not None and embedding.shape[0] * bridge.mpu.tp_size != rows:
-        raise MismatchError(
-            f"the model's embedding has {embedding.shape[0] * bridge.mpu.tp_size} rows, and "
-            f"{rows} are wanted for the {hf_config.vocab_size} of {folder}: build it with "
-            "args.padded_vocab_size after T3S.attach(provider, forward_step, args)"
-        )
-    needed = {name for names in _folder_names(bridge, views) for name in names}
-    files: dict[str, str] = {}
-    layout.together(lambda: files.update(weight_files(folder)))
-    check_names(_over_the_model(needed), folder, set(files), hf_config.tie_word_embeddings)
-    bridge._get_safetensor_io = lambda path: _FolderReader(path, files)
-    bridge.load_weights(views, folder, memory_efficient=True)  # one parameter at a time
+def _over_the_model(names: set[str]) -> set[str]:
+    """The union over pipeline stages and expert-parallel ranks."""
+    for group in (mpu.get_pipeline_model_parallel_group(), _expert_group()):
+        parts: list[Any] = [None] * group.size()
+        dist.all_gather_object(parts, names, group=group)
+        names = set().union(*parts)
+    return names
 
 
-class _FolderReader:
-    """What mbridge asks of a folder: one tensor by name. Files are opened once."""
+class _Reader:
+    """The tensors of a folder by name. Files are opened once."""
 
-    def __init__(self, folder: str, files: dict[str, str]):
-        self.folder, self.files = folder, files
+    def __init__(self, folder: str):
+        self.folder = folder
+        self.files: dict[str, str] = {}
         self._open: dict[str, Any] = {}
 
-    def load_one_hf_weight(self, name: str) -> torch.Tensor:
+    def open(self) -> None:
+        self.files = weight_files(self.folder)
+
+    def source(self, name: str):
+        """A tensor of which only what is indexed is read."""
         file = self.files[name]
         if file not in self._open:
             self._open[file] = safe_open(f"{self.folder}/{file}", framework="pt", device="cpu")
-        return self._open[file].get_tensor(name)
+        return self._open[file].get_slice(name)
+
+
+# ----------------------------------------------------------------------------------------- export
+
+
+@dataclass(frozen=True)
+class _Described:
+    """What the ranks of another stage have to know of a parameter."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    packing: Packing
+    is_cut: bool
 
 
 @torch.no_grad()
-def export_weights(model: list, hf_config, rows: int) -> Iterator[tuple[str, torch.Tensor]]:
+def export_weights(model: list, config) -> Iterator[tuple[str, torch.Tensor]]:
     """(Hugging Face name, whole tensor) of every parameter, each name once.
 
     Every rank has to exhaust it; each is given every tensor, one at a time, on its device, and no
     rank may keep one: it may be a view of the live weights.
     """
-    _check_layout()
-    views = [NamedLikeTransformerEngine(chunk) for chunk in model]
-    bridge = _bridge(hf_config, views[0].config, rows)
-    _folder_names(bridge, views)
-    seen = set()
-    for name, tensor in bridge.export_weights(views):
-        if name in seen and name == _EMBEDDING and hf_config.tie_word_embeddings:
-            continue  # the last stage has its own copy
-        if name in seen:
-            raise T3SError(f"two parameters of the model became {name}: please report this")
-        seen.add(name)
-        yield name, tensor
+    live = _LiveModel(model, config, family_of(config, "the export"))
+    stages = mpu.get_pipeline_model_parallel_group()
+    described: list[Any] = [None] * stages.size()
+    mine = [
+        _Described(p.name, tuple(p.tensor.shape), p.tensor.dtype, p.packing, p.part.size > 1)
+        for p in live.parameters
+    ]
+    dist.all_gather_object(described, mine, group=stages)
+    seen: set[str] = set()
+    for stage, parameters in enumerate(described):
+        for i, parameter in enumerate(parameters):
+            if parameter.name == _OUTPUT and config.tie_word_embeddings:
+                continue  # the last stage's own copy of the embedding
+            own = live.parameters[i].tensor if stage == stages.rank() else None
+            local = _from_stage(own, parameter, stages, stage)
+            for name, tensor in _whole(local, parameter, live):
+                if name in seen:
+                    raise T3SError(f"two parameters of the model became {name}: please report this")
+                seen.add(name)
+                yield name, tensor
+
+
+def _from_stage(own: torch.Tensor | None, parameter: _Described, stages, stage) -> torch.Tensor:
+    if own is None:
+        device = torch.cuda.current_device()
+        tensor = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+    else:
+        tensor = own.detach().contiguous()
+    if stages.size() > 1:
+        dist.broadcast(tensor, dist.get_global_rank(stages, stage), group=stages)
+    return tensor
+
+
+def _whole(
+    local: torch.Tensor, parameter: _Described, live: _LiveModel
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The folder's tensors of what every rank of a stage has a part of: (name, tensor)."""
+    of_expert = _EXPERT.search(parameter.name) is not None
+    experts = _gathered(local, _expert_group()) if of_expert else [local]
+    for rank, tensor in enumerate(experts):
+        group = _tensor_group(of_expert)
+        parts = _gathered(tensor, group) if parameter.is_cut else [tensor]
+        names = live.names(parameter.name, rank)
+        yield from zip(names, parameter.packing.unpack(parts, live.config), strict=True)
+
+
+def _gathered(tensor: torch.Tensor, group) -> list[torch.Tensor]:
+    if group.size() == 1:
+        return [tensor]
+    parts = [torch.empty_like(tensor) for _ in range(group.size())]
+    dist.all_gather(parts, tensor, group=group)
+    return parts

@@ -91,9 +91,17 @@ def model_provider(
 
 def _use_cpu_attention(spec, args, arrangement: str) -> None:
     """Where Megatron's own attention for local layers cannot do it."""
-    from t3s_megatron.megatron.cpu_attention import ContextParallelAttention, PackedAttention
+    from t3s_megatron.megatron.cpu_attention import (
+        ContextParallelAttention,
+        LatentAttention,
+        PackedAttention,
+    )
 
-    if args.context_parallel_size > 1:
+    if args.multi_latent_attention:
+        if args.context_parallel_size > 1:
+            raise T3SError("--context-parallel-size with latent attention does not run on a CPU")
+        attention: type = LatentAttention
+    elif args.context_parallel_size > 1:
         attention = ContextParallelAttention
     elif arrangement == "packed":
         attention = PackedAttention

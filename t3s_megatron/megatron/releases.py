@@ -10,6 +10,7 @@ Importing this module imports no Megatron: the device layer has to come first.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import os
 import sys
@@ -257,13 +258,12 @@ def optimizer_config(args) -> tuple:
 def load_optimizer_without_gradient(distrib_optimizer) -> None:
     """Let 0.19 load a distributed optimizer of float32 parameters: it copies into a view of a leaf
     that requires a gradient (distrib_optimizer.py:1225), on any device."""
-    cls = distrib_optimizer.DistributedOptimizer
-    if hasattr(cls, "_set_main_param_and_optimizer_states"):
-        import torch
+    import torch
 
-        cls._set_main_param_and_optimizer_states = torch.no_grad()(
-            cls._set_main_param_and_optimizer_states
-        )
+    cls, name = distrib_optimizer.DistributedOptimizer, "_set_main_param_and_optimizer_states"
+    load = getattr(cls, name, None)
+    if load is not None and not hasattr(load, "__wrapped__"):
+        setattr(cls, name, torch.no_grad()(load))
 
 
 def count_lengths_on(device) -> None:
@@ -274,3 +274,23 @@ def count_lengths_on(device) -> None:
 
     if hasattr(training, "_seqlen_stats_in_iteration"):
         training._seqlen_stats_in_iteration = torch.zeros(2, dtype=torch.float64, device=device)
+
+
+def inference_mode() -> contextlib.AbstractContextManager:
+    """In which the last stage computes logits of the last position alone; 0.17 always does so for a
+    model with a cache."""
+    try:
+        from megatron.core.inference.utils import InferenceMode
+    except ImportError:
+        return contextlib.nullcontext()
+    return InferenceMode.active()
+
+
+def rotary_concentration(layer) -> float:
+    """The factor of rotary embedding of a self-attention (YaRN's, else 1)."""
+    known = getattr(layer, "_yarn_concentration_factor", None)  # 0.19
+    if known is not None:
+        return known
+    from megatron.core.transformer import attention
+
+    return attention._yarn_get_concentration_factor_from_config(layer.config)

@@ -136,7 +136,7 @@ def _check_meaning(source: Source, args) -> None:
     try:
         saved = dist_checkpointing.load_common_state_dict(source.path).get("args")
         shapes = _tensor_shapes(source.path)
-    except CheckpointingException:
+    except (CheckpointingException, OSError):  # OSError: of another format, without .metadata
         return
     lines = [] if saved is None else list(_differences(saved, args))
     rows = shapes.get(_EMBEDDING, (None,))[0]
@@ -203,10 +203,12 @@ def _vocabulary(rows: int, args) -> str:
 
 def _tensor_shapes(path: str) -> dict[str, tuple[int, ...]]:
     """Global shapes of a checkpoint's tensors, by name."""
-    entries = FileSystemReader(path).read_metadata().state_dict_metadata
+    # Not Megatron's load_tensors_metadata: it makes a tensor of each entry, out of properties that
+    # torch.empty does not take all of (`strides`, torch 2.15).
+    entries = FileSystemReader(path).read_metadata().state_dict_metadata.items()
     return {
         name: tuple(entry.size)
-        for name, entry in entries.items()
+        for name, entry in entries
         if isinstance(entry, TensorStorageMetadata)
     }
 
@@ -227,7 +229,7 @@ class StudentTensors(Callback):
         try:
             saved = _tensor_shapes(self.source.path)
             content = dist_checkpointing.load_content_metadata(self.source.path) or {}
-        except CheckpointingException:
+        except (CheckpointingException, OSError):  # OSError: of another format, without .metadata
             return
         content["dp_cp_group"] = data_and_context_group()
         mine = {

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from t3s_megatron.method.evidence import Evidence, evidence
 from t3s_megatron.method.outcome import RIGHT, UNKNOWN, Outcome
 from t3s_megatron.method.paired import p_above
 from t3s_megatron.method.patience import Observation, PatientMinimum
@@ -42,6 +43,8 @@ class BottleneckDetector(PatientMinimum):
         self.shock_level = shock_level
         self.first: Outcome | None = None
         self.lowest: Outcome | None = None
+        self.highest: Outcome | None = None  # since the lowest, up to its confirmation
+        self.compared = 0  # of those measured, what could have become the minimum
 
     @property
     def minimum(self) -> float | None:
@@ -73,15 +76,17 @@ class BottleneckDetector(PatientMinimum):
         said = f"step {step}: accuracy {outcome.accuracy:.3f}"
         if outcome.ended_early:
             said += " of the prompts asked"
-        if self.confirmed:
+        if self.confirmed:  # RRT, and plain fine-tuning, are measured further
             return False, f"{said}; theta_b is already confirmed at step {self.theta_b_step}"
+        self.compared += 1
         if self.lowest is None:
             return self._compare_with_step_0(step, outcome, said)
         lowest, at = self.lowest.accuracy, f"step {self.theta_b_step}"
         if self._is_lower(outcome, self.lowest):
-            self._take(step)
-            self.lowest = outcome
+            self._take_lowest(step, outcome)
             return True, f"{said} is a new minimum (was {lowest:.3f} at {at})"
+        if self.highest is None or outcome.accuracy > self.highest.accuracy:
+            self.highest = outcome
         found = f"theta_b = {at} (accuracy {lowest:.3f})"
         if self._wait():
             return False, (
@@ -101,9 +106,18 @@ class BottleneckDetector(PatientMinimum):
             return False, f"{said} has not fallen below step 0 ({reference})"
         if self.shock_level and (p := p_above(self.first, outcome)) > self.shock_level:
             return False, f"{said} may be below step 0 ({reference}) by chance: p = {p:.2g}"
-        self._take(step)
-        self.lowest = outcome
+        self._take_lowest(step, outcome)
         return True, f"{said} is a new minimum (was {reference} at step 0)"
+
+    def _take_lowest(self, step: int, outcome: Outcome) -> None:
+        self._take(step)
+        self.lowest, self.highest = outcome, None
+
+    def evidence(self) -> Evidence | None:
+        """How sure the fall to the minimum is, and the rise after it; None without a minimum."""
+        if self.first is None or self.lowest is None:
+            return None
+        return evidence(self.compared, self.first, self.lowest, self.highest)
 
     @property
     def look_level(self) -> float:
@@ -133,11 +147,13 @@ class BottleneckDetector(PatientMinimum):
 
     def state_dict(self) -> dict:
         """JSON-able; `load_state_dict` restores it exactly."""
-        outcomes = {name: getattr(self, name) for name in ("first", "lowest")}
+        outcomes = {name: getattr(self, name) for name in ("first", "lowest", "highest")}
         kept = {name: outcome and asdict(outcome) for name, outcome in outcomes.items()}
         return super().state_dict() | kept
 
     def load_state_dict(self, state: dict) -> None:
         """Go on from a state that `state_dict` gave."""
-        kept = {name: state[name] and Outcome(**state[name]) for name in ("first", "lowest")}
+        kept = {
+            name: state[name] and Outcome(**state[name]) for name in ("first", "lowest", "highest")
+        }
         super().load_state_dict(state | kept)

@@ -57,7 +57,7 @@ class MethodOptions:
         free=True,
     )
     patience: int = option(
-        5,
+        8,
         "measurements without a new minimum after which the minimum is confirmed as theta_b",
         at_least=1,
     )

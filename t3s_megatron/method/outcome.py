@@ -26,11 +26,14 @@ class Outcome:
     `marks`: one of RIGHT, WRONG, UNKNOWN and NOT_ASKED for each answer, in the order of their
     numbers: the `samples` answers to the first prompt, then those to the second, and so on. Empty
     where only the accuracy is known: such an outcome is compared, and never paired.
+
+    `cut_off`: how many of the answers that are not right met the length limit before their end.
     """
 
     accuracy: float
     marks: str = ""
     samples: int = 1
+    cut_off: int = 0
 
     @property
     def ended_early(self) -> bool:

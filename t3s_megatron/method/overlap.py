@@ -31,8 +31,6 @@ class OverlappingPhases(PhaseMachine):
             raise ValueError("an overlap is of at least one measurement")
         if options.coarse_interval:
             raise ValueError("a coarse interval depends on outcomes that are not there yet")
-        if options.watches_confidence and options.profile_interval:
-            raise ValueError("confidence is scored at weights that training has left behind")
         self.depth = depth
         self.ahead: list[int] = []
         self.in_flight: list[int] = []

@@ -42,6 +42,7 @@ def gains(now: Outcome, then: Outcome) -> list[int]:
     return [sum(differences[first : first + now.samples]) for first in starts]
 
 
+@functools.lru_cache(maxsize=2**16)  # rules of a detector compare the same outcomes
 def p_above(now: Outcome, then: Outcome) -> float:
     """One-sided p-value of "`now` is above `then`": how often signs drawn at random give a sum of
     gains as large as this one. 1.0 where no prompt changed."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from t3s_megatron.errors import VoidMeasurementError
+from t3s_megatron.errors import NoReferenceError, VoidMeasurementError
 from t3s_megatron.method.confidence import ConfidenceDetector
 from t3s_megatron.method.detector import BottleneckDetector
+from t3s_megatron.method.evidence import Evidence, why_nothing_can_fall
 from t3s_megatron.method.options import MethodOptions
 from t3s_megatron.method.outcome import Outcome
 from t3s_megatron.method.patience import PatientMinimum
@@ -86,7 +87,12 @@ class Profile:
         return seen.is_new_minimum and self.finder is self.turn
 
     def measured(self, step: int, outcome: Outcome) -> bool:
-        """The accuracy after this step. Whether its weights may be theta_b's."""
+        """The accuracy after this step. Whether its weights may be theta_b's.
+
+        NoReferenceError when it is that of step 0 and nothing could be seen to fall below it.
+        """
+        if step == 0 and self.seeks:
+            self._refuse_useless_reference(outcome)
         settled = self.detector.confirmed  # RRT goes on measuring up to theta_f
         seen = self.detector.observe(step, outcome)
         if not settled:
@@ -94,6 +100,14 @@ class Profile:
         if self.detector.shock_seen:
             self._measure_densely(step)
         return seen.is_new_minimum
+
+    def _refuse_useless_reference(self, first: Outcome) -> None:
+        why = why_nothing_can_fall(first, self.options.min_delta)
+        if why is not None:
+            raise NoReferenceError(
+                f"{self.of_teacher}accuracy before the first step is no reference for the "
+                f"bottleneck: {why}. --t3s-simple and --t3s-signal confidence need no accuracy"
+            )
 
     def _measure_densely(self, step: int) -> None:
         if self.schedule.measure_densely(step):
@@ -172,6 +186,27 @@ class Profile:
         assert step is not None  # the detector has seen a minimum
         self.theta_b_step, self.theta_b_reason = step, reason
         self._say(f"theta_b is step {step} ({reason})")
+        if (evidence := self.evidence) is not None:
+            self._say(evidence.describe())
+            for warning in evidence.warnings():
+                self._say(f"WARNING: {warning}")
+
+    @property
+    def evidence(self) -> Evidence | None:
+        """How sure theta_b is, where a minimum of accuracy is what decided it."""
+        detector = self.detector
+        decided = self.finder is detector and self.theta_b_step == detector.theta_b_step
+        return detector.evidence() if decided else None
+
+    def findings(self) -> dict:
+        """What the summary says of this profile."""
+        evidence = self.evidence
+        return {
+            "theta_b_step": self.theta_b_step,
+            "theta_b_reason": self.theta_b_reason,
+            "theta_b_evidence": None if evidence is None else evidence.to_dict(),
+            "turn_step": self.turn.theta_b_step,
+        }
 
     # -------------------------------------------------------------------------------- bookkeeping
 

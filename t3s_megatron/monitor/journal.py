@@ -130,12 +130,7 @@ class Journal:
 
     def theta_b(self, profile: Profile) -> None:
         """What is known of theta_b at the end of this profile."""
-        self.note(
-            profile.teacher,
-            theta_b_step=profile.theta_b_step,
-            theta_b_reason=profile.theta_b_reason,
-            turn_step=profile.turn.theta_b_step,
-        )
+        self.note(profile.teacher, **profile.findings())
 
     def phases(self, records: Sequence[dict]) -> None:
         """All phases that have ended, with their iterations; the new ones get their seconds."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 
 from t3s_megatron.errors import T3SError
+from t3s_megatron.method.evidence import Evidence
 from t3s_megatron.method.outcome import NOT_ASKED
 from t3s_megatron.monitor.summary import FORMAT
 
@@ -16,7 +17,7 @@ _WEIGHTS = {"theta_0": "base (theta_0)", "theta_f": "SFT (theta_f)", "theta_rrt"
 #: What the tables and the picture read; every summary that a run has written holds it.
 _KEYS = (
     "method", "arguments", "measurements", "evaluations", "tokens", "phases",
-    "theta_b_step", "theta_b_reason",
+    "theta_b_step", "theta_b_reason", "theta_b_evidence",
 )  # fmt: skip
 
 
@@ -76,10 +77,21 @@ def _accuracy(measurement: dict) -> str:
 def _headline(summary: dict) -> str:
     temperature = summary["arguments"]["temperature"]
     line = f"{summary['method']}: training accuracy by step at T = {temperature:g}"
-    line += _selected(summary)
+    line += _selected(summary) + _how_sure(summary)
     for teacher, found in summary.get("teachers", {}).items():
         line += f"\n  teacher {teacher}: {found['samples']} samples{_selected(found)}"
+        line += _how_sure(found)
     return line
+
+
+def _how_sure(found: dict) -> str:
+    """A line about the fall to theta_b and the rise after it, and one for each that may be chance;
+    nothing where theta_b is no minimum of accuracy."""
+    known = found.get("theta_b_evidence")
+    if known is None:
+        return ""
+    evidence = Evidence.from_dict(known)
+    return "".join(f"\n  {line}" for line in (evidence.describe(), *evidence.warnings()))
 
 
 def _selected(found: dict) -> str:

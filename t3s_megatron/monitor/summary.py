@@ -9,7 +9,7 @@ import time
 
 from t3s_megatron.data.durable import write_bytes
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Summary:
@@ -18,8 +18,12 @@ class Summary:
     `skipped_samples`: those that --t3s-non-finite skip has left out; `empty_steps`: steps in which
     no token of the batch was kept, which change nothing.
 
+    `theta_b_evidence`: `method.evidence`, where theta_b is a minimum of accuracy.
+
     `confidence`: the fall of the falling tokens by step, and `turn_step` its lowest point, where
     --t3s-signal watches it.
+
+    `noise`: `method.noise.ScoringNoise`, of a sample of tokens that was scored twice.
 
     `measurements` are the accuracies on training prompts by step; `evaluations` those asked for
     with --t3s-report-temperatures at named weights (theta_0, theta_f, theta_rrt, theta_t3s, ...).
@@ -34,11 +38,13 @@ class Summary:
             "method": None,
             "theta_b_step": None,
             "theta_b_reason": None,
+            "theta_b_evidence": None,
             "turn_step": None,
             "measurements": [],
             "confidence": [],
             "evaluations": [],
             "tokens": {},
+            "noise": None,
             "skipped_samples": [],
             "empty_steps": 0,
             "figure_4": [],

@@ -121,8 +121,8 @@ def _fall(step: int, bottleneck: int) -> float:
 
 def _accuracy(step: int, bottleneck: int, asked: MethodOptions) -> float:
     """A valley whose every step is larger than --t3s-min-delta."""
-    slope = 1 + asked.min_delta
-    return -slope * step if step <= bottleneck else -slope * (2 * bottleneck - step)
+    slope = 1 + asked.min_delta  # and where it begins: there is something to fall from
+    return slope - slope * (step if step <= bottleneck else 2 * bottleneck - step)
 
 
 def expected_and_longest(asked: MethodOptions, *, overlap: int = 0) -> tuple[Walk, Walk]:

@@ -206,7 +206,12 @@ class Run(Callback):
         samples = self.inputs.asked(teacher, self.config.accuracy_prompts)
         weights = self.backend.take(context, step=self.step)
         measured = self.measurer.measure(
-            weights, samples, step=self.step, phase=self.phase, settles=settles
+            weights,
+            samples,
+            step=self.step,
+            phase=self.phase,
+            settles=settles,
+            blocks=self.config.accuracy_blocks,
         )
         self.backend.release(weights)
         return measured

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from t3s_megatron.accuracy.gold import check_verifier
+from t3s_megatron.accuracy.verifiers import entry
 from t3s_megatron.config import T3SConfig
 from t3s_megatron.data.arrangement import TrainingRows
 from t3s_megatron.data.corpus import Corpus
@@ -21,7 +22,7 @@ from t3s_megatron.data.teachers import Part, asked_once, load_heldout_corpus, lo
 from t3s_megatron.data.tokenizing import Sample, load_tokenizer, pad_token
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.arguments import number_arguments
-from t3s_megatron.servers.client import require_httpx
+from t3s_megatron.servers.exchange import require_httpx
 from t3s_megatron.servers.prompt_text import require_prompt_texts
 from t3s_megatron.servers.reload import takes_token_ids
 
@@ -105,9 +106,9 @@ def read_inputs(args) -> Inputs:
         profiled = config.measures_profile and config.detects
         training = [part.corpus for part in parts] if profiled else [corpus]
         sets = [asked.samples for asked in (*training, heldout) if asked is not None]
-        # What is gold to `code` may stand in `metadata`; it looks for itself.
-        for asked in filter(None, (corpus, heldout) if config.verifier != "code" else ()):
-            asked.require_answers()
+        if not entry(config.verifier).gold_in_metadata:
+            for asked in filter(None, (corpus, heldout)):
+                asked.require_answers()
         unusable_gold = check_verifier(config.verifier, sets, config.verify_limits)
         max_new_tokens = _length_limit(args, config, corpus, heldout)
         if config.generation == "server":

@@ -13,10 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from t3s_megatron.accuracy.gold import readable
+from t3s_megatron.accuracy.gold import objections
 from t3s_megatron.accuracy.pool import Limits, Question, VerifierPool
+from t3s_megatron.accuracy.verifiers import entry
+from t3s_megatron.data.thinking import join_thinking, split_thinking
 from t3s_megatron.errors import DataError
-from t3s_megatron.teacher_data import thinking
 from t3s_megatron.teacher_data.draw import draw
 from t3s_megatron.teacher_data.traces import Asked, Trace
 
@@ -31,7 +32,7 @@ class Fate(enum.StrEnum):
     WRONG = "wrong"
     TRUNCATED = "truncated"  # met a length limit, or its thinking never ends
     EMPTY = "empty"  # nothing in it, or nothing after the thinking
-    MALFORMED = "malformed"  # thinking tags that do not pair up: a template would lose text
+    MALFORMED = "malformed"  # thinking tags that do not pair up, or of another family
     UNPARSEABLE = "unparseable"  # the verifier found no answer in it
     TIMED_OUT = "timed_out"  # the verifier gave no verdict in time
     CRASHED = "crashed"  # the verifier raised, or its process died
@@ -43,7 +44,7 @@ class Dropped(enum.StrEnum):
 
     NO_GOLD = "no gold answer"
     CONFLICTING_GOLD = "gold answers that contradict each other"
-    UNREADABLE_GOLD = "a gold answer that the verifier cannot read"
+    UNREADABLE_GOLD = "a gold answer that the verifier cannot use"
     NONE_CORRECT = "no correct sample"
     UNDECIDED = "no correct sample, and the verifier failed on some"
 
@@ -69,7 +70,7 @@ class _Gold:
     """`accuracy.gold.HasGold` of a prompt."""
 
     uid: str
-    answer: str
+    answer: str | None
     metadata: dict | None
     where: str
 
@@ -118,42 +119,36 @@ def verify_and_choose(
 
 def _without_gold(asked: Sequence[Asked], pool: VerifierPool) -> dict[int, Dropped]:
     """The numbers of those that cannot be verified, and why. DataError when none can."""
+    in_metadata = entry(pool.spec).gold_in_metadata
     reasons: dict[int, Dropped] = {}
     usable: dict[int, _Gold] = {}
     for number, one in enumerate(asked):
-        if one.answer is not None:
+        if one.answer is not None or (in_metadata and one.meta and not one.answers):
             usable[number] = _Gold(one.uid, one.answer, one.meta, one.places[0])
         else:
             reasons[number] = Dropped.CONFLICTING_GOLD if one.answers else Dropped.NO_GOLD
-    good = readable(pool.spec, list(usable.values()), pool)
-    for number, is_good in zip(usable, good, strict=True):
-        if not is_good:
-            reasons[number] = Dropped.UNREADABLE_GOLD
+    told: dict[int, str] = {}
+    for number, why in zip(usable, objections(list(usable.values()), pool), strict=True):
+        if why is not None:
+            reasons[number], told[number] = Dropped.UNREADABLE_GOLD, why
     if len(reasons) == len(asked):
-        first, example = reasons[0], sorted(asked[0].answers.values())
+        examples = sorted(asked[0].answers.values())
         raise DataError(
             f"not one of {len(asked)} prompts has a gold answer that {pool.spec} can use, first "
-            f"{asked[0].places[0]}: {first} {example or ''}"
+            f"{asked[0].places[0]}: {reasons[0]} {examples or ''} {told.get(0, '')}".rstrip()
         )
     return reasons
 
 
 def _before_verifying(trace: Trace, thinking_required: bool) -> tuple[Fate | None, str]:
     """(what is known without a verifier, what the verifier is to read)."""
-    if not trace.response.strip():
-        return (Fate.EMPTY if trace.ended else Fate.TRUNCATED), ""
-    if not trace.ended:
+    if trace.flaw is not None:
+        return Fate(trace.flaw.value), ""
+    thought, answer = split_thinking(trace.response)
+    if thinking_required and thought is None:
         return Fate.TRUNCATED, ""
-    try:
-        thought, answer = thinking.split(trace.response)
-    except ValueError:
-        return Fate.MALFORMED, ""
-    if answer is None or (thinking_required and thought is None):
-        return Fate.TRUNCATED, ""
-    if not answer.strip():
-        return Fate.EMPTY, ""
     # An answer that stands in the thinking only is none: the student would learn to leave it there.
-    return None, answer
+    return None, answer or ""
 
 
 def _choose(
@@ -189,11 +184,11 @@ def training_row(result: Result) -> dict:
     together."""
     assert result.kept is not None
     asked = result.asked
-    thought, answer = thinking.split(result.kept.response)
+    thought, answer = split_thinking(result.kept.response)
     row = {
         "id": asked.uid if asked.teacher is None else f"{asked.uid}@{asked.teacher}",
         "prompt": asked.prompt,
-        "response": thinking.join(thought, answer),
+        "response": join_thinking(thought, answer),
         "answer": asked.answer,
         "teacher": asked.teacher,
         "metadata": asked.meta,

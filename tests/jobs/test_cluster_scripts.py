@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Qwen3 run scripts: their command lines at their real world sizes, and one of them run.
+"""The run scripts: the Qwen3 ones' command lines at their real world sizes, the generic one run.
 
 The full-size lines go through Megatron's own validation (on CPU, so nothing of Transformer Engine
-is loaded); the run is of a random Qwen3 with four layers, on CPU, from folder to folder.
+is loaded); the runs are of random students of three families, on CPU, from folder to folder, with
+nothing said of the model.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from tests.support.hf_models import save_model
+from tests.support.families import VOCABULARY, save_student
 from tests.support.launch import ROOT, end_processes, job_environment
 from tests.support.qwen3 import MODELS, SHARED
 
@@ -27,17 +28,6 @@ SCRIPTS = {
     "Qwen3-32B": ("run_t3s_qwen3_32b.sh", 16, 1),
     "Qwen3-235B-A22B": ("run_t3s_qwen3_235b_a22b.sh", 128, 2),
 }
-
-#: The shape of tests.support.hf_models, as a user would write another student's.
-TINY = """
-MODEL_ARGS=(
-    --num-layers 4 --hidden-size 64 --ffn-hidden-size 128 --num-attention-heads 4
-    --group-query-attention --num-query-groups 2 --kv-channels 32 --qk-layernorm
-    --normalization RMSNorm --norm-epsilon 1e-6 --swiglu --disable-bias-linear
-    --position-embedding-type rope --rotary-base 1000000 --max-position-embeddings 64
-    --untie-embeddings-and-output-weights --attention-dropout 0 --hidden-dropout 0
-)
-"""
 
 
 def start(script: str, given: dict) -> subprocess.CompletedProcess:
@@ -98,29 +88,31 @@ def test_the_command_line_is_valid_at_its_world_size(model, tmp_path, task):
     }
 
 
-def test_from_folder_to_folder_with_a_tiny_student(tmp_path, task):
-    student, out, shape = tmp_path / "student", tmp_path / "out", tmp_path / "tiny.sh"
-    save_model(str(student), vocab_size=24)
+@pytest.mark.parametrize("family", ["llama", "qwen2_moe", "deepseek_v3-plain"])
+def test_from_folder_to_folder_with_a_tiny_student(family, tmp_path, task):
+    student, out = tmp_path / "student", tmp_path / "out"
+    save_student(family, str(student))
     AutoTokenizer.from_pretrained(task[1]).save_pretrained(student)
-    shape.write_text(TINY)
     environment = {
-        "HF_MODEL": str(student), "DATA": task[0], "OUT": str(out), "MODEL": str(shape),
+        "HF_MODEL": str(student), "DATA": task[0], "OUT": str(out),
         "DEVICE": "cpu", "NNODES": "1", "NPROC_PER_NODE": "2", "TP": "2", "PP": "1",
         "SEQ_LENGTH": "48", "GBS": "8", "STEPS": "3", "LR": "1e-3", "SAVE_INTERVAL": "2",
-        "T3S_SIMPLE": "0", "VERIFIER": "numeric", "MASTER_PORT": free_port(),
-        "EXTRA_ARGS": "--t3s-max-new-tokens 8 --t3s-simple-step 1 --exit-interval 2",
+        # This student can nothing: it has no accuracy that could fall.
+        "T3S_SIMPLE": "1", "VERIFIER": "numeric", "MASTER_PORT": free_port(),
+        "EXTRA_ARGS": "--t3s-max-new-tokens 8 --t3s-simple-step 3 --exit-interval 2 "
+                      "--t3s-targeted-accuracy-interval 1",
     }  # fmt: skip
-    first = start("run_t3s_qwen3_32b.sh", environment)
+    first = start("run_t3s.sh", environment)
     assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
     assert not (out / "hf").exists()
     environment["EXTRA_ARGS"] = environment["EXTRA_ARGS"].replace("--exit-interval 2", "")
-    again = start("run_t3s_qwen3_32b.sh", environment)
+    again = start("run_t3s.sh", environment)
     assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
     assert "resumed at iteration 2" in again.stdout
     summary = json.loads((out / "t3s/summary.json").read_text())
     assert summary["finished"] and summary["arrangement"]["kind"] == "own"
     trained = AutoModelForCausalLM.from_pretrained(out / "hf")
-    assert trained.config.vocab_size == 24
+    assert trained.config.vocab_size == VOCABULARY
     assert AutoTokenizer.from_pretrained(out / "hf").chat_template
 
 
@@ -129,7 +121,10 @@ REFUSED = {
     "no data": ({"DATA": ""}, "DATA is not set"),
     "no folder to write to": ({"OUT": ""}, "OUT is not set"),
     "a student that is not there": ({}, "has no config.json: download the student"),
-    "a world that does not divide": ({"TP": "3"}, "8 processes are not a multiple of TP*PP*CP = 3"),
+    "a world that does not divide": (
+        {"TP": "3", "HF_MODEL": "here"},
+        "8 processes are not a multiple of TP*PP*CP = 3",
+    ),
     "a switch that only knows 1": ({"DRY_RUN": "true"}, "DRY_RUN=true: has to be one of 0 1"),
     "another switch": ({"T3S_SIMPLE": "true"}, "T3S_SIMPLE=true: has to be one of 0 1"),
     "who answers": ({"GENERATION": "vllm"}, "GENERATION=vllm: has to be one of live server"),
@@ -143,6 +138,10 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_missing_is_said_before_anything_starts(case, tmp_path):
     changed, wanted = REFUSED[case]
+    student = tmp_path / "here"
+    AutoConfig.for_model(**SHARED, **MODELS["Qwen3-8B"]).save_pretrained(student)
+    if changed.get("HF_MODEL") == "here":
+        changed = changed | {"HF_MODEL": str(student)}
     given = {"HF_MODEL": f"{tmp_path}/gone", "DATA": "traces.jsonl", "OUT": str(tmp_path / "out")}
     done = start("run_t3s_qwen3_8b.sh", given | changed)
     assert done.returncode == 2 and wanted in done.stderr

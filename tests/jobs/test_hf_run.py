@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from t3s_megatron.data.stores import LogProbStore
 from t3s_megatron.megatron.releases import TESTED_RELEASES
 from tests.jobs.test_job import refused_cleanly
 from tests.support.hf_models import ARGUMENTS, logits_of, read_tensors, save_model
-from tests.support.launch import MODEL, ROOT, run
+from tests.support.launch import MODEL, ROOT, RUNTIME, run
 from tests.support.reference import Reference, read_weights
 
 DISTRIBUTED = "--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather".split()
@@ -36,7 +37,7 @@ def folder(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def start(data_arguments, folder) -> list:
-    return [*ARGUMENTS, *data_arguments, *SCHEDULE, "--t3s-hf-model", folder]
+    return [*data_arguments, *SCHEDULE, "--t3s-hf-model", folder]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +62,7 @@ def test_from_folder_to_folder(tmp_path, start, folder, tied_model, corpus, data
                "--save", out, "--load", out, "--save-interval", 3,
                "--t3s-hf-export", exported]  # fmt: skip
 
-    job = run([*command, "--exit-interval", 3], processes=2, model=tied_model)
+    job = run([*command, "--exit-interval", 3], processes=2, model=RUNTIME)
     assert f"weights of {folder} loaded" in job.output and not exported.exists()
     # theta_0 was scored: it is the folder's, as transformers sees it.
     c_0 = LogProbStore.load(str(out / "t3s" / "c_theta_0.safetensors"), corpus).c
@@ -70,7 +71,7 @@ def test_from_folder_to_folder(tmp_path, start, folder, tied_model, corpus, data
     # The weights are not read again: a resumed job needs no more than the small files.
     moved = tmp_path / "without weights"
     shutil.copytree(folder, moved, ignore=shutil.ignore_patterns("*.safetensors*"))
-    job = run([*command, "--t3s-hf-model", moved], processes=2, model=tied_model)
+    job = run([*command, "--t3s-hf-model", moved], processes=2, model=RUNTIME)
     assert "loaded in" not in job.output and f"exported to {exported}" in job.output
 
     assert json.loads((exported / "config.json").read_text())["tie_word_embeddings"] is True
@@ -96,7 +97,7 @@ def test_from_folder_to_folder(tmp_path, start, folder, tied_model, corpus, data
     run(
         [*command, "--t3s-hf-export", outside],
         processes=2,
-        model=tied_model,
+        model=RUNTIME,
         module="t3s_megatron.convert",
     )
     other = read_tensors(str(outside))
@@ -107,9 +108,10 @@ def test_weights_before_training_are_the_folders_bits(tmp_path, data_arguments):
     """bf16 at learning rate 0: main parameters are copies, and publish themselves every step."""
     folder = save_model(str(tmp_path / "model"), vocab_size=24, dtype=torch.bfloat16)
     run(
-        [*ARGUMENTS, *data_arguments, *DISTRIBUTED, "--bf16", "--train-iters", 2, "--lr", 0,
+        [*data_arguments, *DISTRIBUTED, "--bf16", "--train-iters", 2, "--lr", 0,
          "--weight-decay", 0, "--t3s-hf-model", folder, "--t3s-hf-export", tmp_path / "out"],
         processes=2,
+        model=RUNTIME,
     )  # fmt: skip
     before, after = read_tensors(folder), read_tensors(str(tmp_path / "out"))
     assert set(before) == set(after)
@@ -137,7 +139,8 @@ def test_a_student_of_megatrons_becomes_a_folder(tmp_path, student, corpus, task
 def test_refusals(tmp_path, data_arguments):
     folder = save_model(str(tmp_path / "model"), vocab_size=24)
     common = [*data_arguments, "--train-iters", 1, "--lr", 1e-3, "--t3s-hf-model", folder]
-    job = run([*common, "--num-layers", 2], expect=1)
+    wrong = "--num-layers 2 --kv-channels 16 --norm-epsilon 1e-5 --rotary-base 10000".split()
+    job = run([*common, *wrong], model=RUNTIME, expect=1)
     refused_cleanly(job, f"--t3s-hf-model {folder} is not the model")
     for line in (
         "num_hidden_layers is 4, but --num-layers is 2",
@@ -148,8 +151,35 @@ def test_refusals(tmp_path, data_arguments):
         assert line in job.output
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "thesis.tex").write_text("mine")
-    job = run([*ARGUMENTS, *common, "--t3s-hf-export", tmp_path / "own"], expect=1)
+    job = run([*common, "--t3s-hf-export", tmp_path / "own"], model=RUNTIME, expect=1)
     refused_cleanly(job, "is there already, and no earlier export")
+
+
+def test_tensors_of_another_shape_are_named_with_their_file(tmp_path, data_arguments):
+    folder = save_model(str(tmp_path / "model"), vocab_size=24)
+    file = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(file)
+    name = "model.layers.2.mlp.up_proj.weight"
+    save_file(tensors | {name: torch.zeros(100, 64)}, file, metadata={"format": "pt"})
+    job = run(
+        ["--tokenizer-model", data_arguments[-1], "--t3s-hf-model", folder,
+         "--save", tmp_path / "out"],
+        model=RUNTIME,
+        module="t3s_megatron.convert",
+        expect=1,
+    )  # fmt: skip
+    refused_cleanly(job, f"{name} [100, 64] in model.safetensors")
+    config = json.loads((tmp_path / "model" / "config.json").read_text()) | {"vocab_size": 30}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    save_file(tensors, file, metadata={"format": "pt"})
+    job = run(
+        ["--tokenizer-model", data_arguments[-1], "--t3s-hf-model", folder,
+         "--save", tmp_path / "out"],
+        model=RUNTIME,
+        module="t3s_megatron.convert",
+        expect=1,
+    )  # fmt: skip
+    refused_cleanly(job, "model.embed_tokens.weight [24, 64] in model.safetensors")
 
 
 @pytest.mark.parametrize("release", [r for r in TESTED_RELEASES if r != "0.19.2"])

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Several Hugging Face folders through the live model of one layout: read, run, written again.
 
-CASES=FILE names a JSON list of {"folder", "out", "moe", "tied"}; into each `out` goes the exported
-folder, and beside it `out`.pt with the logits of TOKENS.
+The command line has the layout and nothing of the models. CASES=FILE names a JSON list of
+{"folder", "out", "arguments"}; into each `out` goes the exported folder, and beside it `out`.pt
+with the logits of TOKENS and the greedy answers to PROMPTS.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from functools import partial
 import torch
 
 TOKENS = torch.arange(2 * 32).view(2, 32) * 37 % 23
+PROMPTS = [[3, 5, 7, 11, 2], [9, 8, 6, 4]]
+ANSWER = 8
 
 
 def main() -> None:
@@ -22,6 +25,8 @@ def main() -> None:
 
     start_process(sys.argv)
     from megatron.training import get_args
+    from megatron.training.arguments import parse_args, validate_args
+    from megatron.training.global_vars import set_args
     from megatron.training.initialize import initialize_megatron
     from megatron.training.training import get_model
 
@@ -30,23 +35,26 @@ def main() -> None:
     from t3s_megatron.megatron.releases import parse_arguments
     from t3s_megatron.plugin import T3S
 
-    parse_arguments(T3S().add_arguments, {})
-    initialize_megatron()
-    args = get_args()
-    experts = {name: getattr(args, name) for name in ("num_experts", "moe_ffn_hidden_size")}
     with open(os.environ["CASES"]) as file:
         cases = json.load(file)
-    for case in cases:
-        args.t3s_hf_model, args.t3s_hf_export = case["folder"], case["out"]
-        args.untie_embeddings_and_output_weights = not case["tied"]
-        for name, value in experts.items():
-            setattr(args, name, value if case["moe"] else None)
+    layout = sys.argv
+    for number, case in enumerate(cases):
+        folders = ["--t3s-hf-model", case["folder"], "--t3s-hf-export", case["out"]]
+        sys.argv = [*layout, *folders, *case["arguments"]]
+        if number == 0:
+            parse_arguments(T3S().add_arguments, {})
+            initialize_megatron()
+        else:
+            args = parse_args(T3S().add_arguments)
+            validate_args(args)
+            set_args(args)
+        args = get_args()
         folders = HuggingFaceFolders(args)
         model = get_model(model_provider, wrap_with_ddp=False)
         folders.load(model)
-        logits = forward(model, args)
-        if logits is not None:
-            torch.save(logits, case["out"] + ".pt")
+        found = {"logits": forward(model, args), "answers": answers(model, args)}
+        if found["logits"] is not None:
+            torch.save(found, case["out"] + ".pt")
         folders.export(model, 0)
     torch.distributed.barrier()
 
@@ -86,6 +94,18 @@ def forward(model: list, args) -> torch.Tensor | None:
         and mpu.get_data_parallel_rank() == 0
     )
     return logits[0] if speaks else None
+
+
+def answers(model: list, args) -> list[list[int]]:
+    """Greedy, with the key-value cache; the end token never ends one."""
+    from megatron.core.utils import get_model_config
+
+    from t3s_megatron.megatron.generation import Sampling, generate
+    from t3s_megatron.megatron.seam import CallbackContext
+
+    context = CallbackContext(model, None, None, get_model_config(model[0]), None)
+    sampling = Sampling(0, ANSWER, end_token=-1, seed=0, vocab_size=23, batch_size=2)
+    return [answer.tokens for answer in generate(context, PROMPTS, sampling)]
 
 
 if __name__ == "__main__":

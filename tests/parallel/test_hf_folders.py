@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Hugging Face folder in, the same folder out, in every layout; in between, the same logits.
+"""A Hugging Face folder in, the same folder out, in every layout; in between, the same model.
 
-Against transformers, which made the folders: logits within 1e-4 in float32, and every tensor bit
-for bit after the round trip. One launch a layout, several models in it: tied and untied embeddings,
-experts, input in one file and in many, and (at two tensor-parallel ranks) 23 vocabulary rows padded
-to 24.
+Against transformers, which made the folders: logits within 1e-5 in float32, greedy answers with the
+key-value cache token for token, and every tensor bit for bit after the round trip. The command line
+says nothing of the models. One launch a layout, every family in it: tied and untied embeddings,
+experts in all layers and in some, input in one file and in many, and (at two tensor-parallel ranks)
+23 vocabulary rows padded to 24.
 
 Not covered here: CUDA, Transformer Engine's own layers.
 """
@@ -17,39 +18,50 @@ import pytest
 import torch
 
 from t3s_megatron.huggingface.folder import weight_files
-from tests.parallel.hf_folders_job import TOKENS
-from tests.support.hf_models import ARGUMENTS, MOE_ARGUMENTS, logits_of, read_tensors, save_model
-from tests.support.launch import run
+from tests.parallel.hf_folders_job import ANSWER, PROMPTS, TOKENS
+from tests.support.families import (
+    STUDENTS,
+    VOCABULARY,
+    WITH_EXPERTS,
+    greedy,
+    reference,
+    save_student,
+)
+from tests.support.hf_models import logits_of, read_tensors
+from tests.support.launch import RUNTIME, run
 
-VOCABULARY = 23
+ALL = list(STUDENTS)
+DENSE = [name for name in ALL if name not in WITH_EXPERTS]
+IN_MANY_FILES = ("qwen3", "qwen3_moe")
 
-MODELS = {
-    "dense": dict(shard_size="60KB"),
-    "tied": dict(tied=True),
-    "moe": dict(moe=True, shard_size="60KB"),
-}
-
-#: (processes, arguments, models)
+#: (processes, arguments, students)
 LAYOUTS = {
-    "1": (1, "", ["dense", "tied", "moe"]),
-    "tp2": (2, "--tensor-model-parallel-size 2 --sequence-parallel", ["dense", "tied", "moe"]),
+    "1": (1, "", ALL),
+    "tp2": (2, "--tensor-model-parallel-size 2 --sequence-parallel", ALL),
     "tp2-etp1": (
         2,
         "--tensor-model-parallel-size 2 --sequence-parallel --expert-tensor-parallel-size 1",
-        ["moe"],
+        WITH_EXPERTS,
     ),
-    "pp2": (2, "--pipeline-model-parallel-size 2", ["dense", "tied", "moe"]),
+    "tp2-ep2": (
+        2,
+        "--tensor-model-parallel-size 2 --sequence-parallel --expert-model-parallel-size 2 "
+        "--expert-tensor-parallel-size 1",
+        WITH_EXPERTS,
+    ),
+    "etp2": (2, "--expert-tensor-parallel-size 2", ["qwen3_moe"]),
+    "pp2": (2, "--pipeline-model-parallel-size 2", ALL),
     "pp2-vpp2": (
         2,
         "--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1",
-        ["dense", "tied", "moe"],
+        ["qwen3", "qwen3-tied", "qwen3_moe"],
     ),
     "tp2-pp2": (
         4,
         "--tensor-model-parallel-size 2 --pipeline-model-parallel-size 2 --sequence-parallel",
-        ["dense", "tied"],
+        ALL,
     ),
-    "ep2": (2, "--expert-model-parallel-size 2", ["moe"]),
+    "ep2": (2, "--expert-model-parallel-size 2", WITH_EXPERTS),
 }  # fmt: skip
 
 
@@ -57,43 +69,50 @@ LAYOUTS = {
 def folders(tmp_path_factory) -> dict[str, str]:
     where = tmp_path_factory.mktemp("hf")
     return {
-        name: save_model(str(where / name), vocab_size=VOCABULARY, **how)
-        for name, how in MODELS.items()
+        name: save_student(
+            name, str(where / name), shard_size="60KB" if name in IN_MANY_FILES else "5GB"
+        )
+        for name in ALL
     }
 
 
 @pytest.fixture(scope="module")
-def expected(folders) -> dict[str, torch.Tensor]:
-    return {name: logits_of(folder, TOKENS) for name, folder in folders.items()}
+def expected(folders) -> dict[str, tuple]:
+    return {
+        name: (logits_of(folder, TOKENS), [greedy(folder, p, ANSWER) for p in PROMPTS])
+        for name, folder in ((name, reference(folder)) for name, folder in folders.items())
+    }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_round_trip(layout, tmp_path, folders, expected, task):
     processes, arguments, names = LAYOUTS[layout]
     cases = [
-        {
-            "folder": folders[name],
-            "out": str(tmp_path / name),
-            "moe": name == "moe",
-            "tied": name == "tied",
-        }
-        for name in names
+        {"folder": folders[name], "out": str(tmp_path / name), "arguments": []} for name in names
     ]
     (tmp_path / "cases.json").write_text(json.dumps(cases))
     run(
-        [*ARGUMENTS, *MOE_ARGUMENTS, *arguments.split(), "--tokenizer-model", task[1]],
+        [*arguments.split(), "--tokenizer-model", task[1]],
         processes=processes,
         module="tests.parallel.hf_folders_job",
+        model=RUNTIME,
         environment={"CASES": str(tmp_path / "cases.json")},
+        timeout=600,
     )
     for name in names:
         got = torch.load(f"{tmp_path}/{name}.pt", weights_only=True)
-        assert got.shape[-1] == VOCABULARY + ("tp2" in layout), name
-        assert (got[..., :VOCABULARY] - expected[name]).abs().max() < 1e-4, name
+        logits, answers = expected[name]
+        padded = got["logits"]
+        assert padded.shape[-1] == VOCABULARY + ("tp2" in layout and "etp2" not in layout), name
+        assert (padded[..., :VOCABULARY] - logits).abs().max() < 1e-5, name
+        assert got["answers"] == answers, name
         before, after = read_tensors(folders[name]), read_tensors(str(tmp_path / name))
         assert set(before) == set(after), name
         for key, value in before.items():
             assert after[key].dtype == value.dtype and torch.equal(after[key], value), (name, key)
-    shards = {len(set(weight_files(folders[name]).values())) for name in MODELS}
-    assert min(shards) == 1 and max(shards) > 10
     assert (tmp_path / names[0] / "tokenizer.json").is_file()
+
+
+def test_the_folders_are_of_one_file_and_of_many(folders):
+    shards = {name: len(set(weight_files(folders[name]).values())) for name in ALL}
+    assert all((count > 10) == (name in IN_MANY_FILES) for name, count in shards.items())

@@ -7,8 +7,9 @@ from t3s_megatron.method.options import MethodOptions
 
 
 def asked(method: str = "t3s", **changed) -> MethodOptions:
-    """A run of 50 steps whose every step is measured, but for what is `changed`."""
-    of_run = {"budget": 50, "profile_iters": 50, "targeted_accuracy_interval": 1}
+    """A run of 50 steps whose every step is measured, with a patience of 5, but for what is
+    `changed`."""
+    of_run = {"budget": 50, "profile_iters": 50, "targeted_accuracy_interval": 1, "patience": 5}
     return MethodOptions(method=method, **of_run | changed)
 
 

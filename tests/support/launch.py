@@ -18,20 +18,27 @@ from typing import TextIO
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-#: A student of 4 layers that every layout can split; what CPU runs need is at the end.
-MODEL = """
+#: What is no part of the model: rows and batches of the tests, and what CPU runs need.
+RUNTIME = """
+--seq-length 48 --calculate-per-token-loss --micro-batch-size 2 --global-batch-size 8
+--lr-decay-style cosine --log-interval 1 --eval-interval 1000 --eval-iters 0 --num-workers 0
+--transformer-impl local --distributed-backend gloo --attention-backend unfused
+--no-persist-layer-norm --no-gradient-accumulation-fusion --no-masked-softmax-fusion
+--no-bias-swiglu-fusion --no-rope-fusion --no-bias-dropout-fusion
+--tokenizer-type HuggingFaceTokenizer
+""".split()
+
+#: A student of 4 layers that every layout can split.
+MODEL = [
+    *"""
 --num-layers 4 --hidden-size 64 --ffn-hidden-size 128 --num-attention-heads 4
 --group-query-attention --num-query-groups 2 --qk-layernorm --normalization RMSNorm --swiglu
 --disable-bias-linear --position-embedding-type rope --untie-embeddings-and-output-weights
---seq-length 48 --max-position-embeddings 64 --make-vocab-size-divisible-by 2
---tokenizer-type HuggingFaceTokenizer --attention-dropout 0 --hidden-dropout 0
---attention-backend unfused --calculate-per-token-loss
---micro-batch-size 2 --global-batch-size 8 --lr-decay-style cosine
---log-interval 1 --eval-interval 1000 --eval-iters 0 --num-workers 0
---transformer-impl local --distributed-backend gloo --no-persist-layer-norm
---no-gradient-accumulation-fusion --no-masked-softmax-fusion --no-bias-swiglu-fusion
---no-rope-fusion --no-bias-dropout-fusion
-""".split()
+--max-position-embeddings 64 --make-vocab-size-divisible-by 2
+--attention-dropout 0 --hidden-dropout 0
+""".split(),
+    *RUNTIME,
+]
 
 MOE = """
 --num-experts 4 --moe-router-topk 2 --moe-ffn-hidden-size 64 --moe-token-dispatcher-type alltoall

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from t3s_megatron.config import T3SConfig
+from t3s_megatron.config import UNSUPPORTED_WITH_ANSWERS, T3SConfig
 from t3s_megatron.errors import T3SError
 from t3s_megatron.method.options import SIGNALS
 from t3s_megatron.method.phases import PhaseMachine
@@ -40,7 +40,7 @@ def test_an_empty_command_line_gives_the_defaults_and_no_t3s_run():
 def test_the_defaults_are_the_ones_of_the_paper_and_the_help():
     made = config()
     assert (made.method, made.simple, made.simple_step) == ("t3s", False, 10)
-    assert (made.anchor_threshold, made.patience, made.min_delta) == (0.0, 5, 0.0)
+    assert (made.anchor_threshold, made.patience, made.min_delta) == (0.0, 8, 0.0)
     assert (made.accuracy_interval, made.no_shock) == (1, "simple")
     assert (made.accuracy_prompts, made.accuracy_samples, made.temperature) == (0, 1, 0.6)
     assert (made.prompt_format, made.overlong, made.verifier) == ("chat", "error", "numeric")
@@ -396,6 +396,24 @@ def test_features_of_megatron_that_t3s_cannot_work_with(name, value):
     config(**{name: None if name == "rampup_batch_size" else False})  # and only when it is on
 
 
+@pytest.mark.parametrize("name", UNSUPPORTED_WITH_ANSWERS)
+@pytest.mark.parametrize("generation", ["", "--t3s-generation server --t3s-server-url http://h:1"])
+def test_features_of_megatron_that_decoding_cannot_work_with(name, generation):
+    option, _ = UNSUPPORTED_WITH_ANSWERS[name]
+    padded = {name: "hybrid", "t3s_arrangement": "padded"}  # others refuse the overlap anyway
+    said = refused(generation, **padded)
+    assert re.match(rf"{option} does not work where accuracy is measured: it \w+", said)
+    assert "--t3s-simple" in said
+    config("--t3s-simple", **padded)
+    config("--t3s-signal confidence", **padded)
+
+
+@pytest.mark.parametrize("name", ["muon", "dist_muon", "lion", "soap"])
+def test_optimizers_whose_state_the_rewind_does_not_know(name):
+    assert refused(optimizer=name).startswith(f"--optimizer {name} does not work with --t3s")
+    config(optimizer="sgd")
+
+
 def test_fp16():
     assert refused(fp16=True).startswith("--fp16 does not work with --t3s: use --bf16")
 
@@ -409,7 +427,7 @@ def _numbers(lowest: int):
 
 _FLOATS = st.one_of(st.floats(), st.sampled_from([0.0, 0.3, 0.6, -0.0, 1.0]))
 _VALUES = {
-    "method": st.sampled_from(METHODS),
+    "method": st.sampled_from(tuple(METHODS)),
     "signal": st.sampled_from(SIGNALS),
     "simple": st.booleans(),
     "simple_step": _numbers(1),

@@ -22,6 +22,7 @@ from t3s_megatron.megatron.model import check_model_arguments, model_provider
 from t3s_megatron.megatron.releases import optimizer_config
 from t3s_megatron.megatron.weights import main_parameters
 from t3s_megatron.planning.facts import Chunk, Model, Stage
+from t3s_megatron.planning.pinned import pinned_bytes
 
 #: Adam's moments, float32 each, made at the first step.
 _MOMENT_BYTES = 8
@@ -48,11 +49,18 @@ def measure_model(args, expert_load: float) -> Model:
         hidden_size=args.hidden_size,
         heads=heads,
         key_value_heads=args.num_query_groups if args.group_query_attention else heads,
-        head_size=args.kv_channels,
+        head_size=_head_size(args),
         vocabulary=args.padded_vocab_size,
         bytes_a_parameter=args.params_dtype.itemsize,
         stages=stages,
     )
+
+
+def _head_size(args) -> int:
+    """Half of what a key-value head keeps of a token."""
+    if args.multi_latent_attention:  # keys and values as they are attended, not the latents
+        return (args.qk_head_dim + args.qk_pos_emb_head_dim + args.v_head_dim) // 2
+    return args.kv_channels
 
 
 def _plannable(args, expert_load: float):
@@ -113,6 +121,7 @@ class _Builder:
             weights = storage_bytes([*(p.data for p in parameters), *buffers])
             everything = storage_bytes([*(p.data for p in parameters), *buffers, *main])
             gradients = [p.main_grad for p in parameters]
+            copied = [p.numel() * p.element_size() for p in (*main, *buffers)]
             ignored = [*(p.data for p in parameters), *gradients]
             measured = tuple(self._measure_chunk(chunk, ignored) for chunk in chunks)
         return Stage(
@@ -123,7 +132,8 @@ class _Builder:
             weights=weights,
             gradients=storage_bytes(gradients),
             optimizer=everything - weights + _MOMENT_BYTES * main_numbers,
-            snapshot=4 * main_numbers + sum(b.numel() * b.element_size() for b in buffers),
+            snapshot=sum(copied),
+            pinned=pinned_bytes(copied),
             chunks=measured,
         )
 

@@ -135,5 +135,5 @@ def test_tests_that_cannot_be_used_are_found_before_the_run(answer, metadata, me
         read_tests(answer, metadata)
     good = gold(json.dumps(PAIRS))
     check_gold("code", [good])
-    with pytest.raises(DataError, match=r"code: the unit tests of f\.jsonl, line of bad cannot"):
+    with pytest.raises(DataError, match=r"code: 1 gold .*, line of bad: .*has unit tests"):
         check_gold("code", [good, gold(answer, metadata, uid="bad")])

@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from made_answers import gold
 
+from t3s_megatron.accuracy import verifiers
 from t3s_megatron.accuracy.gold import check_gold, check_verifier
 from t3s_megatron.accuracy.pool import Limits
+from t3s_megatron.accuracy.verifiers import VERIFIERS, names
 from t3s_megatron.errors import DataError, T3SError
 
 CHAIN = {"source_dataset": "chain_sum"}
@@ -53,13 +58,15 @@ def test_gold_answers_without_a_mathematical_meaning_are_left_out():
 
 
 def test_a_set_without_any_gold_answer_that_can_be_read():
-    with pytest.raises(DataError, match="not one of 2 gold answers can be read, first f.jsonl"):
+    with pytest.raises(DataError, match="math: 2 gold answers cannot be used, first f.jsonl"):
         check_verifier("math", [[gold("1")], [gold(""), gold("{")]], LIMITS)
 
 
 def test_a_gold_answer_that_takes_too_long_is_refused_by_name():
     """Leaving it out would depend on the machine: ranks could come to different ends."""
-    with pytest.raises(DataError, match="line of slow cannot be checked .no verdict within 1e-05"):
+    with pytest.raises(
+        DataError, match="line of slow: .x . 1. cannot be checked .no verdict within 1e-05"
+    ):
         check_verifier("math", [[gold("x + 1", uid="slow")]], Limits(timeout=1e-5))
 
 
@@ -73,3 +80,54 @@ def test_a_gold_answer_that_takes_too_long_is_refused_by_name():
 def test_a_verifier_that_cannot_be_had(spec, message):
     with pytest.raises(T3SError, match=message):
         check_verifier(spec, [[gold("1")]], LIMITS)
+
+
+# --------------------------------------------------------------------------------------- the table
+
+DOCS = Path(__file__).parents[3] / "docs"
+
+
+@pytest.mark.parametrize("name", VERIFIERS)
+def test_a_verifier_is_declared_once_and_documented(name):
+    assert names().split(", ").count(name) == 1, "what --help says is made of the table"
+    table = (DOCS / "verifiers.md").read_text().split("## ")[0]
+    assert len(re.findall(rf"^\| `{name}` \|", table, re.MULTILINE)) == 1
+    assert names() in (DOCS / "arguments.md").read_text()
+
+
+def test_nothing_else_is_documented_as_a_verifier():
+    table = (DOCS / "verifiers.md").read_text().split("## ")[0]
+    documented = re.findall(r"^\| `([^`]*)` \|", table, re.MULTILINE)
+    assert documented == [*VERIFIERS, "package.module:function"]
+
+
+def test_no_other_module_compares_with_a_verifiers_name():
+    package = Path(verifiers.__file__).parents[1]
+    compared = re.compile(rf"""[!=]= ["']({"|".join(map(re.escape, VERIFIERS))})["']""")
+    for path in package.rglob("*.py"):
+        for line in path.read_text().splitlines():
+            named = compared.search(line)
+            assert named is None or "verifier" not in line + named[0], f"{path}: {line}"
+
+
+# -------------------------------------------------------------------------- scored against itself
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "own_verifiers.py").write_text(
+        "def yes(text, answer, metadata):\n    return True\n"
+        "def strict(text, answer, metadata):\n    return text == '{' + answer + '}'\n"
+        "def broken(text, answer, metadata):\n    raise KeyError(text)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+
+def test_a_verifier_that_accepts_nonsense_is_refused(own):
+    with pytest.raises(DataError, match="own_verifiers:yes: 2 gold .*'banana' is accepted for"):
+        check_verifier("own_verifiers:yes", [[gold("1"), gold("2")]], LIMITS)
+
+
+@pytest.mark.parametrize("name", ["strict", "broken"])
+def test_which_form_a_users_verifier_looks_for_is_not_known(own, name):
+    assert check_verifier(f"own_verifiers:{name}", [[gold("1")]], LIMITS) == frozenset()

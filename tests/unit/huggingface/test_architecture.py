@@ -7,13 +7,14 @@ from argparse import Namespace
 from types import SimpleNamespace
 
 import pytest
-from transformers import AutoConfig, LlamaConfig
+from transformers import AutoConfig
 
 from t3s_megatron.errors import MismatchError, T3SError
 from t3s_megatron.huggingface.architecture import (
     check,
     config_from_arguments,
     differences,
+    family_of,
     vocabulary_rows,
 )
 
@@ -28,6 +29,7 @@ ARGUMENTS = dict(
     layernorm_epsilon=1e-6,
     rotary_base=1000000,
     use_rope_scaling=False,
+    rope_scaling_factor=8.0,
     untie_embeddings_and_output_weights=True,
     padded_vocab_size=24,
     max_position_embeddings=64,
@@ -42,6 +44,7 @@ ARGUMENTS = dict(
     rotary_interleaved=False,
     multi_latent_attention=False,
     mtp_num_layers=None,
+    attention_dropout=0.0,
     num_experts=None,
     moe_router_topk=2,
     moe_ffn_hidden_size=None,
@@ -50,24 +53,46 @@ ARGUMENTS = dict(
     moe_router_score_function="softmax",
     moe_router_topk_scaling_factor=None,
     moe_router_enable_expert_bias=False,
+    moe_router_bias_update_rate=1e-3,
+    moe_router_num_groups=None,
+    moe_router_group_topk=None,
     moe_shared_expert_intermediate_size=None,
+    moe_shared_expert_gate=False,
 )
 EXPERTS = dict(num_experts=8, moe_ffn_hidden_size=16)
 TOKENIZER = SimpleNamespace(bos_token_id=None, eos_token_id=1, pad_token_id=0)
-
-
-def config(moe: bool = False, **changed):
-    args = Namespace(**ARGUMENTS | (EXPERTS if moe else {}))
-    return AutoConfig.for_model(**config_from_arguments(args, TOKENIZER) | changed)
 
 
 def args(moe: bool = False, **changed) -> Namespace:
     return Namespace(**ARGUMENTS | (EXPERTS if moe else {}) | changed)
 
 
+def config(moe: bool = False, **changed):
+    written = config_from_arguments(args(moe), TOKENIZER, "here")[1]
+    return AutoConfig.for_model(**written | changed)
+
+
+def different(config, args) -> list:
+    return differences(family_of(config, "here"), config, args)
+
+
 @pytest.mark.parametrize("moe", [False, True])
 def test_the_config_of_the_arguments_is_that_model(moe):
-    check(config(moe), args(moe), "here")
+    found = config(moe)
+    assert found.model_type == ("qwen3_moe" if moe else "qwen3")
+    check(found, args(moe), "here")
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_without_norms_on_heads_it_is_a_llama(scaled):
+    found = args(qk_layernorm=False, use_rope_scaling=scaled, rope_scaling_factor=32.0)
+    config, written = config_from_arguments(found, TOKENIZER, "here")
+    assert written["model_type"] == "llama"
+    assert config.rope_parameters.get("rope_type") == ("llama3" if scaled else "default")
+    check(config, found, "here")
+    if scaled:
+        (difference,) = different(config, args(**vars(found) | {"rope_scaling_factor": 8.0}))
+        assert difference.wanted == 32.0
 
 
 CHANGES = {
@@ -92,11 +117,14 @@ CHANGES = {
     "position_embedding_type": "learned_absolute",
     "rotary_percent": 0.5,
     "rotary_interleaved": True,
-    "apply_layernorm_1p": True,
+    "layernorm_zero_centered_gamma": True,
     "attention_output_gate": True,
     "multi_latent_attention": True,
     "mtp_num_layers": 1,
     "num_experts": 8,
+    "attention_dropout": 0.1,
+    "softmax_type": "learnable",
+    "qk_l2_norm": True,
 }
 CHANGES_OF_EXPERTS = {
     "num_experts": 4,
@@ -117,23 +145,30 @@ CHANGES_OF_EXPERTS = {
     + [(True, *item) for item in CHANGES_OF_EXPERTS.items()],
 )
 def test_every_argument_counts(moe, name, value):
-    (difference,) = differences(config(moe), args(moe, **{name: value}))
+    (difference,) = different(config(moe), args(moe, **{name: value}))
     assert "--" in difference.argument and str(difference.wanted) in str(difference)
 
 
 @pytest.mark.parametrize("frequency", [1, [1, 1, 1, 1]])
 def test_experts_in_every_layer_may_be_said_in_two_ways(frequency):
-    assert not differences(config(True), args(True, moe_layer_freq=frequency))
+    assert not different(config(True), args(True, moe_layer_freq=frequency))
 
 
-@pytest.mark.parametrize("changed", [{"mlp_only_layers": [0]}, {"decoder_sparse_step": 2}])
-def test_layers_without_experts_are_refused(changed):
-    with pytest.raises(MismatchError, match="layers without experts"):
-        check(config(True, **changed), args(True), "here")
+@pytest.mark.parametrize(
+    ("changed", "pattern"),
+    [({"mlp_only_layers": [0, 2]}, [0, 1, 0, 1]), ({"decoder_sparse_step": 2}, [0, 1, 0, 1])],
+)
+def test_layers_without_experts(changed, pattern):
+    found = config(True, **changed)
+    assert not different(found, args(True, moe_layer_freq=pattern))
+    assert different(found, args(True, moe_layer_freq=[1, 0, 1, 0]))
+    # The width of their feed-forward block counts only where there are such layers.
+    assert different(found, args(True, moe_layer_freq=pattern, ffn_hidden_size=96))
+    assert not different(config(True), args(True, ffn_hidden_size=96))
 
 
 def test_a_shorter_context_than_the_folders_is_fine():
-    assert not differences(config(), args(max_position_embeddings=32))
+    assert not different(config(), args(max_position_embeddings=32))
 
 
 def test_all_differences_are_named_in_one_error():
@@ -147,8 +182,31 @@ def test_all_differences_are_named_in_one_error():
 
 
 def test_other_architectures_are_refused():
-    with pytest.raises(T3SError, match="model_type llama is not supported: qwen3 and qwen3_moe"):
-        check(LlamaConfig(), args(), "here")
+    with pytest.raises(T3SError, match="model_type gemma2 is not supported: .*qwen3, qwen3_moe"):
+        family_of(AutoConfig.for_model("gemma2"), "here")
+
+
+LIMITS = {
+    "hidden_act": ("gelu", "hidden_act is gelu; supported: silu"),
+    "attention_bias": (True, "attention_bias is True; supported: False"),
+    "rope_parameters": (
+        {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4.0},
+        "rope_type is yarn; supported: default",
+    ),
+    "use_sliding_window": (True, "use_sliding_window is True; supported: False"),
+}
+
+
+@pytest.mark.parametrize("field", LIMITS)
+def test_what_megatron_has_nothing_for_is_refused_by_name(field):
+    value, wanted = LIMITS[field]
+    with pytest.raises(T3SError, match=f"a qwen3 that is not supported:\n  {wanted}"):
+        family_of(config(**{field: value}), "here")
+
+
+def test_arguments_of_no_model_say_what_is_in_the_way():
+    with pytest.raises(MismatchError, match="nearest is qwen3:\n.*--normalization is LayerNorm"):
+        config_from_arguments(args(normalization="LayerNorm"), TOKENIZER, "--t3s-hf-export")
 
 
 def test_rows_of_the_vocabulary():

@@ -17,7 +17,6 @@ from t3s_megatron.huggingface.folder import (
     MARK,
     FolderWriter,
     check_target,
-    read_config,
     weight_files,
 )
 
@@ -136,14 +135,6 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
 def test_a_mount_point_is_refused_before_the_run():
     with pytest.raises(MismatchError, match="/proc is a mount point.*such as /proc/hf"):
         check_target("/proc")
-
-
-def test_a_folder_without_config(tmp_path):
-    with pytest.raises(T3SError, match="no config.json in it"):
-        read_config(str(tmp_path))
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(T3SError, match="config.json: not a config"):
-        read_config(str(tmp_path))
 
 
 def test_damaged_weights_are_named(tmp_path):

@@ -144,7 +144,7 @@ def test_steps_have_to_increase(step):
 
 @pytest.mark.parametrize("patience, min_delta", [(0, 0.0), (-1, 0.0), (1, -0.1)])
 def test_impossible_settings(patience, min_delta):
-    with pytest.raises(ValueError, match="patience"):
+    with pytest.raises(ValueError, match="must"):
         BottleneckDetector(patience, min_delta)
 
 

@@ -185,7 +185,5 @@ def test_training_may_not_go_on_where_something_is_due():
         machine.step_done()
     with pytest.raises(ValueError, match="outcomes that are not there yet"):
         OverlappingPhases(asked(budget=3, accuracy_interval_coarse=2), 1)
-    with pytest.raises(ValueError, match="weights that training has left behind"):
-        OverlappingPhases(asked(budget=3, signal="both", accuracy_interval_coarse=2), 1)
     with pytest.raises(ValueError, match="at least one"):
         OverlappingPhases(asked(budget=3), 0)

@@ -68,10 +68,12 @@ def test_shock_confirmed_by_patience(method):
 
 def test_the_log_tells_the_run_in_plain_words():
     walk = Walk(plan(), SHOCK).run()
-    assert walk.log[-5:] == [
+    assert walk.log[-6:] == [
         "step 4: accuracy 0.500: 2 measurements without a new minimum confirm theta_b = step 2 "
         "(accuracy 0.400)",
         "theta_b is step 2 (patience 2)",
+        "accuracy fell from 0.700 to 0.400 and has since risen to 0.500; p for the lowest of 4 "
+        "measurements",
         "rewound to theta_0 after 4 profile steps",
         "targeted training begins: 3 steps",
         "done",
@@ -195,7 +197,7 @@ def test_only_a_measurement_that_looks_for_the_minimum_may_end_early():
 
 
 def test_the_stop_level_is_divided_between_the_looks_of_a_measurement():
-    machine = PhaseMachine(plan(accuracy_stop_level=0.2))
+    machine = PhaseMachine(plan(accuracy_stop_level=0.2, accuracy_blocks=3))
     for marks in ("11111111", "00011111"):
         while machine.next_action() != Action(ActionKind.MEASURE):
             action = machine.next_action()
@@ -340,7 +342,7 @@ def test_by_both_accuracy_decides_and_is_measured_once_the_fall_has_slowed():
 
 
 def test_rrt_by_confidence_keeps_the_turn():
-    asked = plan("rrt", budget=8, signal="confidence")
+    asked = plan("rrt", budget=8, profile_iters=8, signal="confidence")
     walk = Walk(asked, fall=fall).run()
     assert walk.machine.theta_b_step == 4 and walk.machine.phase is Phase.DONE
     assert walk.trace[-2:] == ["profile 8: residual transfer", "transferred 8: finish"]
@@ -463,7 +465,7 @@ def test_train_iters_is_an_upper_bound_until_the_profile_ends():
     assert machine.train_iters_now == 2 + 7
     assert PhaseMachine(plan(budget=7)).train_iters_now == 6 + 7
     assert PhaseMachine(plan("sft", budget=7)).train_iters_now == 7
-    assert PhaseMachine(plan("rrt", budget=7)).train_iters_now == 7
+    assert PhaseMachine(plan("rrt", budget=7, profile_iters=7)).train_iters_now == 7
     assert PhaseMachine(plan(budget=7, selection_load="s")).train_iters_now == 7
     done = Walk(plan(budget=7), SHOCK).run().machine
     assert done.offset == 4 and done.train_iters_now == done.total_steps == 4 + 7

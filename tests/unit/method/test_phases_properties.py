@@ -144,17 +144,17 @@ def test_by_confidence_theta_b_is_the_first_lowest_fall_and_nothing_is_asked(pla
 
 @quick
 @given(plans(), curves())
-def test_a_run_is_refused_when_its_start_or_all_that_it_goes_by_is_void(plan, curve):
+def test_a_run_is_refused_when_its_start_or_all_that_it_goes_by_says_nothing(plan, curve):
     """Anything else goes on with void measurements, and ends."""
     walk = Walk(plan, curve).run()
     measured = [action.split(": ")[0].split() for action in walk.trace if "measure" in action]
     found = {(phase, int(step)): curve(phase, int(step)) for phase, step in measured}
-    starts = [math.isnan(a) for (phase, step), a in found.items() if step == 0]
-    blind = plan.detects and [
-        a for (phase, step), a in found.items() if step and phase == "profile"
-    ]
-    first_is_void = bool(starts) and starts[0] and walk.machine.total_steps == 0
-    assert bool(walk.refused) == (first_is_void or bool(blind) and all(map(math.isnan, blind)))
+    first = [accuracy for (phase, step), accuracy in found.items() if step == 0][:1]
+    seeks = plan.detects and plan.measures_profile
+    useless = [math.isnan(a) or (seeks and a <= plan.min_delta) for a in first]
+    later = [a for (phase, step), a in found.items() if step and phase == "profile"]
+    blind = seeks and bool(later) and all(map(math.isnan, later))
+    assert bool(walk.refused) == (any(useless) or blind)
     assert (walk.machine.phase is Phase.DONE) == (not walk.refused)
 
 

@@ -19,11 +19,12 @@ def evaluation(weights: str, accuracy: float, split="train", temperature=0.0) ->
 def t3s_summary(**changed) -> dict:
     """3 profile steps with theta_b at 2, then 4 targeted steps."""
     return {
-        "format": 1,
+        "format": 2,
         "finished": True,
         "method": "t3s",
         "theta_b_step": 2,
         "theta_b_reason": "patience 1",
+        "theta_b_evidence": None,
         "arguments": {"temperature": 0.6},
         "measurements": [
             measurement("profile", 0, 0.5),

@@ -10,6 +10,8 @@ import pytest
 from made_summaries import evaluation, measurement, sft_summary, t3s_summary, write
 
 from t3s_megatron.errors import T3SError
+from t3s_megatron.method.evidence import evidence
+from t3s_megatron.method.outcome import Outcome
 from t3s_megatron.monitor.report import draw, read_summary, tables
 from t3s_megatron.monitor.summary import Summary
 
@@ -24,6 +26,30 @@ def test_accuracy_by_step_of_one_run():
         "  profile     0:0.50  1:0.38  2:0.25  3:0.50",
         "  targeted    0:0.50  4:0.88",
     ]
+
+
+def right(n: int) -> Outcome:
+    return Outcome(n / 40, "1" * n + "0" * (40 - n))
+
+
+def test_how_sure_theta_b_is_stands_below_the_headline():
+    sure = evidence(8, right(30), right(10), right(30)).to_dict()
+    assert tables([t3s_summary(theta_b_evidence=sure)]).splitlines()[1:3] == [
+        "  accuracy fell from 0.750 to 0.250 (p = 7.6e-06) and has since risen to 0.750 "
+        "(p = 2.7e-05); p for the lowest of 8 measurements",
+        "  profile     0:0.50  1:0.38  2:0.25  3:0.50",
+    ]
+
+
+def test_what_may_be_chance_is_said_in_plain_words_for_each_teacher():
+    unsure = evidence(8, right(30), right(28), None).to_dict()
+    known = {"samples": 8, "theta_b_step": 3, "theta_b_reason": "patience 8"}
+    teachers = {"r1": known | {"theta_b_evidence": unsure}, "qwq": known}
+    said = tables([t3s_summary(theta_b_step=None, teachers=teachers)]).splitlines()
+    assert said[1] == "  teacher r1: 8 samples; theta_b = step 3 (patience 8)"
+    assert said[3].startswith("  the fall may be chance (p = 1): without any fall")
+    assert said[4].startswith("  nothing was measured after theta_b")
+    assert said[5] == "  teacher qwq: 8 samples; theta_b = step 3 (patience 8)"
 
 
 def void(phase: str, step: int, **more) -> dict:
@@ -201,9 +227,9 @@ def test_json_of_someone_else(tmp_path, content):
 
 
 def test_a_summary_of_another_format(tmp_path):
-    path = write(tmp_path / "summary.json", t3s_summary(format=2))
+    path = write(tmp_path / "summary.json", t3s_summary(format=1))
     with pytest.raises(
-        T3SError, match="a summary of format 2, expected 1; read it with the version"
+        T3SError, match="a summary of format 1, expected 2; read it with the version"
     ):
         read_summary(path)
 

@@ -33,11 +33,12 @@ def test_a_summary_starts_empty_and_unfinished(path):
     found = strict(path)
     assert found.pop("seconds").keys() == {"run"}
     assert found == {
-        "format": 1,
+        "format": 2,
         "finished": False,
         "method": None,
         "theta_b_step": None,
         "theta_b_reason": None,
+        "theta_b_evidence": None,
         "turn_step": None,
         "measurements": [],
         "confidence": [],
@@ -147,7 +148,7 @@ def test_what_cannot_be_json_leaves_the_last_whole_file(path):
 def test_a_path_without_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Summary("summary.json").write()
-    assert strict(tmp_path / "summary.json")["format"] == 1
+    assert strict(tmp_path / "summary.json")["format"] == 2
 
 
 def test_the_other_ranks_collect_and_write_nothing(tmp_path, monkeypatch):

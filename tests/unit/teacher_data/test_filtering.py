@@ -107,7 +107,7 @@ def test_a_verifier_that_hangs_or_raises_is_counted_apart(run, tmp_path, monkeyp
         "def verify(text, answer, metadata):\n"
         "    if 'guess' in text or 'boxed{3}' in text: time.sleep(1000)\n"
         "    if 'know' in text: raise RuntimeError('no idea')\n"
-        "    return 1.0\n"
+        "    return 'banana' not in text and '98765432123' not in text\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     samples = rows({(1, 1): [Fate.CORRECT, Fate.UNPARSEABLE], (1, 2): [Fate.CORRECT]})

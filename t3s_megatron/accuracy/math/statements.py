@@ -1,0 +1,450 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A second look at mathematical answers: what stands around the values that the engine compares.
+
+The engine drops units, words, moduli, bases and the order of lists, takes a time of day for a
+quotient and per cent for a number. Here each of these is read from both texts, and they have to
+agree where both say it. What cannot be decided is UNPARSEABLE, never right.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+from t3s_megatron.accuracy.math import engine
+from t3s_megatron.accuracy.math.notation import WORD, bracketed, tidy, top_level
+from t3s_megatron.accuracy.math.units import SCALES, Unit, is_known, read_unit
+from t3s_megatron.accuracy.verifiers import Verdict
+
+CORRECT, WRONG, UNPARSEABLE = Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSEABLE
+
+_LISTED = re.compile(rf"\s*[,;]\s*(?:{WORD}?(?:and|or)\b\s*)?|\s+{WORD}?(?:and|or)\b\s*")
+_EQUALS = re.compile(r"(?<![<>!:\\])=(?!=)")
+_NAME = re.compile(rf"{WORD}?\\?[A-Za-z]+\d?'*(?:_\{{?\w+\}}?)?(?:\([A-Za-z]\))?")
+_WHOLE = re.compile(r"\\begin|\\cup|\\cap|\\setminus|\\in\b|\\mid|\|\s*x|\\to\b|\\mapsto|\\pm|\\mp")
+_LETTERS = re.compile(rf"(?:{WORD}?[A-Za-z]+[\s-]*)+\.?")
+_CLOCK = re.compile(
+    rf"(\d{{1,2}}):([0-5]\d)(?::([0-5]\d))?\s*(?:{WORD}?([apAP])\.?\s*{WORD}?[mM]\b\.?)?"
+)
+_BASE = re.compile(
+    rf"\(?([0-9A-Za-z]+)\)?\s*(?:_\s*\{{?\s*{WORD}?(\w+)\s*\}}?|\(?\s*{WORD}?(?:in\s+)?{WORD}?base\s*{WORD}?(\w+)\s*\)?)"
+)
+_MODULUS = re.compile(
+    rf"(?P<bare>\s\\bmod|\s{WORD}?mod(?:ulo)?\b)|\\pmod|\(\s*(?:\\bmod|\\mod|{WORD}?mod(?:ulo)?)\b"
+)
+_PROSE = frozenset(
+    "not no none is are isn't or if than least most cannot can't impossible unless except never "
+    "undefined only both either neither exist does exists more less about approximately but".split()
+)
+_TAIL = re.compile(
+    rf"(?P<value>.*[\d)}}!]|.*\\pi|[A-Za-z])\s*(?P<tail>(?<=[\d)}}!\sA-Za-z])"
+    rf"(?:\^\\circ\s*(?:{WORD}?[CFK]\b)?|\\?%|(?:(?:/|\\cdot|\*|-)?\s*{WORD}?[A-Za-z]+\.?(?:\s*\^\s*\{{?-?\d\}}?)?\s*))+)"
+)
+_CURRENCY = re.compile(
+    r"(-?)\s*\\?([$\u20ac\u00a5\u20b9])\s*(?=[\d.])|(-?)\\(pounds)\s*|(-?)(\u00a3)\s*"
+)
+_BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
+          "ten": 10, "twelve": 12, "sixteen": 16}  # fmt: skip
+
+
+def compare(gold: str, answer: str) -> Verdict:
+    """What `answer` is worth where `gold` is right: both are mathematics without a sentence around
+    it. ValueError when the gold answer means nothing."""
+    return _compare(tidy(gold), tidy(answer))
+
+
+def _compare(gold: str, answer: str) -> Verdict:
+    if not answer:
+        return UNPARSEABLE
+    if _squeezed(gold) == _squeezed(answer) and (_understood(gold) or _clock(gold)):
+        return CORRECT
+    for look in (_as_clocks, _as_congruences, _in_bases, _as_lists, _as_words):
+        verdict = look(gold, answer)
+        if verdict is not None:
+            return verdict
+    return _as_quantities(gold, answer)
+
+
+def _understood(text: str) -> bool:
+    return bool(engine.parse(text.replace(WORD, ""))) or bool(_LETTERS.fullmatch(text))
+
+
+def _squeezed(text: str) -> str:
+    return re.sub(rf"[\s{WORD}]+", "", text)
+
+
+def _value(text: str) -> Fraction | None:
+    """An exact number; None for anything else."""
+    number = engine.value(engine.parse(text))
+    try:
+        return Fraction(str(number)) if number is not None else None
+    except (ValueError, ZeroDivisionError):
+        return None
+
+
+# ------------------------------------------------------------------- time of day, modulus and base
+
+
+def _clock(text: str) -> tuple[int, int, str] | None:
+    """(minute of the day, second, a or p or nothing). 12 and 24 hours."""
+    match = _CLOCK.fullmatch(text)
+    if match is None or int(match[1]) > 24:
+        return None
+    half = (match[4] or "").lower()
+    hour = int(match[1])
+    if half and hour > 12:
+        return None
+    hour = hour % 12 + 12 * (half == "p") if half else hour
+    return hour * 60 + int(match[2]), int(match[3] or 0), half
+
+
+def _as_clocks(gold: str, answer: str) -> Verdict | None:
+    one, other = _clock(gold), _clock(answer)
+    if one is None and other is None:
+        return None
+    if one is None or other is None:
+        return UNPARSEABLE  # a ratio, perhaps
+    if one[1] == other[1] and one[0] == other[0]:
+        return CORRECT
+    # 4:40 may be 4:40 p.m. where only one side says so.
+    alike = bool(one[2]) != bool(other[2]) and (one[0] - other[0]) % 720 == 0
+    return CORRECT if alike and one[1] == other[1] else WRONG
+
+
+class _Congruence(NamedTuple):
+    residues: str
+    modulus: str
+    is_value: bool  # a number, as 7 mod 4 is 3; no congruence
+
+
+def _congruence(text: str) -> _Congruence | None:
+    match = _MODULUS.search(text)
+    if match is None:
+        return None
+    residues = text[: match.start()].rstrip(" (,")
+    modulus = text[match.end() :].strip(" (){}.")
+    is_value = match["bare"] is not None and "\\equiv" not in residues
+    return _Congruence(re.split(r"\\equiv|=", residues)[-1].strip(), modulus, is_value)
+
+
+def _as_congruences(gold: str, answer: str) -> Verdict | None:
+    one, other = _congruence(gold), _congruence(answer)
+    if one is None and other is None:
+        return None
+    if one is not None and other is not None:
+        same_modulus = _compare(one.modulus, other.modulus)
+        if same_modulus is not CORRECT:
+            return same_modulus
+        residues = [_residues(said) for said in (one, other)]
+        if None in residues:
+            return _compare(one.residues, other.residues)
+        return CORRECT if residues[0] == residues[1] else WRONG
+    said = one or other
+    assert said is not None
+    number = said.residues
+    if said.is_value and (reduced := _residues(said)) is not None and len(reduced) == 1:
+        number = str(min(reduced))
+    return _compare(number, answer) if one is said else _compare(gold, number)
+
+
+def _residues(said: _Congruence) -> frozenset[int] | None:
+    modulus = _value(said.modulus)
+    parts = [_value(part) for part in top_level(said.residues, _LISTED)]
+    if not modulus or modulus.denominator != 1:
+        return None
+    if any(part is None or part.denominator != 1 for part in parts):
+        return None
+    return frozenset(int(part) % int(modulus) for part in parts if part is not None)
+
+
+def _based(text: str) -> tuple[str, int] | None:
+    match = _BASE.fullmatch(text)
+    if match is None or not match[1][0].isalnum():
+        return None
+    said = (match[2] or match[3]).lower()
+    base = _BASES.get(said) or (int(said) if said.isascii() and said.isdigit() else None)
+    digits = match[1].upper()
+    if base is None or not 2 <= base <= 36 or (digits[0].isalpha() and not match[3] and base < 11):
+        return None
+    return digits, base
+
+
+def _in_bases(gold: str, answer: str) -> Verdict | None:
+    one, other = _based(gold), _based(answer)
+    if one is None and other is None:
+        return None
+    values = []
+    for said, text in ((one, gold), (other, answer)):
+        try:
+            values.append(_value(text) if said is None else Fraction(int(*said)))
+        except ValueError:  # a digit that the base does not have
+            return UNPARSEABLE if said is other else WRONG
+    if None in values:
+        return UNPARSEABLE
+    if values[0] == values[1]:
+        return CORRECT
+    # The base may have been the question's.
+    digits = [said[0] if said else text for said, text in ((one, gold), (other, answer))]
+    return UNPARSEABLE if None in (one, other) and digits[0] == digits[1] else WRONG
+
+
+# ------------------------------------------------------------------------------------------- lists
+
+
+class _List(NamedTuple):
+    kind: str  # "\\{", "(", "[", or "" without brackets
+    parts: list[str]
+
+
+def _listed(text: str) -> _List | None:
+    """None for what is no list, intervals with two kinds of brackets among it."""
+    outer = bracketed(text)
+    if outer is None:
+        parts = top_level(text, _LISTED)
+        return _List("", parts) if len(parts) > 1 and all(parts) else None
+    opening, inside, closing = outer
+    if (opening, closing) not in (("\\{", "\\}"), ("(", ")"), ("[", "]")) or "|" in inside:
+        return None
+    parts = top_level(inside, _LISTED)
+    if len(parts) > 1 or opening == "\\{":
+        return _List(opening, [part for part in parts if part])
+    return None
+
+
+def _as_lists(gold: str, answer: str) -> Verdict | None:
+    if _WHOLE.search(gold) or _WHOLE.search(answer):
+        return None
+    gold, answer = _bare(gold), _bare(answer)
+    one, other = _listed(gold), _listed(answer)
+    if one is None and other is None:
+        return None
+    if one is None or other is None:
+        return _single(gold, one, answer, other)
+    if one.kind and other.kind and one.kind != other.kind:
+        return WRONG
+    if any("\\ldots" in part for part in (*one.parts, *other.parts)):
+        if len(one.parts) != len(other.parts):
+            return UNPARSEABLE
+        pairs = zip(one.parts, other.parts, strict=True)
+        return _all([CORRECT if a == b else _compare(a, b) for a, b in pairs])
+    if "\\{" in (one.kind, other.kind):
+        if other.kind == "\\{" != one.kind and len(one.parts) != len(other.parts):
+            return WRONG
+        return _as_sets(one.parts, other.parts)
+    if len(one.parts) != len(other.parts):
+        return WRONG
+    if one.kind or other.kind:
+        return _in_order(one.parts, other.parts)
+    return _without_brackets(one.parts, other.parts)
+
+
+def _bare(text: str) -> str:
+    """Without brackets around one value: (B) is B, and (5) is 5."""
+    outer = bracketed(text)
+    if outer and outer[0] == "(" and outer[2] == ")" and len(top_level(outer[1], _LISTED)) == 1:
+        return outer[1]
+    return text
+
+
+def _single(gold: str, one: _List | None, answer: str, other: _List | None) -> Verdict | None:
+    """One side is a list. A set of one element is its element."""
+    listed = one or other
+    assert listed is not None
+    if len(listed.parts) == 1:
+        return _compare(one.parts[0] if one else gold, other.parts[0] if other else answer)
+    between = re.compile(r"<|>|\\l[et]|\\g[et]|\\ne")
+    if between.search(gold) or between.search(answer):
+        return None  # an interval and an inequality, perhaps
+    return WRONG
+
+
+def _in_order(gold: list[str], answer: list[str]) -> Verdict:
+    return _all([_compare(a, b) for a, b in zip(gold, answer, strict=True)])
+
+
+def _all(verdicts: list[Verdict]) -> Verdict:
+    if WRONG in verdicts:
+        return WRONG
+    return UNPARSEABLE if UNPARSEABLE in verdicts else CORRECT
+
+
+def _as_sets(gold: list[str], answer: list[str]) -> Verdict:
+    """Each of one side among the other."""
+    met = [[_compare(a, b) for b in answer] for a in gold]
+    rows = [*met, *map(list, zip(*met, strict=True))]
+    if all(CORRECT in row for row in rows):
+        return CORRECT
+    return WRONG if all(CORRECT in row or UNPARSEABLE not in row for row in rows) else UNPARSEABLE
+
+
+def _without_brackets(gold: list[str], answer: list[str]) -> Verdict:
+    """Solutions, in any order; or a sequence. A sequence is what is not in the order of its size,
+    and what has different names."""
+    named = [_named(part) for part in gold], [_named(part) for part in answer]
+    golds, answers = ([name for name, _ in side] for side in named)
+    if None not in golds and None not in answers and len(set(golds)) == len(golds):
+        values = dict(named[1])
+        if len(values) != len(answers) or values.keys() != set(golds):
+            return WRONG
+        return _all([_compare(value, values[name]) for name, value in named[0]])
+    in_order = _in_order(gold, answer)
+    if in_order is CORRECT or not _permuted(gold, answer):
+        return in_order if in_order is not UNPARSEABLE else UNPARSEABLE
+    distinct = len(set(golds)) > 1 or len(set(answers)) > 1
+    return UNPARSEABLE if distinct or not _sorted([value for _, value in named[0]]) else CORRECT
+
+
+def _permuted(gold: list[str], answer: list[str]) -> bool:
+    left = list(answer)
+    for part in gold:
+        found = next((other for other in left if _compare(part, other) is CORRECT), None)
+        if found is None:
+            return False
+        left.remove(found)
+    return True
+
+
+def _sorted(parts: list[str]) -> bool:
+    """Whether numbers come by their size, up or down, with or without the sign. What is no number
+    has no order that could be told from another."""
+    numbers = [engine.value(engine.parse(part)) for part in parts]
+    try:
+        values = [float(number) for number in numbers if number is not None]
+    except (TypeError, OverflowError):  # complex
+        return True
+    if len(values) < len(parts):
+        return True
+    orders = (values, values[::-1], [abs(v) for v in values], [abs(v) for v in values][::-1])
+    return any(order == sorted(order) for order in orders)
+
+
+def _named(part: str) -> tuple[str | None, str]:
+    """(name, value) of "x = 5"; (None, it) of "5"."""
+    sides = _EQUALS.split(part)
+    if len(sides) > 1 and _NAME.fullmatch(sides[0].strip()):
+        return _squeezed(sides[0]), sides[-1].strip()
+    return None, part
+
+
+# ------------------------------------------------------------------------- words, units and values
+
+
+def _as_words(gold: str, answer: str) -> Verdict | None:
+    """Names and words: order counts, and letters are no factors."""
+    if not (_LETTERS.fullmatch(gold) and _LETTERS.fullmatch(answer)):
+        return None
+    one, other = (re.sub(rf"[\s.{WORD}-]+", "", text) for text in (gold, answer))
+    if one == other or (min(len(one), len(other)) > 1 and one.lower() == other.lower()):
+        return CORRECT
+    if len(one) > 1 and sorted(one.lower()) == sorted(other.lower()):
+        return UNPARSEABLE  # BCA and ABC; or a product
+    return None
+
+
+class _Quantity(NamedTuple):
+    value: str
+    unit: Unit | None
+    prose: bool
+
+
+def _quantity(text: str, letters: bool) -> _Quantity:
+    """`letters`: a single letter after a number is a unit, as in 5m, and no factor."""
+    currency = _CURRENCY.match(text)
+    unit = None
+    if currency:
+        sign, symbol = next(
+            (currency[i] or "", currency[i + 1]) for i in (1, 3, 5) if currency[i + 1]
+        )
+        text, unit = (
+            sign + text[currency.end() :],
+            read_unit("pound" if symbol == "\u00a3" else symbol),
+        )
+    if (parts := _compound(text)) is not None:
+        return parts
+    match = _TAIL.fullmatch(text)
+    if match is None:
+        return _Quantity(text, unit, False)
+    value, tail = match["value"].strip(), match["tail"].strip()
+    words = re.findall(rf"({WORD}?)([A-Za-z]+)", tail.replace("\\circ", "").replace("\\cdot", ""))
+    if any(word.lower() in _PROSE for _, word in words):
+        return _Quantity(text, unit, True)
+    apart = text[len(match["value"]) :][:1].isspace()
+    if not all(mark or _is_unit(word, apart, letters) for mark, word in words):
+        return _Quantity(text, unit, False)
+    if re.search(r"\d\s+\d", value):
+        return _Quantity(text, unit, False)
+    if "%" in tail or any(word.lower() in ("percent", "percentage") for _, word in words):
+        return _Quantity(rf"\frac{{{value}}}{{100}}", unit, False)
+    for _, word in words:
+        scale = SCALES.get(word.lower().removesuffix("s") if word.lower() != "s" else word)
+        if scale:
+            value = rf"({value}) \cdot {scale}"
+            tail = re.sub(rf"{WORD}?{word}\b", "", tail)
+    if "^\\circ" in tail:
+        scale_of = {"C": "celsius", "F": "fahrenheit"}.get(words[0][1] if words else "", "degree")
+        tail = scale_of
+    written = tail.replace(WORD, "").replace("\\cdot", " ").replace("*", " ").replace("-", " ")
+    return _Quantity(
+        value, read_unit(re.sub(r"\bof\b|\bthe\b|\beach\b", "", written)) or unit, False
+    )
+
+
+def _is_unit(word: str, apart: bool, letters: bool) -> bool:
+    if len(word) == 1:
+        return (apart or letters) and is_known(word)
+    scale = word.lower().removesuffix("s") in SCALES or word.lower().startswith("percent")
+    return is_known(word) or scale or (apart and len(word) > 3)
+
+
+def _compound(text: str) -> _Quantity | None:
+    """2 hours 30 minutes, as one quantity."""
+    found = re.findall(rf"(\d+(?:\.\d+)?)\s*{WORD}?([A-Za-z]+)\.?", text)
+    rest = re.sub(rf"(\d+(?:\.\d+)?)\s*{WORD}?([A-Za-z]+)\.?|{WORD}?\band\b|[\s,]", "", text)
+    if len(found) < 2 or rest:
+        return None
+    units = [read_unit(word) for _, word in found]
+    if any(unit is None or unit.name or unit.dimension != units[0].dimension for unit in units):  # type: ignore[union-attr]
+        return None
+    total = sum(
+        Fraction(n) * unit.factor for (n, _), unit in zip(found, units, strict=True) if unit
+    )
+    dimension = units[0].dimension if units[0] else ()
+    return _Quantity(rf"\frac{{{total.numerator}}}{{{total.denominator}}}", Unit(dimension), False)
+
+
+def _as_quantities(gold: str, answer: str) -> Verdict:
+    one, other = (_quantity(text, False) for text in (gold, answer))
+    if (one.unit is None) != (other.unit is None):
+        one, other = (_quantity(text, True) for text in (gold, answer))
+    if one.prose or other.prose:
+        return UNPARSEABLE
+    value = other.value
+    if one.unit and other.unit and one.unit != other.unit:
+        if one.unit.name or other.unit.name:
+            return UNPARSEABLE  # students are people, and apples are not oranges
+        if one.unit.dimension != other.unit.dimension:
+            return WRONG
+        ratio = other.unit.factor / one.unit.factor
+        value = rf"({value}) \cdot \frac{{{ratio.numerator}}}{{{ratio.denominator}}}"
+    return _values(one.value, value)
+
+
+def _values(gold: str, answer: str) -> Verdict:
+    """By the engine. A chain of equations has to hold."""
+    sides = [side.strip() for side in _EQUALS.split(answer)]
+    numbers = [parsed for side in sides if engine.value(parsed := engine.parse(side)) is not None]
+    if len(sides) > 1 and len(numbers) > 1:
+        if not all(engine.same(numbers[0], n) and engine.close(numbers[0], n) for n in numbers[1:]):
+            return WRONG
+        if len(_EQUALS.split(gold)) == 1:
+            answer = sides[-1]
+    wanted, found = (engine.parse(text.replace(WORD, "")) for text in (gold, answer))
+    if not found:
+        return UNPARSEABLE
+    if not wanted:
+        raise ValueError(f"the gold answer {gold[:80]!r} cannot be parsed")
+    same = engine.same(wanted, found)
+    if same is None:
+        return UNPARSEABLE
+    return CORRECT if same and engine.close(wanted, found) else WRONG

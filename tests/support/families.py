@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random tiny students of every family, made and saved by transformers."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+VOCABULARY = 23  # not a multiple of 2
+
+_SHAPE = dict(
+    vocab_size=VOCABULARY,
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=64,
+    rms_norm_eps=1e-6,
+    rope_theta=10000.0,
+    initializer_range=0.1,
+    tie_word_embeddings=False,
+    bos_token_id=None,
+    eos_token_id=1,
+    pad_token_id=0,
+)
+_WIDE_HEADS = dict(head_dim=32)  # not hidden_size / num_attention_heads
+_EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
+_SIGMOID_ROUTER = dict(
+    n_routed_experts=4,
+    num_experts_per_tok=2,
+    moe_intermediate_size=32,
+    n_shared_experts=2,
+    routed_scaling_factor=2.5,
+    first_k_dense_replace=1,
+    norm_topk_prob=True,
+)
+
+#: What differs from _SHAPE in config.json.
+STUDENTS: dict[str, dict] = {
+    "qwen3": dict(model_type="qwen3", **_WIDE_HEADS, rope_theta=1e6),
+    "qwen3-tied": dict(model_type="qwen3", **_WIDE_HEADS, tie_word_embeddings=True),
+    "qwen3_moe": dict(
+        model_type="qwen3_moe",
+        **_WIDE_HEADS,
+        **_EXPERTS,
+        norm_topk_prob=True,
+        decoder_sparse_step=1,
+        mlp_only_layers=[1],
+    ),
+    "llama": dict(
+        model_type="llama",
+        tie_word_embeddings=True,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 500000.0,
+            "factor": 32.0,  # Llama 3.2's; Megatron's default is 8
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        },
+    ),
+    "mistral": dict(model_type="mistral", **_WIDE_HEADS, sliding_window=None),
+    "qwen2": dict(model_type="qwen2"),
+    "qwen2_moe": dict(
+        model_type="qwen2_moe", **_EXPERTS, shared_expert_intermediate_size=96, norm_topk_prob=False
+    ),
+    "mixtral": dict(
+        model_type="mixtral", num_local_experts=4, num_experts_per_tok=2, sliding_window=None
+    ),
+    "glm4_moe": dict(
+        model_type="glm4_moe",
+        **_WIDE_HEADS,
+        **_SIGMOID_ROUTER,
+        attention_bias=True,
+        use_qk_norm=False,
+        n_group=1,
+        topk_group=1,
+        partial_rotary_factor=0.5,
+    ),
+    "deepseek_v3": dict(
+        model_type="deepseek_v3",
+        **_SIGMOID_ROUTER,
+        num_key_value_heads=4,
+        q_lora_rank=24,
+        kv_lora_rank=16,
+        qk_nope_head_dim=16,
+        qk_rope_head_dim=8,
+        v_head_dim=12,
+        n_group=2,
+        topk_group=1,
+        rope_parameters={
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 4.0,
+            "mscale": 1.0,
+            "mscale_all_dim": 1.0,
+            "beta_fast": 32,
+            "beta_slow": 1,
+            "original_max_position_embeddings": 4096,
+        },
+    ),
+    # No YaRN and no low rank of the queries: Moonlight's.
+    "deepseek_v3-plain": dict(
+        model_type="deepseek_v3",
+        **_SIGMOID_ROUTER,
+        num_key_value_heads=4,
+        q_lora_rank=None,
+        kv_lora_rank=16,
+        qk_nope_head_dim=16,
+        qk_rope_head_dim=8,
+        v_head_dim=16,
+        n_group=1,
+        topk_group=1,
+    ),
+    "bailing_moe_v2": dict(
+        model_type="glm4_moe",  # renamed by `_as_bailing`
+        **_WIDE_HEADS,
+        **_SIGMOID_ROUTER,
+        attention_bias=False,
+        use_qk_norm=True,
+        n_group=2,
+        topk_group=1,
+        partial_rotary_factor=0.5,
+    ),
+}
+
+WITH_EXPERTS = [name for name, config in STUDENTS.items() if "num_experts_per_tok" in config]
+
+
+def save_student(name: str, folder: str, *, shard_size: str = "5GB", seed: int = 0) -> str:
+    """The folder of a random student; neither norms are ones nor biases zeros. What transformers
+    computes of it: of `reference(folder)`."""
+    if name == "bailing_moe_v2":
+        _save(name, f"{folder}-reference", shard_size, seed)
+        return _as_bailing(f"{folder}-reference", folder)
+    return _save(name, folder, shard_size, seed)
+
+
+def reference(folder: str) -> str:
+    """The same model in a folder that transformers reads."""
+    return f"{folder}-reference" if os.path.isdir(f"{folder}-reference") else folder
+
+
+def _save(name: str, folder: str, shard_size: str, seed: int) -> str:
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(**_SHAPE | STUDENTS[name])
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for key, tensor in model.state_dict().items():
+            if "norm" in key:
+                tensor.uniform_(0.5, 1.5)
+            elif "bias" in key:
+                tensor.uniform_(-0.3, 0.3)
+    model.save_pretrained(folder, max_shard_size=shard_size)
+    return folder
+
+
+_RENAMED = (
+    ("embed_tokens", "word_embeddings"),
+    ("self_attn.o_proj", "attention.dense"),
+    ("self_attn.q_norm", "attention.query_layernorm"),
+    ("self_attn.k_norm", "attention.key_layernorm"),
+    ("e_score_correction_bias", "expert_bias"),
+)
+
+
+def _as_bailing(source: str, folder: str) -> str:
+    """A GLM-4.5 with norms on its heads is a Ling 2 under other names (inclusionAI/Ling-V2,
+    modeling_bailing_moe_v2.py); transformers has only the first."""
+    tensors = load_file(f"{source}/model.safetensors")
+    for layer in range(_SHAPE["num_hidden_layers"]):
+        names = [f"model.layers.{layer}.self_attn.{x}_proj.weight" for x in "qkv"]
+        tensors[f"model.layers.{layer}.attention.query_key_value.weight"] = torch.cat(
+            [tensors.pop(name) for name in names]
+        )
+    for old, new in _RENAMED:
+        tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
+    os.makedirs(folder)
+    save_file(tensors, f"{folder}/model.safetensors", metadata={"format": "pt"})
+    glm = STUDENTS["bailing_moe_v2"]
+    kept = ("head_dim", "num_experts_per_tok", "moe_intermediate_size", "routed_scaling_factor",
+            "first_k_dense_replace", "norm_topk_prob", "n_group", "topk_group",
+            "partial_rotary_factor")  # fmt: skip
+    config = _SHAPE | {key: glm[key] for key in kept}
+    config |= dict(
+        model_type="bailing_moe_v2",
+        auto_map={"AutoConfig": "configuration_bailing.Config"},
+        num_experts=glm["n_routed_experts"],
+        num_shared_experts=glm["n_shared_experts"],
+    )
+    with open(f"{folder}/config.json", "w") as file:
+        json.dump(config, file)
+    with open(f"{folder}/configuration_bailing.py", "w") as file:
+        file.write("raise RuntimeError('the code of a folder is not run')\n")
+    return folder
+
+
+@torch.no_grad()
+def greedy(folder: str, prompt: list[int], tokens: int) -> list[int]:
+    """What transformers answers, each token from the whole sequence."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    sequence = torch.tensor([prompt])
+    for _ in range(tokens):
+        chosen = model(sequence, use_cache=False).logits[:, -1].argmax(-1, keepdim=True)
+        sequence = torch.cat((sequence, chosen), dim=1)
+    return sequence[0, len(prompt) :].tolist()

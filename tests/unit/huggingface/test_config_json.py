@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""config.json is read as it is; folders that cannot be students are refused, each kind by name."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from t3s_megatron.errors import T3SError
+from t3s_megatron.huggingface.config import read_config
+
+QWEN = {"model_type": "qwen3", "hidden_size": 64, "rope_theta": 1e6}
+
+
+def write(folder, **config) -> str:
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def test_what_transformers_knows_is_filled_in(tmp_path):
+    config = read_config(write(tmp_path, **QWEN))
+    assert config.hidden_size == 64 and config.rms_norm_eps == 1e-6
+    assert config.rope_parameters["rope_theta"] == 1e6
+
+
+KINDS = {
+    "quantised": (QWEN | {"quantization_config": {"quant_method": "fp8"}}, "weights are quantised"),
+    "vision": ({"model_type": "qwen3_vl", "vision_config": {"depth": 2}}, "images and text"),
+    "remote code": (
+        {"model_type": "mine", "auto_map": {"AutoConfig": "configuration_mine.C"}},
+        "model_type mine needs the code that comes with the folder",
+    ),
+    "unknown": ({"model_type": "mine"}, "not a config that transformers reads"),
+    "no model_type": ({}, "not a config that transformers reads"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_wrong_kind_of_folder_is_named(kind, tmp_path):
+    config, wanted = KINDS[kind]
+    with pytest.raises(T3SError, match=wanted):
+        read_config(write(tmp_path, **config))
+
+
+def test_a_model_that_transformers_does_not_know_is_read_without_its_code(tmp_path):
+    config = read_config(
+        write(
+            tmp_path,
+            model_type="llada2_moe",
+            auto_map={"AutoConfig": "configuration_mine.C"},
+            rope_theta=1000.0,
+            n_group=4,
+        )
+    )
+    assert config.n_group == 4 and config.topk_group == 4  # the second by default
+    assert config.rope_parameters == {
+        "rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.5
+    }  # fmt: skip
+
+
+def test_no_code_of_a_folder_is_run(tmp_path):
+    (tmp_path / "configuration_mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    config = {"model_type": "mine", "auto_map": {"AutoConfig": "configuration_mine.C"}}
+    with pytest.raises(T3SError):
+        read_config(write(tmp_path, **config))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_without_config(tmp_path):
+    with pytest.raises(T3SError, match="no config.json in it"):
+        read_config(str(tmp_path))
+    for text in ("{", "[]"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(T3SError, match="config.json: not a config"):
+            read_config(str(tmp_path))
+
+
+def test_gguf(tmp_path):
+    (tmp_path / "model-q8_0.gguf").write_bytes(b"GGUF")
+    with pytest.raises(T3SError, match="GGUF files"):
+        read_config(str(tmp_path))
+
+
+def test_a_name_of_the_hub(tmp_path):
+    with pytest.raises(T3SError, match="Qwen/Qwen3-8B: no such folder.*hf download"):
+        read_config("Qwen/Qwen3-8B")
