@@ -20,6 +20,7 @@ from t3s_megatron.method.options import MethodOptions
 from t3s_megatron.options import FILLED_IN, add_arguments, option, values_of
 from t3s_megatron.servers.options import ServerOptions
 
+_NOT_READ = "would not be read, since the samples are those of --t3s-data"
 #: Megatron arguments that do not go together with a T3S run: it ...
 UNSUPPORTED = {
     "use_precision_aware_optimizer": "keeps the fp32 main parameters inside the optimizer",
@@ -35,6 +36,12 @@ UNSUPPORTED = {
     "hybrid_context_parallel": "rearranges the batches",
     "overlap_param_gather_with_optimizer_step": "leaves a gather in flight between steps",
     "overlap_moe_expert_parallel_comm": "splits a micro-batch into a schedule of its own",
+    "skip_train": "trains nothing",
+    "mock_data": _NOT_READ,
+    "data_path": _NOT_READ,
+    "train_data_path": _NOT_READ,
+    "data_args_path": _NOT_READ,
+    "per_split_data_args_path": _NOT_READ,
 }
 
 #: Those that do not go together with measuring accuracy, where the live weights generate (with
@@ -62,8 +69,8 @@ class RunOptions:
 
     hf_model: str | None = option(
         None,
-        "theta_0: a Hugging Face folder of Qwen3 or Qwen3-MoE (safetensors); not read again when "
-        "the job resumes from its own checkpoint",
+        "theta_0: a Hugging Face folder (safetensors), which also says the model's arguments; its "
+        "weights are not read again when the job resumes from its own checkpoint",
         free=True,
     )
     hf_export: str | None = option(

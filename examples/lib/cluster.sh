@@ -1,10 +1,7 @@
 # Sourced by examples/run_t3s.sh, which sets the layout (NNODES, TP, PP, CP, EP, ETP, PIPELINE_ARGS).
 # `t3s_cluster` starts the run on this node; every knob is an environment variable. The same command again goes on from the last checkpoint.
 
-t3s_refuse() {
-    echo "$(basename "$0"): $1" >&2
-    exit 2
-}
+source "$ROOT/examples/lib/checks.sh"
 
 # The modules of $@ that $PYTHON does not have.
 t3s_lacks() {
@@ -55,6 +52,7 @@ t3s_cluster() {
     local EXTRA_ARGS=${EXTRA_ARGS:-}         # appended
     local PLAN_ARGS=${PLAN_ARGS:-}           # for DRY_RUN=1: options of t3s-megatron plan
 
+    t3s_check_knobs
     "$PYTHON" -c 'import t3s_megatron' 2>/dev/null || t3s_refuse \
         "t3s_megatron is not installed for $PYTHON: pip install 't3s-megatron[gpu,verification]'"
     [ -e "$HF_MODEL/config.json" ] || t3s_refuse \

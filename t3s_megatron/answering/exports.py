@@ -64,6 +64,8 @@ class Exports:
         writer.write_json(INDEX, shards.index())
         writer.write_json("config.json", config)
         writer.write_tokenizer(self.args.tokenizer_model, self.tokenizer)
+        if self.args.t3s_hf_model is not None:
+            writer.copy_code(self.args.t3s_hf_model)
         # A server takes its defaults from here: nothing but the temperature may shape what is
         # drawn, and an answer ends where the live model's ends.
         writer.write_json(

@@ -14,6 +14,7 @@ import os
 import warnings
 from dataclasses import replace
 
+from t3s_megatron.accuracy.verifiers import entry
 from t3s_megatron.config import T3SConfig, add_t3s_arguments
 from t3s_megatron.data.lengths import make_arrangement
 from t3s_megatron.errors import T3SError
@@ -142,6 +143,8 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> PlannedRun:
         argv, world_size, lambda parser: take_from_folder(add_t3s_arguments(parser), argv)
     )
     config = T3SConfig.from_args(args) if args.t3s else None
+    if config is not None and config.needs_answers:
+        entry(config.verifier)  # of a name that is none
     if not args.train_iters:
         raise T3SError("--train-iters is missing: the plan counts steps")
     tokenizer = tokenizer_of(args)

@@ -25,7 +25,7 @@ from t3s_megatron.teacher_data.prompts import load_prompts, write_rows
 from t3s_megatron.teacher_data.recipes import RECIPES, choose, trace_rows
 from t3s_megatron.teacher_data.report import make_report, text, to_json
 from t3s_megatron.teacher_data.sample_file import SampleFile
-from t3s_megatron.teacher_data.traces import Asked, Trace, load_traces
+from t3s_megatron.teacher_data.traces import Asked, Trace, load_traces, note_on_thinking
 from t3s_megatron.teacher_data.unanswered import by_prompt
 
 #: `generate`: some samples were not answered.
@@ -99,6 +99,7 @@ def _add_generate(steps) -> None:
         help="take replies that do not count their tokens; lengths are not known then",
     )
     add("--split", default="train", help="of a dataset (default: train)")
+    _add_ignored(step)
     step.set_defaults(run=_generate)
 
 
@@ -119,8 +120,20 @@ def _add_filter(steps) -> None:
         help="a sample without </think> was cut off: for samples without a finish reason",
     )
     add("--tokenizer-model", metavar="DIR", help="report lengths in this tokenizer's tokens")
+    _add_ignored(step)
     _add_verifier(step)
     step.set_defaults(run=_filter)
+
+
+def _add_ignored(step) -> None:
+    step.add_argument(
+        "--ignore-fields",
+        "--t3s-ignore-fields",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="fields of a row that are no part of its conversation: text in others is refused",
+    )
 
 
 def _add_verifier(step) -> None:
@@ -213,7 +226,7 @@ def _generate(options: argparse.Namespace) -> int:
     if options.retries < 0:
         raise T3SError("--retries has to be 0 or more")
     _check_output(options.output, [options.prompts])
-    prompts = load_prompts(options.prompts, split=options.split)
+    prompts = load_prompts(options.prompts, split=options.split, ignored=options.ignore_fields)
     sampling = Sampling(
         options.teacher or options.model,
         options.model,
@@ -272,12 +285,19 @@ def _filter(options: argparse.Namespace) -> int:
     for path in (options.output, report_path):
         _check_output(path, options.sources)
     limits = _limits(options)
-    asked = load_traces(options.sources, split=options.split, teacher=options.teacher)
+    asked = load_traces(
+        options.sources,
+        split=options.split,
+        teacher=options.teacher,
+        ignored=options.ignore_fields,
+    )
     if options.teacher is not None:
         names = sorted({one.teacher or "" for one in asked})
         asked = [one for one in asked if one.teacher == options.teacher]
         if not asked:
             raise DataError(f"--teacher {options.teacher}: only {', '.join(names)} answered")
+    if not options.require_thinking and (note := note_on_thinking(asked)) is not None:
+        _say(note)
     length, unit = _length(options.tokenizer_model, asked)
     results = verify_and_choose(
         asked,

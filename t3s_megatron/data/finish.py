@@ -25,7 +25,7 @@ class End(enum.Enum):
 
 _WORDS = {
     End.ITSELF: ("stop", "eos", "eos_token", "stop_sequence", "end_turn", "end", "complete"),
-    End.LENGTH: ("length", "max_tokens", "max_output_tokens", "model_length"),
+    End.LENGTH: ("length", "max_tokens", "max_output_tokens", "max_new_tokens", "model_length"),
     End.REFUSED: (
         "content_filter", "content-filter", "safety", "recitation", "blocklist",
         "prohibited_content", "spii", "refusal", "tool_calls", "tool-calls", "tool_use",

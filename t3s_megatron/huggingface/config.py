@@ -38,7 +38,12 @@ def read_config(folder: str):
             raise T3SError(f"{folder}: {key} in config.json: {why}")
     family = FAMILIES.get(written.get("model_type", ""))
     if family is not None and family.defaults is not None:
-        return _namespace(family.defaults | written)
+        config = _namespace(family.defaults | written)
+        try:
+            family.options(config)
+        except AttributeError as error:
+            raise T3SError(f"{path}: it lacks {error.name}") from None
+        return config
     return _transformers_config(folder, path, written)
 
 

@@ -176,6 +176,10 @@ class FolderWriter:
             shutil.copyfile(os.path.join(folder, name), os.path.join(self.temporary, name))
         return there
 
+    def copy_code(self, folder: str) -> None:
+        """The Python files of a folder whose model transformers does not know."""
+        self.copy_from(folder, [name for name in os.listdir(folder) if name.endswith(".py")])
+
     def write_tokenizer(self, source: str, tokenizer) -> None:
         """The files of a tokenizer folder; of a name on the hub, what `tokenizer` saves."""
         if os.path.isdir(source):

@@ -103,7 +103,8 @@ class PackedAttention(DotProductAttention):
 
 class LatentAttention(DotProductAttention):
     """Causal attention over queries and keys of one width and values of another, as multi-head
-    latent attention has them: [s, b, heads, width], or segment by segment over [t, heads, width].
+    latent attention has them: [s, b, heads, width] to [s, b, heads * width], or segment by segment
+    [t, heads, width] to [t, heads * width].
 
     With a key-value cache there are more keys than queries; the queries are the last.
     """
@@ -117,7 +118,7 @@ class LatentAttention(DotProductAttention):
         boundaries = packed_seq_params.cu_seqlens_q.tolist()
         return torch.cat(
             [
-                self._attend(*(x[first:last].unsqueeze(1) for x in (query, key, value)))
+                self._attend(*(x[first:last].unsqueeze(1) for x in (query, key, value))).squeeze(1)
                 for first, last in itertools.pairwise(boundaries)
             ]
         )

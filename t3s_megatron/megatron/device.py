@@ -25,8 +25,11 @@ import torch.distributed as dist
 
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.cpu_collectives import install_uneven_collectives
-from t3s_megatron.megatron.installation import repair_installation
-from t3s_megatron.megatron.releases import count_lengths_on
+from t3s_megatron.megatron.releases import (
+    count_lengths_on,
+    load_optimizer_without_gradient,
+    use_shipped_dataset_helpers,
+)
 
 CPU = torch.device("cpu")
 
@@ -287,7 +290,7 @@ def install_megatron_layer() -> None:
     if _megatron_active:
         return
     _megatron_active = True
-    repair_installation()
+    use_shipped_dataset_helpers()
     _allow_sequence_parallel_torch_norm()
     _allow_cpu_token_dispatch()
     _use_fused_adam_conventions()
@@ -337,6 +340,7 @@ def _use_fused_adam_conventions() -> None:
     optimizer.Adam = distributed.Adam = CpuFusedAdam
     optimizer.USING_PYTORCH_OPTIMIZER = False
     distributed.HAVE_APEX_OR_TE = distributed.USING_APEX_OPTIMIZER = True
+    load_optimizer_without_gradient(distributed)
 
 
 class CpuFusedAdam(torch.optim.Optimizer):

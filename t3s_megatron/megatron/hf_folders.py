@@ -8,15 +8,15 @@ from __future__ import annotations
 import os
 import time
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 import t3s_megatron
 from t3s_megatron.data.places import check_places
 from t3s_megatron.data.tokenizing import load_tokenizer
-from t3s_megatron.errors import T3SError, WriteError
+from t3s_megatron.errors import MismatchError, T3SError, WriteError
 from t3s_megatron.huggingface.architecture import config_from_arguments, family_of, fit_to_folder
 from t3s_megatron.huggingface.config import read_config, read_json
-from t3s_megatron.huggingface.folder import FolderWriter, check_target
+from t3s_megatron.huggingface.folder import FolderWriter, check_target, weight_files
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.hf_weights import export_weights, load_weights
 from t3s_megatron.megatron.process import checkpoint_exists, get_args, print_rank_0
@@ -37,6 +37,8 @@ class HuggingFaceFolders(Callback):
         self._loads_weights = self.source is not None and not _resumes(args)
         if self.source is not None:
             self.config = fit_to_folder(args, self.source)
+            if self._loads_weights and args.rank == 0:  # of one rank's word all hear
+                _check_files(self.source, self.config)
         if self._loads_weights and args.use_precision_aware_optimizer:
             raise T3SError(
                 "--t3s-hf-model does not work with --use-precision-aware-optimizer: its main "
@@ -109,6 +111,24 @@ class HuggingFaceFolders(Callback):
             ) from error
 
 
+def _check_files(folder: str, config) -> None:
+    """What can be known of the weights before the model is there. DataError for files that are
+    missing or damaged, MismatchError for another vocabulary than config.json's."""
+    files = weight_files(folder)
+    known = family_of(config, folder).tensor("embedding.word_embeddings.weight")
+    assert known is not None
+    name = known[1][0]
+    if name not in files:
+        raise MismatchError(f"{folder}: it lacks {name}")
+    with safe_open(os.path.join(folder, files[name]), framework="pt", device="cpu") as file:
+        shape = file.get_slice(name).get_shape()
+    if shape[0] != config.vocab_size:
+        raise MismatchError(
+            f"{folder}: {name} {list(shape)} in {files[name]}, and vocab_size is "
+            f"{config.vocab_size} in config.json"
+        )
+
+
 def exported_config(args, source: str | None, what: str) -> tuple[object, dict]:
     """(transformers config, its JSON) of the model that `what` writes: those of the folder `source`
     that the run comes from, or made of the arguments. T3SError when transformers has no such model.
@@ -129,8 +149,8 @@ def _write_companions(writer: FolderWriter, tokenizer_model: str, source: str | 
     tokenizer = load_tokenizer(tokenizer_model)
     writer.write_tokenizer(tokenizer_model, tokenizer)
     name = "generation_config.json"
-    if source is not None:  # the code of a model that transformers does not know
-        writer.copy_from(source, [file for file in os.listdir(source) if file.endswith(".py")])
+    if source is not None:
+        writer.copy_code(source)
     if source is None or not writer.copy_from(source, [name]):
         ids = {
             key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")

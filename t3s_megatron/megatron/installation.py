@@ -12,30 +12,19 @@ import argparse
 import importlib.util
 
 from t3s_megatron.errors import T3SError
-from t3s_megatron.megatron.releases import load_optimizer_without_gradient
+from t3s_megatron.megatron.device import is_cpu_layer_active
+from t3s_megatron.megatron.releases import (
+    load_optimizer_without_gradient,
+    use_shipped_dataset_helpers,
+)
 
 
 def repair_installation() -> None:
     """On every device, after `import megatron` and before it is initialised. Idempotent."""
     import megatron.core.optimizer.distrib_optimizer as distributed
 
-    _use_shipped_dataset_helpers()
+    use_shipped_dataset_helpers()
     load_optimizer_without_gradient(distributed)
-
-
-def _use_shipped_dataset_helpers() -> None:
-    """`initialize_megatron` runs `make` in core/datasets and ends the process where that fails
-    (datasets/utils.py:25-30). The wheel ships the compiled helper and no Makefile: no job that was
-    installed with pip would start. A checkout whose helper is not compiled yet still compiles it.
-    """
-    import megatron.core.datasets.utils as utils
-
-    if importlib.util.find_spec("megatron.core.datasets.helpers_cpp") is not None:
-        utils.compile_helpers = _already_compiled
-
-
-def _already_compiled() -> None:
-    """In the place of `compile_helpers`."""
 
 
 def check_installation(args: argparse.Namespace, *, trains: bool = True) -> None:
@@ -44,8 +33,6 @@ def check_installation(args: argparse.Namespace, *, trains: bool = True) -> None
     `args`: Megatron's validated namespace; call it before the model is built. `trains`: whether
     there will be an optimizer.
     """
-    from t3s_megatron.megatron.device import is_cpu_layer_active
-
     if is_cpu_layer_active():
         return
     if args.transformer_impl == "transformer_engine" and not _has("transformer_engine"):

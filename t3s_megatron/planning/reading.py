@@ -101,7 +101,9 @@ def samples_of(args, tokenizer, notes: list[str]) -> Samples:
 
 def _assumed_samples(args, tokenizer, sources: list[str], notes: list[str]) -> Samples:
     """Each of several sources is taken for a teacher's, over the same prompts."""
-    from t3s_megatron.data.teachers import named_after
+    from t3s_megatron.data.teachers import datasets_of, named_after
+
+    sources = list(datasets_of(sources))
 
     missing = "--t3s-data" if tokenizer is not None else "--tokenizer-model"
     notes.append(

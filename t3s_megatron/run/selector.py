@@ -117,7 +117,7 @@ class Selector:
         c, bad = None, []
         if flat is not None:
             c = flat[part.targets]
-            found = self.inputs.corpus.sample_index(part.targets[~np.isfinite(c)])
+            found = self.inputs.corpus.sample_index(part.numbers(~np.isfinite(c)))
             bad = sorted(set(found.tolist()) - rows.excluded)
         bad = layout.broadcast(bad, self.root)
         if bad:
@@ -132,11 +132,12 @@ class Selector:
 
     def _level_excluded(self, part: Part, c: np.ndarray) -> None:
         """Samples that were left out have delta_c = 0: neither anchors nor learned."""
-        excluded = list(self.state.rows.excluded)
-        out = np.isin(self.inputs.corpus.sample_index(part.targets), excluded)
-        for values in (c, self.state.c_0.get(part.teacher), self.state.c_b.get(part.teacher)):
-            if values is not None:
-                values[out] = 0.0
+        for i, sample in enumerate(part.samples):
+            if sample not in self.state.rows.excluded:
+                continue
+            for values in (c, self.state.c_0.get(part.teacher), self.state.c_b.get(part.teacher)):
+                if values is not None:
+                    values[part.corpus.target_slice(i)] = 0.0
 
     def _store(self, part: Part, tag: str, step: int) -> None:
         c = self._scores(tag)[part.teacher]

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from t3s_megatron.accuracy.extraction import boxed
-from t3s_megatron.data.records import encodable
+from t3s_megatron.data.fields import encodable
 from t3s_megatron.data.thinking import join_thinking
 from t3s_megatron.errors import DataError
 from t3s_megatron.teacher_data.prompts import Prompt, prompt_key

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from t3s_megatron.accuracy.gold import objections
 from t3s_megatron.accuracy.pool import VerifierPool
-from t3s_megatron.data.records import raw_rows
+from t3s_megatron.data.files import raw_rows
 from t3s_megatron.errors import DataError
 from t3s_megatron.teacher_data.draw import draw
 from t3s_megatron.teacher_data.published import (

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from t3s_megatron.data.finish import known_words
 from t3s_megatron.data.thinking import has_tags
 from t3s_megatron.teacher_data.filtering import Dropped, Fate, Result
 from t3s_megatron.teacher_data.traces import Trace
@@ -82,12 +81,6 @@ def _of_teacher(results: Sequence[Result], length: Callable[[Trace], int | None]
         "samples_with_thinking": sum(
             has_tags(trace.response) for r in results for trace in r.asked.traces
         ),
-        "unknown_finish_reasons": Counter(
-            trace.unknown_finish
-            for r in results
-            for trace in r.asked.traces
-            if trace.unknown_finish is not None
-        ),
         "pass_rates": _pass_rates([r.n_correct / len(r.fates) for r in results]),
         "lengths": {
             name: found for name, traces in by_fate.items() if (found := _lengths(traces, length))
@@ -141,11 +134,6 @@ def text(report: dict[str, Any]) -> str:
         lines.append(f"{teacher}: kept {found['kept']} of {found['prompts']} prompts ({share:.1%})")
         fates = {k: n for k, n in found["samples_by_fate"].items() if n}
         lines += _table(f"  {found['samples']} samples", fates, found["samples"])
-        for word, n in found["unknown_finish_reasons"].items():
-            lines.append(
-                f"  {n} samples end with the finish reason {word!r}, which is NOT KNOWN: they are "
-                f"taken for cut off. Known are {known_words()}"
-            )
         without = found["samples"] - found["samples_with_thinking"]
         if without:
             lines.append(

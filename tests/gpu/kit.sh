@@ -18,7 +18,7 @@ get() { "$PYTHON" -m pip download --quiet --no-deps --disable-pip-version-check 
 
 # In the versions that are installed here. torch and transformers are the machine's.
 wheels=()
-for name in megatron-core mbridge math-verify latex2sympy2-extended antlr4-python3-runtime pydantic \
+for name in megatron-core math-verify latex2sympy2-extended antlr4-python3-runtime pydantic \
     pydantic-core annotated-types typing-inspection importlib-metadata; do
     version=$("$PYTHON" -c "import importlib.metadata as m; print(m.version('$name'))" 2>/dev/null) \
         || { echo "not installed here, left out: $name" >&2; continue; }

@@ -57,8 +57,8 @@ STUDENTS: dict[str, dict] = {
         tie_word_embeddings=True,
         rope_parameters={
             "rope_type": "llama3",
-            "rope_theta": 10000.0,
-            "factor": 8.0,
+            "rope_theta": 500000.0,
+            "factor": 32.0,  # Llama 3.2's; Megatron's default is 8
             "low_freq_factor": 1.0,
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": 8192,
@@ -138,7 +138,10 @@ def save_student(name: str, folder: str, *, shard_size: str = "5GB", seed: int =
     if name == "bailing_moe_v2":
         _save(name, f"{folder}-reference", shard_size, seed)
         return _as_bailing(f"{folder}-reference", folder)
-    return _save(name, folder, shard_size, seed)
+    _save(name, folder, shard_size, seed)
+    if name == "glm4_moe":
+        _add_layer_ahead(folder)
+    return folder
 
 
 def reference(folder: str) -> str:
@@ -158,6 +161,21 @@ def _save(name: str, folder: str, shard_size: str, seed: int) -> str:
                 tensor.uniform_(-0.3, 0.3)
     model.save_pretrained(folder, max_shard_size=shard_size)
     return folder
+
+
+#: How the tensors of a layer for multi-token prediction begin.
+AHEAD = f"model.layers.{_SHAPE['num_hidden_layers']}."
+
+
+def _add_layer_ahead(folder: str) -> None:
+    """As published GLM-4.5 folders have one after the last; transformers leaves it out."""
+    file = f"{folder}/model.safetensors"
+    ahead = {f"{AHEAD}{name}.weight": torch.ones(64) for name in ("enorm", "hnorm")}
+    save_file(load_file(file) | ahead, file, metadata={"format": "pt"})
+    with open(f"{folder}/config.json") as config:
+        written = json.load(config) | {"num_nextn_predict_layers": 1}
+    with open(f"{folder}/config.json", "w") as config:
+        json.dump(written, config)
 
 
 _RENAMED = (

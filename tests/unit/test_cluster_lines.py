@@ -13,7 +13,7 @@ import pytest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SCRIPTS = ["run_t3s_qwen3_8b.sh", "run_t3s_qwen3_32b.sh", "run_t3s_qwen3_235b_a22b.sh"]
-EVERYTHING = "fused_weight_gradient_mlp_cuda transformer_engine mbridge math_verify"
+EVERYTHING = "fused_weight_gradient_mlp_cuda transformer_engine math_verify"
 
 PYTHON = """#!/usr/bin/env bash
 case "$*" in
@@ -66,7 +66,7 @@ def line(start):
 def test_apexs_kernel_is_asked_for_only_where_it_is(line, script):
     flag = "--no-gradient-accumulation-fusion"
     assert flag not in line(script)
-    assert flag in line(script, HAS="transformer_engine mbridge math_verify")
+    assert flag in line(script, HAS="transformer_engine math_verify")
     assert flag in line(script, DEVICE="cpu")  # whatever is installed
 
 
@@ -101,7 +101,7 @@ def test_memory_grows_in_place(start):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize("missing", ["transformer_engine", "mbridge", "math_verify"])
+@pytest.mark.parametrize("missing", ["transformer_engine", "math_verify"])
 def test_what_is_missing_is_warned_of_dry_and_refused_at_the_start(start, script, missing):
     has = EVERYTHING.replace(missing, "")
     dry = start(script, DRY_RUN="1", HAS=has)

@@ -30,8 +30,10 @@ FOLDER_LAYER = "model.layers.{layer}."
 
 def _longest(config) -> int:
     """Positions for which the model's attention is plain causal attention."""
-    window = getattr(config, "sliding_window", None)
-    return min(config.max_position_embeddings, window or config.max_position_embeddings)
+    longest = config.max_position_embeddings
+    if not getattr(config, "use_sliding_window", True):
+        return longest
+    return min(longest, getattr(config, "sliding_window", None) or longest)
 
 
 POSITIONS = Argument(
@@ -51,8 +53,17 @@ NUMBERS = (
     same("rms_norm_eps", "--norm-epsilon", "layernorm_epsilon"),
     flag("tie_word_embeddings", "--untie-embeddings-and-output-weights", opposite=True),
     POSITIONS,
-    same("attention_dropout", "--attention-dropout", kind=float),
+    same("attention_dropout", "--attention-dropout", kind=lambda share: float(share or 0)),
 )
+
+
+def _key_value_heads(args) -> int:
+    return args.num_query_groups if args.group_query_attention else args.num_attention_heads
+
+
+def _head_size(args) -> int:
+    return args.kv_channels or args.hidden_size // args.num_attention_heads
+
 
 #: Of grouped-query attention.
 HEADS = (
@@ -60,28 +71,20 @@ HEADS = (
         "num_key_value_heads",
         "--group-query-attention --num-query-groups",
         wanted=lambda config: config.num_key_value_heads,
-        found=lambda args: (
-            args.num_query_groups if args.group_query_attention else args.num_attention_heads
-        ),
+        found=lambda args: _key_value_heads(args),
         options=lambda config: {
             "--group-query-attention": True,
             "--num-query-groups": config.num_key_value_heads,
         },
-        written=lambda args: {
-            "num_key_value_heads": args.num_query_groups
-            if args.group_query_attention
-            else args.num_attention_heads
-        },
+        written=lambda args: {"num_key_value_heads": _key_value_heads(args)},
     ),
     Argument(
         "head_dim",
         "--kv-channels",
         wanted=lambda config: head_size(config),
-        found=lambda args: args.kv_channels or args.hidden_size // args.num_attention_heads,
+        found=lambda args: _head_size(args),
         options=lambda config: {"--kv-channels": head_size(config)},
-        written=lambda args: {
-            "head_dim": args.kv_channels or args.hidden_size // args.num_attention_heads
-        },
+        written=lambda args: {"head_dim": _head_size(args)},
     ),
 )
 

@@ -47,12 +47,7 @@ _ROPE_TYPE = Argument(
     "--rope-type",
     wanted=lambda config: "yarn" if _is_yarn(config) else "rope",
     found=lambda args: args.rope_type,
-    # Megatron fuses only YaRN's rotation with latent attention.
-    options=lambda config: (
-        {"--rope-type": "yarn"}
-        if _is_yarn(config)
-        else {"--rope-type": "rope", "--no-rope-fusion": True}
-    ),
+    options=lambda config: {"--rope-type": "yarn" if _is_yarn(config) else "rope"},
     written=lambda args: {},
 )
 
@@ -120,6 +115,10 @@ DEEPSEEK_V3 = Family(
         decoder.NO_ATTENTION_BIAS,
         *experts.CHOSEN_BY_BIAS_LIMITS,
     ),
-    unless_asked=decoder.UNLESS_ASKED | experts.UNLESS_ASKED | experts.BIAS_STAYS,
+    # With a key-value cache, and with another rope than YaRN, Megatron has no fused rotation.
+    unless_asked=decoder.UNLESS_ASKED
+    | experts.UNLESS_ASKED
+    | experts.BIAS_STAYS
+    | {"--no-rope-fusion": True},
     predicts_ahead="num_nextn_predict_layers",
 )

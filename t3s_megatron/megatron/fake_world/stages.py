@@ -18,7 +18,7 @@ from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.fake_world.cluster import become, first_rank_of_stage
 from t3s_megatron.megatron.fake_world.meters import LiveBytes, SavedTensors, storage_bytes
 from t3s_megatron.megatron.fake_world.stand_ins import balance_experts, use_fused_kernels
-from t3s_megatron.megatron.model import model_provider
+from t3s_megatron.megatron.model import check_model_arguments, model_provider
 from t3s_megatron.megatron.releases import optimizer_config
 from t3s_megatron.megatron.weights import main_parameters
 from t3s_megatron.planning.facts import Chunk, Model, Stage
@@ -34,6 +34,7 @@ def measure_model(args, expert_load: float) -> Model:
     `expert_load`: tokens that the busiest expert-parallel rank gets, 1 for its even share.
     T3SError when Megatron cannot build or run a stage.
     """
+    check_model_arguments(args)
     planned, fused = _plannable(args, expert_load)
     set_args(planned)
     with _quietly():
@@ -48,11 +49,18 @@ def measure_model(args, expert_load: float) -> Model:
         hidden_size=args.hidden_size,
         heads=heads,
         key_value_heads=args.num_query_groups if args.group_query_attention else heads,
-        head_size=args.kv_channels,
+        head_size=_head_size(args),
         vocabulary=args.padded_vocab_size,
         bytes_a_parameter=args.params_dtype.itemsize,
         stages=stages,
     )
+
+
+def _head_size(args) -> int:
+    """Half of what a key-value head keeps of a token."""
+    if args.multi_latent_attention:  # keys and values as they are attended, not the latents
+        return (args.qk_head_dim + args.qk_pos_emb_head_dim + args.v_head_dim) // 2
+    return args.kv_channels
 
 
 def _plannable(args, expert_load: float):

@@ -48,7 +48,7 @@ class FusedAttention(torch.nn.Module):
 class _FusedAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx, query, key, value):
-        out = torch.empty_like(query)
+        out = query.new_empty(*query.shape[:-1], value.shape[-1])
         log_sum_exp = query.new_empty(query.shape[:3], dtype=torch.float32)
         ctx.save_for_backward(query, key, value, out, log_sum_exp)
         return out

@@ -83,6 +83,18 @@ def test_the_config_of_the_arguments_is_that_model(moe):
     check(found, args(moe), "here")
 
 
+@pytest.mark.parametrize("scaled", [False, True])
+def test_without_norms_on_heads_it_is_a_llama(scaled):
+    found = args(qk_layernorm=False, use_rope_scaling=scaled, rope_scaling_factor=32.0)
+    config, written = config_from_arguments(found, TOKENIZER, "here")
+    assert written["model_type"] == "llama"
+    assert config.rope_parameters.get("rope_type") == ("llama3" if scaled else "default")
+    check(config, found, "here")
+    if scaled:
+        (difference,) = different(config, args(**vars(found) | {"rope_scaling_factor": 8.0}))
+        assert difference.wanted == 32.0
+
+
 CHANGES = {
     "num_layers": 5,
     "hidden_size": 128,

@@ -9,6 +9,7 @@ import pytest
 
 from t3s_megatron.errors import T3SError
 from t3s_megatron.huggingface.config import read_config
+from tests.support.published import MODELS
 
 QWEN = {"model_type": "qwen3", "hidden_size": 64, "rope_theta": 1e6}
 
@@ -41,6 +42,27 @@ def test_a_wrong_kind_of_folder_is_named(kind, tmp_path):
     config, wanted = KINDS[kind]
     with pytest.raises(T3SError, match=wanted):
         read_config(write(tmp_path, **config))
+
+
+def test_a_model_that_transformers_does_not_know_is_read_without_its_code(tmp_path):
+    written = MODELS["Ling-mini-2.0"] | {
+        "model_type": "llada2_moe",
+        "auto_map": {"AutoConfig": "configuration_mine.C"},
+        "rope_theta": 1000.0,
+        "n_group": 4,
+    }
+    del written["topk_group"]
+    config = read_config(write(tmp_path, **written))
+    assert config.n_group == 4 and config.topk_group == 4  # the second by default
+    assert config.rope_parameters == {
+        "rope_type": "default", "rope_theta": 1000.0, "partial_rotary_factor": 0.5
+    }  # fmt: skip
+
+
+def test_a_field_that_has_no_default(tmp_path):
+    written = {key: value for key, value in MODELS["Ling-mini-2.0"].items() if key != "num_experts"}
+    with pytest.raises(T3SError, match="config.json: it lacks num_experts"):
+        read_config(write(tmp_path, **written))
 
 
 def test_no_code_of_a_folder_is_run(tmp_path):

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every tensor of the full-size Qwen3 folders has its place in Megatron, and the other way round.
+"""Every tensor of full-size folders has its place in Megatron, and the other way round.
 
 Without weights: the models are built on the meta device, and the folders' tensor names are written
-out here from the published naming scheme. The parameter counts are half of the `total_size` in
-their model.safetensors.index.json (bfloat16; for the 8B model worked out).
+out here from the published naming schemes. The parameter counts are published ones (Qwen3: half of
+the `total_size` in model.safetensors.index.json, in bfloat16; for the 8B model worked out) or, for
+None, what transformers counts in its own model. Tensors for multi-token prediction do not count.
 """
 
 from __future__ import annotations
@@ -14,29 +15,97 @@ from collections import Counter
 
 import pytest
 
-from tests.support.qwen3 import MODELS, SHARED
+from tests.support.published import MODELS
 
 PARAMETERS = {
     "Qwen3-8B": 8_190_735_360,
     "Qwen3-32B": 32_762_123_264,
     "Qwen3-235B-A22B": 235_093_634_560,
+    "Llama-3.1-8B": 8_030_261_248,
+    "Mistral-7B-v0.3": 7_248_023_552,
+    "Qwen2.5-7B": 7_615_616_512,
+    "Qwen1.5-MoE-A2.7B": 14_315_784_192,
+    "Mixtral-8x7B-v0.1": 46_702_792_704,
+    "GLM-4.5-Air": None,
+    "Moonlight-16B-A3B": None,
+    "Ling-mini-2.0": 16_255_643_392,
 }
+
+_QKVO = [f"self_attn.{x}_proj.weight" for x in "qkvo"]
+_QKV_BIAS = [f"self_attn.{x}_proj.bias" for x in "qkv"]
+_QK_NORM = ["self_attn.q_norm.weight", "self_attn.k_norm.weight"]
+_BIAS = ["mlp.gate.weight", "mlp.gate.e_score_correction_bias"]
+_BAILING = [f"attention.{x}.weight" for x in ("query_key_value", "dense")]
+_BAILING += [f"attention.{x}_layernorm.weight" for x in ("query", "key")]
+_LATENT = ["q_proj", "kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj", "o_proj"]
+
+#: (in every layer's attention, number of experts, router, experts, shared experts)
+SCHEMES = {
+    "qwen3": (_QKVO + _QK_NORM, None, [], "", None),
+    "qwen3_moe": (_QKVO + _QK_NORM, "num_experts", ["mlp.gate.weight"], "mlp.experts", None),
+    "llama": (_QKVO, None, [], "", None),
+    "mistral": (_QKVO, None, [], "", None),
+    "qwen2": (_QKVO + _QKV_BIAS, None, [], "", None),
+    "qwen2_moe": (
+        _QKVO + _QKV_BIAS,
+        "num_experts",
+        ["mlp.gate.weight", "mlp.shared_expert_gate.weight"],
+        "mlp.experts",
+        "mlp.shared_expert",
+    ),
+    "mixtral": (
+        _QKVO,
+        "num_local_experts",
+        ["block_sparse_moe.gate.weight"],
+        "block_sparse_moe.experts",
+        None,
+    ),
+    "glm4_moe": (
+        _QKVO + _QKV_BIAS, "n_routed_experts", _BIAS, "mlp.experts", "mlp.shared_experts"
+    ),
+    "deepseek_v3": (
+        [f"self_attn.{x}.weight" for x in _LATENT],
+        "n_routed_experts",
+        _BIAS,
+        "mlp.experts",
+        "mlp.shared_experts",
+    ),
+    "bailing_moe_v2": (
+        _BAILING,
+        "num_experts",
+        ["mlp.gate.weight", "mlp.gate.expert_bias"],
+        "mlp.experts",
+        "mlp.shared_experts",
+    ),
+}  # fmt: skip
 
 
 def published_names(config: dict) -> list[str]:
-    names = ["model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"]
-    attention = ["q_proj", "k_proj", "v_proj", "o_proj", "q_norm", "k_norm"]
+    family = config["model_type"]
+    attention, experts, router, block, shared = SCHEMES[family]
+    gated = ["w1", "w3", "w2"] if family == "mixtral" else ["gate_proj", "up_proj", "down_proj"]
+    embedding = "word_embeddings" if family == "bailing_moe_v2" else "embed_tokens"
+    names = [f"model.{embedding}.weight", "model.norm.weight", "lm_head.weight"]
     for i in range(config["num_hidden_layers"]):
         layer = f"model.layers.{i}"
-        names += [f"{layer}.input_layernorm.weight", f"{layer}.post_attention_layernorm.weight"]
-        names += [f"{layer}.self_attn.{name}.weight" for name in attention]
         blocks = ["mlp"]
-        if config["model_type"] == "qwen3_moe":
-            names.append(f"{layer}.mlp.gate.weight")
-            blocks = [f"mlp.experts.{k}" for k in range(config["num_experts"])]
-        for block in blocks:
-            names += [f"{layer}.{block}.{p}_proj.weight" for p in ("gate", "up", "down")]
+        inside = ["input_layernorm.weight", "post_attention_layernorm.weight", *attention]
+        if experts is not None and i >= config.get("first_k_dense_replace", 0):
+            inside += router
+            blocks = [f"{block}.{k}" for k in range(config[experts])]
+            blocks += [] if shared is None else [shared]
+        inside += [f"{block}.{name}.weight" for block in blocks for name in gated]
+        names += [f"{layer}.{name}" for name in inside]
     return names
+
+
+def counted_by_transformers(config: dict) -> int:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 RUNTIME = """
@@ -60,7 +129,7 @@ def test_every_tensor_is_used_once_and_every_parameter_filled(name, tmp_path):
     from t3s_megatron.megatron.model import model_provider
     from t3s_megatron.plugin import T3S
 
-    facts = SHARED | MODELS[name]
+    facts = MODELS[name]
     (tmp_path / "config.json").write_text(json.dumps(facts))
     sys.argv = ["pretrain", *RUNTIME.split(), "--t3s-hf-model", str(tmp_path)]
     args = parse_args(T3S().add_arguments)
@@ -78,7 +147,8 @@ def test_every_tensor_is_used_once_and_every_parameter_filled(name, tmp_path):
         model = model_provider()
     real = [n for n, p in model.named_parameters() if p.device.type != "meta"]
     assert all("layernorm" in n or "router" in n for n in real), real[:5]  # small ones
-    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
+    counted = PARAMETERS[name] or counted_by_transformers(facts)
+    assert sum(p.numel() for p in model.parameters()) == counted
 
     live = _LiveModel([model], config, family_of(config, name))
     used = Counter(key for p in live.parameters for key in live.names(p.name))

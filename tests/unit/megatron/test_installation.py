@@ -14,7 +14,6 @@ import sys
 import pytest
 
 from t3s_megatron.errors import T3SError
-from t3s_megatron.megatron import installation
 from t3s_megatron.megatron.installation import check_installation
 
 _STARTED_ON_CUDA = """
@@ -72,7 +71,7 @@ def installed(monkeypatch):
 
     def there(*names: str) -> None:
         monkeypatch.setattr(
-            installation.importlib.util,
+            importlib.util,
             "find_spec",
             lambda name: (
                 importlib.machinery.ModuleSpec(name, None) if name in names else find(name)

@@ -83,7 +83,7 @@ def test_each_profile_asks_its_teachers_prompts_and_trains_on_its_samples():
     plan = asked(budget=50, profile_iters=50, teachers=("a", "b"))
     run = walk(plan, bottleneck=10)  # 15 steps and 16 measurements in each profile, then 50 of both
     two = answers(asked=25, asked_in_profiles=(20, 10))
-    costs = Costs(layout(), model(), [10, 20, 40], two, True, SPEED, teachers=((0, 2), (1,)))
+    costs = Costs(layout(), model(), [10, 20, 40], two, SPEED, teachers=((0, 2), (1,)))
     found = costs.of(run)
     assert found["generation"].tokens == (16 * (20 + 10) + 50 * 25) * 30
     assert found["profile"].tokens == pytest.approx(15 * 64 * (25 + 20))
