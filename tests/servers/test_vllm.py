@@ -108,7 +108,7 @@ def exported(once, wide_student, task) -> str:
                 "--tokenizer-model",
                 task[1],
                 "--load",
-                student,
+                wide_student,
                 "--t3s-hf-export",
                 f"{folder}/student",
             ],
