@@ -104,16 +104,10 @@ def exported(once, wide_student, task) -> str:
 
     def export(folder: str) -> None:
         run(
-            [
-                "--tokenizer-model",
-                task[1],
-                "--load",
-                wide_student,
-                "--t3s-hf-export",
-                f"{folder}/student",
-            ],
+            [*WIDE, "--tokenizer-model", task[1],
+             "--load", wide_student, "--t3s-hf-export", f"{folder}/student"],
             module="t3s_megatron.convert",
-        )
+        )  # fmt: skip
 
     return once("exported", export) + "/student"
 
