@@ -49,8 +49,8 @@ def check_model_arguments(args) -> None:
     local = args.transformer_impl == "local"
     if getattr(args, "multi_latent_attention", False) and local and not is_cpu_layer_active():
         raise T3SError(
-            "--multi-latent-attention with --transformer-impl local: Megatron's local attention has "
-            "keys and values of one width. Use --transformer-impl transformer_engine"
+            "--multi-latent-attention with --transformer-impl local: Megatron's local attention "
+            "has keys and values of one width. Use --transformer-impl transformer_engine"
         )
     if getattr(args, "qk_l2_norm", False) and local:
         raise T3SError(
