@@ -104,6 +104,8 @@ def note_on_thinking(asked: Sequence[Asked]) -> str | None:
 def _add(
     row: dict, where: str, teacher: str | None, found: dict[tuple[str | None, str], Asked]
 ) -> Asked:
+    if "prompt" in row and "responses" not in row:
+        row = {"response": "", **row}  # nothing came: that is an empty sample among others
     said = read_conversation(row, where)
     named = optional_text(row, "teacher", where) or teacher
     key = prompt_key(said.prompt)

@@ -158,3 +158,23 @@ def test_finish_reasons_of_other_servers(load, reason, ended):
 def test_a_finish_reason_that_nobody_knows_is_named(load):
     with pytest.raises(DataError, match="line 1: finish_reason 'done' is not known"):
         load(ASK | {"response": "y", "finish_reason": "done"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "flaw"),
+    [
+        ({"response": None}, "empty"),
+        ({"response": None, "reasoning_content": "x"}, "empty"),
+        ({"response": None, "reasoning_content": "x", "finish_reason": "length"}, "truncated"),
+        ({"prompt": None, "messages": [*TURNS, {"role": "assistant", "content": None}]}, "empty"),
+        (
+            {
+                "prompt": None,
+                "messages": [*TURNS, {"role": "assistant", "content": None, "reasoning": "x"}],
+            },
+            "empty",
+        ),
+    ],
+)
+def test_a_sample_without_an_answer_is_counted_and_ends_nothing(load, fields, flaw):
+    assert load(ASK | fields)[0].traces[0].flaw == flaw
