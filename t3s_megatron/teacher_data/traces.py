@@ -17,7 +17,6 @@ from t3s_megatron.data.conversation import read_conversation
 from t3s_megatron.data.fields import fields_of, optional_metadata, optional_text
 from t3s_megatron.data.files import raw_rows
 from t3s_megatron.data.responses import Trace
-from t3s_megatron.data.thinking import split_thinking
 from t3s_megatron.errors import DataError
 from t3s_megatron.teacher_data.prompts import prompt_key, written
 
@@ -86,19 +85,6 @@ def load_traces(
     if not found:
         raise DataError(f"{', '.join(sources)}: no samples in it")
     return sorted(found.values(), key=lambda asked: (asked.teacher or "", asked.uid, asked.key))
-
-
-def note_on_thinking(asked: Sequence[Asked]) -> str | None:
-    """What to tell people when some usable answers think and others do not."""
-    usable = [trace for one in asked for trace in one.traces if trace.flaw is None]
-    without = sum(split_thinking(trace.response).thinking is None for trace in usable)
-    if without in (0, len(usable)):
-        return None
-    return (
-        f"{without} of {len(usable)} whole samples have no thinking, while the others have: if "
-        "their teacher always thinks, these are thoughts without tags, or cut off; "
-        "--require-thinking leaves them out"
-    )
 
 
 def _add(

@@ -11,7 +11,7 @@ from made_samples import row, shuffled, write
 
 from t3s_megatron.errors import DataError
 from t3s_megatron.teacher_data.filtering import Fate
-from t3s_megatron.teacher_data.traces import load_traces, note_on_thinking
+from t3s_megatron.teacher_data.traces import load_traces
 
 ASK = {"id": "a", "prompt": "1 + 1?", "answer": "2"}
 TURNS = [{"role": "user", "content": "1 + 1?"}]
@@ -136,16 +136,6 @@ def test_teachers_are_apart(load):
 def test_what_cannot_be_read_is_refused_by_its_line(load, rows, says):
     with pytest.raises(DataError, match=says):
         load(*rows)
-
-
-def test_samples_that_do_not_think_among_others_that_do_are_told(load):
-    thinks, does_not = "<think>\nx\n</think>\n\ny", "Thinking Process: x, so y"
-    mixed = note_on_thinking(
-        load(*(ASK | {"response": text} for text in (thinks, does_not, thinks)))
-    )
-    assert mixed is not None and mixed.startswith("1 of 3 whole samples have no thinking")
-    for text in (thinks, does_not):
-        assert note_on_thinking(load(ASK | {"response": text})) is None
 
 
 @pytest.mark.parametrize(
