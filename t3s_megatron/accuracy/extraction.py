@@ -16,7 +16,9 @@ from typing import NamedTuple
 # nor makes the search quadratic.
 _TAG = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL | re.IGNORECASE)
 # TeX takes one token where there is no brace; students mean the number or the letter.
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:(?P<brace>\{)|(?P<bare>-?\d[\d.,/]*\d|-?\d|[A-Za-z](?!\w)))")
+_BOX = re.compile(
+    r"\\(?:boxed|fbox)\s*(?:(?P<brace>\{)|(?P<bare>-?\d[\d.,/]*\d|-?\d|[A-Za-z](?!\w)))"
+)
 # Between boxes of one answer: "\boxed{1} or x = \boxed{2}".
 _JOINED = re.compile(
     r"[\s$]*(?:(?:[,;&]|and|or|\\(?:text|mathrm)\{\s*(?:and|or)\s*\}|\\quad|\\[ ,;])[\s$]*)+"
@@ -24,7 +26,9 @@ _JOINED = re.compile(
 )
 # How an answer is announced. Chinese and Korean, because models are that answer so.
 _IS = r"(?:is\b|[:\uff1a=]|must\sbe\b|should\sbe\b|would\sbe\b|has\sto\sbe\b|seems\sto\sbe\b)"
-_ELSEWHERE = r"####|\u7b54\u6848\s*(?:[\u662f\u4e3a\u70ba:\uff1a])|\uc815\ub2f5\s*(?:[\uc740\ub294:\uff1a])"
+_ELSEWHERE = (
+    r"####|\u7b54\u6848\s*(?:[\u662f\u4e3a\u70ba:\uff1a])|\uc815\ub2f5\s*(?:[\uc740\ub294:\uff1a])"
+)
 _SPOKEN = re.compile(rf"\banswer\b[*_]*\s*{_IS}|{_ELSEWHERE}", re.IGNORECASE)
 _OPTION = re.compile(rf"\b(?:answer|option|choice)\b[*_]*\s*{_IS}|{_ELSEWHERE}", re.IGNORECASE)
 _INTEGER = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
@@ -57,7 +61,7 @@ class Marked(NamedTuple):
     end: int
 
 
-def boxed(text: str) -> Marked | None:
+def last_box(text: str) -> Marked | None:
     r"""The last `\boxed{...}` or `\fbox{...}`; several that are joined by "and", "or" or a comma
     are one answer. None where there is none. Never an earlier one than the last: what a response
     went on from is not its answer."""
@@ -97,16 +101,22 @@ def _closed(text: str, opening: re.Match, end: int) -> tuple[str | None, int]:
     return None, end
 
 
-def tagged(text: str) -> Marked | None:
+def last_tag(text: str) -> Marked | None:
     """The last `<answer>...</answer>`; None when there is none."""
     last = collections.deque(_TAG.finditer(text), maxlen=1)
     return Marked(last[0][1].strip(), last[0].end()) if last else None
 
 
+def boxed(text: str) -> str | None:
+    """The content of `last_box`; None where there is none, or none that closes."""
+    found = last_box(text)
+    return found.content if found else None
+
+
 def marked(text: str, *, box_first: bool = False) -> Marked | None:
     r"""The last tagged answer, else the last boxed one (or the other way round); of
     `<answer>\boxed{5}</answer>` what is in both. None where nothing is marked."""
-    readers = (boxed, tagged) if box_first else (tagged, boxed)
+    readers = (last_box, last_tag) if box_first else (last_tag, last_box)
     for read in readers:
         found = read(text)
         if found is not None:

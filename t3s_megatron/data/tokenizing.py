@@ -13,13 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from t3s_megatron.data.records import Record
+from t3s_megatron.data.thinking import OPEN
 from t3s_megatron.errors import DataError
 
 
 @dataclass(frozen=True)
 class Sample:
     """tokens int32[L]; is_target bool[L]: token i is a target; the first prompt_length tokens are
-    what generation is given."""
+    what generation is given. `opens_thinking`: they end inside the thinking, so that what is
+    generated begins there."""
 
     uid: str
     tokens: np.ndarray
@@ -29,6 +31,7 @@ class Sample:
     metadata: dict | None
     teacher: str | None
     where: str
+    opens_thinking: bool = False
 
     @property
     def n_targets(self) -> int:
@@ -81,6 +84,7 @@ def tokenize(
         record.metadata,
         record.teacher,
         record.where,
+        opens_thinking=prompt.rstrip().endswith(OPEN),
     )
 
 

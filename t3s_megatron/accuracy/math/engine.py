@@ -154,9 +154,9 @@ def _digits_of_power(expression: sympy.Pow, inside: list[float]) -> float:
 
 def _digits_of_terms(expression, most: float) -> float:
     for _, *limits in expression.limits:
-        if len(limits) == 2 and all(limit.is_number and limit.is_finite for limit in limits):
-            if max(map(_digits, limits)) > 12 or abs(limits[1] - limits[0]) > _TERMS:
-                return math.inf
+        known = len(limits) == 2 and all(limit.is_number and limit.is_finite for limit in limits)
+        if known and (max(map(_digits, limits)) > 12 or abs(limits[1] - limits[0]) > _TERMS):
+            return math.inf
     return most
 
 

@@ -174,7 +174,8 @@ def test_math_does_not_take_an_unreadable_gold_answer_for_a_wrong_one():
 
 
 def test_math_verify_not_installed(monkeypatch):
-    monkeypatch.delitem(sys.modules, "t3s_megatron.accuracy.mathematics", raising=False)
+    for name in ("engine", "verify", "statements"):
+        monkeypatch.delitem(sys.modules, f"t3s_megatron.accuracy.math.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "math_verify", None)
     with pytest.raises(T3SError, match=r'pip install "t3s-megatron\[verification\]"'):
         make_verifier("math")
@@ -232,6 +233,6 @@ def test_own_function_that_cannot_be_had(module, spec, message):
 
 
 def test_unknown_name():
-    names = "exact, numeric, choice, math, reasoning-gym, code, or package.module:function"
+    names = "exact, numeric, choice, math, math-lenient, reasoning-gym, code, or package.module"
     with pytest.raises(T3SError, match=f"--t3s-verifier fuzzy: unknown. Choose {names}"):
         make_verifier("fuzzy")
