@@ -11,10 +11,10 @@ from t3s_megatron.accuracy.math.notation import WORD
 from t3s_megatron.accuracy.math.units import SCALES, Unit, is_known, read_unit
 
 _CLOCK = re.compile(
-    rf"(\d{{1,2}}):([0-5]\d)(?::([0-5]\d))?\s*(?:{WORD}?([apAP])\.?\s*{WORD}?[mM]\b\.?)?"
+    rf"(\d{{1,2}})(?::([0-5]\d))?(?::([0-5]\d))?\s*(?:{WORD}?([apAP])\.?\s*{WORD}?[mM]\b\.?)?"
 )
 _BASE = re.compile(
-    rf"\(?([0-9A-Za-z]+)\)?\s*(?:_\s*\{{?\s*{WORD}?(\w+)\s*\}}?"
+    rf"\(?{WORD}?([0-9A-Za-z]+)\)?\s*(?:_\s*\{{?\s*{WORD}?(\w+)\s*\}}?"
     rf"|\(?\s*(?:{WORD}?in\s+)?{WORD}?base\s*{WORD}?(\w+)\s*\)?)"
 )
 _MODULUS = re.compile(
@@ -39,14 +39,14 @@ _BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eig
 def clock(text: str) -> tuple[int, int, str] | None:
     """(minute of the day, second, a or p or nothing). 12 and 24 hours."""
     match = _CLOCK.fullmatch(text)
-    if match is None or int(match[1]) > 24:
+    if match is None or int(match[1]) > 24 or not (match[2] or match[4]):
         return None
     half = (match[4] or "").lower()
     hour = int(match[1])
     if half and hour > 12:
         return None
     hour = hour % 12 + 12 * (half == "p") if half else hour
-    return hour * 60 + int(match[2]), int(match[3] or 0), half
+    return hour * 60 + int(match[2] or 0), int(match[3] or 0), half
 
 
 class Congruence(NamedTuple):

@@ -23,12 +23,15 @@ _LISTED = re.compile(rf"\s*[,;]\s*(?:{WORD}?(?:and|or)\b\s*)?|\s+{WORD}?(?:and|o
 _EQUALS = re.compile(r"(?<![<>!:\\])=(?!=)")
 _NAME = re.compile(rf"{WORD}?\\?[A-Za-z]+\d?'*(?:_\{{?\w+\}}?)?(?:\([A-Za-z]\))?")
 _WHOLE = re.compile(r"\\begin|\\cup|\\cap|\\setminus|\\in\b|\\mid|\|\s*x|\\to\b|\\mapsto|\\pm|\\mp")
+_RATIO = re.compile(r"\d+\s*:\s*\d+")
 _LETTERS = re.compile(rf"(?:{WORD}?[A-Za-z]+[\s-]*)+\.?")
 
 
 def compare(gold: str, answer: str) -> Verdict:
     """What `answer` is worth where `gold` is right: both are mathematics without a sentence around
     it. ValueError when the gold answer means nothing."""
+    if engine.too_long(answer):
+        return UNPARSEABLE
     return _compare(tidy(gold), tidy(answer))
 
 
@@ -69,7 +72,8 @@ def _as_clocks(gold: str, answer: str) -> Verdict | None:
     if one is None and other is None:
         return None
     if one is None or other is None:
-        return UNPARSEABLE  # a ratio, perhaps
+        # A ratio, where the other is one that no clock shows.
+        return None if _RATIO.fullmatch(answer if other is None else gold) else UNPARSEABLE
     if one[1] == other[1] and one[0] == other[0]:
         return CORRECT
     # 4:40 may be 4:40 p.m. where only one side says so.

@@ -49,7 +49,11 @@ def values(rng: random.Random) -> Iterator[Pair]:
     yield written(rng, value), written(rng, value), True
     yield written(rng, value), written(rng, another(rng, value)), False
     yield written(rng, value), rf"x = {written(rng, value)}", True
-    yield written(rng, value), rf"{written(rng, another(rng, value))} = {written(rng, value)}", False
+    yield (
+        written(rng, value),
+        rf"{written(rng, another(rng, value))} = {written(rng, value)}",
+        False,
+    )
 
 
 def units(rng: random.Random) -> Iterator[Pair]:
@@ -59,9 +63,11 @@ def units(rng: random.Random) -> Iterator[Pair]:
     gold = written(rng, value) + unit_written(rng, one)
     yield gold, written(rng, value) + unit_written(rng, one), True
     yield gold, written(rng, value), True
-    yield gold, rf"\frac{{{converted.numerator}}}{{{converted.denominator}}}" + unit_written(
-        rng, other
-    ), True
+    yield (
+        gold,
+        rf"\frac{{{converted.numerator}}}{{{converted.denominator}}}" + unit_written(rng, other),
+        True,
+    )
     yield gold, written(rng, value) + unit_written(rng, other), False
     yield gold, written(rng, another(rng, value)) + unit_written(rng, one), False
     strange = rng.choice([s for s in (LENGTHS, TIMES, MASSES) if s is not system])
