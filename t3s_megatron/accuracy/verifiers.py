@@ -217,14 +217,15 @@ def _reasoning_gym(timeout: float) -> Verifier:
         """With the metadata as they are, or as they were before JSON made lists of tuples. None
         where the scorer raises: gold answers were scored, so it is for this answer."""
         scores = scorer(metadata["source_dataset"])
-        question, verdicts = metadata.get("question", ""), []
+        question, raised = metadata.get("question", ""), False
         for said in (metadata, _tuples(metadata)):
             entry = {"question": question, "answer": answer, "metadata": said}
             try:
-                verdicts.append(scores(answer=found, entry=entry) == 1.0)
+                if scores(answer=found, entry=entry) == 1.0:
+                    return True
             except Exception:
-                verdicts.append(None)
-        return True if True in verdicts else verdicts[0]
+                raised = raised or said is metadata
+        return None if raised else False
 
     def verify(text: str, answer: str | None, metadata: dict | None) -> Verdict:
         found = marked(text)

@@ -24,7 +24,8 @@ _PROSE = frozenset(
     "not no none is are isn't or if than least most cannot can't impossible unless except never "
     "undefined only both either neither exist does exists more less about approximately but".split()
 )
-_UNIT = rf"(?:/|\\cdot|\*|-)?\s*{WORD}?[A-Za-z]+\.?(?:\s*\^\s*\{{?-?\d\}}?)?\s*"
+# Possessive: what a word has taken it does not give back, or a long one would take for ever.
+_UNIT = rf"(?:/|\\cdot|\*|-)?\s*+{WORD}?[A-Za-z]++\.?(?:\s*\^\s*\{{?-?\d\}}?)?\s*+"
 _TAIL = re.compile(
     r"(?P<value>.*[\d)}!]|.*\\pi|[A-Za-z])\s*(?P<tail>(?<=[\d)}!\sA-Za-z])"
     rf"(?:\^\\circ\s*(?:{WORD}?[CFK]\b)?|\\?%|{_UNIT})+)"

@@ -23,8 +23,9 @@ _LISTED = re.compile(rf"\s*[,;]\s*(?:{WORD}?(?:and|or)\b\s*)?|\s+{WORD}?(?:and|o
 _EQUALS = re.compile(r"(?<![<>!:\\])=(?!=)")
 _NAME = re.compile(rf"{WORD}?\\?[A-Za-z]+\d?'*(?:_\{{?\w+\}}?)?(?:\([A-Za-z]\))?")
 _WHOLE = re.compile(r"\\begin|\\cup|\\cap|\\setminus|\\in\b|\\mid|\|\s*x|\\to\b|\\mapsto|\\pm|\\mp")
+_APART = re.compile(r"\d\s+\d")  # the engine reads 1 2 as 12
 _RATIO = re.compile(r"\d+\s*:\s*\d+")
-_LETTERS = re.compile(rf"(?:{WORD}?[A-Za-z]+[\s-]*)+\.?")
+_LETTERS = re.compile(rf"(?:{WORD}?[A-Za-z]++[\s-]*+)+\.?")
 
 
 def compare(gold: str, answer: str) -> Verdict:
@@ -32,7 +33,11 @@ def compare(gold: str, answer: str) -> Verdict:
     it. ValueError when the gold answer means nothing."""
     if engine.too_long(answer):
         return UNPARSEABLE
-    return _compare(tidy(gold), tidy(answer))
+    wanted, found = tidy(gold), tidy(answer)
+    verdict = _compare(wanted, found)
+    if verdict is UNPARSEABLE and _understood(found) and not (_understood(wanted) or clock(wanted)):
+        raise ValueError(f"the gold answer {gold[:80]!r} cannot be parsed")
+    return verdict
 
 
 def _compare(gold: str, answer: str) -> Verdict:
@@ -310,10 +315,8 @@ def _values(gold: str, answer: str) -> Verdict:
         if len(_EQUALS.split(gold)) == 1:
             answer = sides[-1]
     wanted, found = (engine.parse(text.replace(WORD, "")) for text in (gold, answer))
-    if not found:
+    if not found or not wanted or (_APART.search(answer) and "\\begin" not in answer):
         return UNPARSEABLE
-    if not wanted:
-        raise ValueError(f"the gold answer {gold[:80]!r} cannot be parsed")
     same = engine.same(wanted, found)
     if same is None:
         return UNPARSEABLE

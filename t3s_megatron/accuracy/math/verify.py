@@ -25,6 +25,8 @@ def strict(text: str, gold: str | None) -> Verdict:
     if found is not None:
         return compare(wanted, found.content) if found.content else Verdict.UNPARSEABLE
     line = final_answer(text) or ""
+    if engine.too_long(line):
+        return Verdict.UNPARSEABLE
     verdict = compare(wanted, _formulas(line))
     if verdict is Verdict.UNPARSEABLE and line != _formulas(line):
         return compare(wanted, line)
