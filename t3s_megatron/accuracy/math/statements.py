@@ -12,6 +12,7 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
+from t3s_megatron.accuracy.extraction import letter
 from t3s_megatron.accuracy.math import engine
 from t3s_megatron.accuracy.math.notation import WORD, bracketed, tidy, top_level
 from t3s_megatron.accuracy.math.readings import Congruence, based, clock, congruence, quantity
@@ -23,6 +24,7 @@ _LISTED = re.compile(rf"\s*[,;]\s*(?:{WORD}?(?:and|or)\b\s*)?|\s+{WORD}?(?:and|o
 _EQUALS = re.compile(r"(?<![<>!:\\])=(?!=)")
 _NAME = re.compile(rf"{WORD}?\\?[A-Za-z]+\d?'*(?:_\{{?\w+\}}?)?(?:\([A-Za-z]\))?")
 _WHOLE = re.compile(r"\\begin|\\cup|\\cap|\\setminus|\\in\b|\\mid|\|\s*x|\\to\b|\\mapsto|\\pm|\\mp")
+_OPTION = re.compile(r"[A-J]")
 _APART = re.compile(r"\d\s+\d")  # the engine reads 1 2 as 12
 _RATIO = re.compile(r"\d+\s*:\s*\d+")
 _LETTERS = re.compile(rf"(?:{WORD}?[A-Za-z]++[\s-]*+)+\.?")
@@ -34,6 +36,9 @@ def compare(gold: str, answer: str) -> Verdict:
     if engine.too_long(answer):
         return UNPARSEABLE
     wanted, found = tidy(gold), tidy(answer)
+    option = letter(answer) if _OPTION.fullmatch(wanted) else None
+    if option is not None:  # B) 42
+        return CORRECT if option == wanted else WRONG
     verdict = _compare(wanted, found)
     if verdict is UNPARSEABLE and _understood(found) and not (_understood(wanted) or clock(wanted)):
         raise ValueError(f"the gold answer {gold[:80]!r} cannot be parsed")
@@ -57,7 +62,8 @@ def _understood(text: str) -> bool:
 
 
 def _squeezed(text: str) -> str:
-    return re.sub(rf"[\s{WORD}]+", "", text)
+    """Without white space, but for that between two numbers."""
+    return re.sub(rf"(?<!\d)[\s{WORD}]+|[\s{WORD}]+(?!\d)", "", text)
 
 
 def _value(text: str) -> Fraction | None:
