@@ -188,7 +188,7 @@ class Bound:
 
     def __init__(self, seconds: float):
         """`seconds`: what the verifier has for an answer."""
-        self.seconds = seconds / 2
+        self.seconds = seconds / 4
         signal.signal(signal.SIGPROF, self._over)
 
     @staticmethod
