@@ -61,7 +61,7 @@ class Marked(NamedTuple):
     end: int
 
 
-def boxed(text: str) -> Marked | None:
+def last_box(text: str) -> Marked | None:
     r"""The last `\boxed{...}` or `\fbox{...}`; several that are joined by "and", "or" or a comma
     are one answer. None where there is none. Never an earlier one than the last: what a response
     went on from is not its answer."""
@@ -101,16 +101,22 @@ def _closed(text: str, opening: re.Match, end: int) -> tuple[str | None, int]:
     return None, end
 
 
-def tagged(text: str) -> Marked | None:
+def last_tag(text: str) -> Marked | None:
     """The last `<answer>...</answer>`; None when there is none."""
     last = collections.deque(_TAG.finditer(text), maxlen=1)
     return Marked(last[0][1].strip(), last[0].end()) if last else None
 
 
+def boxed(text: str) -> str | None:
+    """The content of `last_box`; None where there is none, or none that closes."""
+    found = last_box(text)
+    return found.content if found else None
+
+
 def marked(text: str, *, box_first: bool = False) -> Marked | None:
     r"""The last tagged answer, else the last boxed one (or the other way round); of
     `<answer>\boxed{5}</answer>` what is in both. None where nothing is marked."""
-    readers = (boxed, tagged) if box_first else (tagged, boxed)
+    readers = (last_box, last_tag) if box_first else (last_tag, last_box)
     for read in readers:
         found = read(text)
         if found is not None:

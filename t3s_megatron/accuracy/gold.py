@@ -105,13 +105,9 @@ def _in_short(judged: Judged, known: Builtin) -> Judged:
 
 def _refuse(spec: str, bad: Sequence[tuple[HasGold, str | None]]) -> NoReturn:
     sample, why = bad[0]
+    answer = sample.answer
+    shown = repr(answer if answer is None or len(answer) <= 80 else f"{answer[:80]}...")
     raise DataError(
         f"--t3s-verifier {spec}: {len(bad)} gold answers cannot be used, first {sample.where}: "
-        f"{_shown(sample.answer)}{why}"
+        f"{'' if sample.answer is None and entry(spec).gold_in_metadata else shown + ' '}{why}"
     )
-
-
-def _shown(answer: str | None) -> str:
-    if answer is None:
-        return ""
-    return f"{answer if len(answer) <= 80 else answer[:80] + '...'!r} "

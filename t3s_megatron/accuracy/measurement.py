@@ -11,6 +11,7 @@ from typing import Any
 from t3s_megatron.accuracy.answers import Answer
 from t3s_megatron.accuracy.pool import Judged, Question, VerifierPool
 from t3s_megatron.accuracy.verifiers import FAILURES, Verdict
+from t3s_megatron.data.thinking import answer_of
 from t3s_megatron.data.tokenizing import Sample
 from t3s_megatron.method.outcome import NOT_ASKED, RIGHT, UNKNOWN, WRONG, Outcome
 
@@ -162,9 +163,10 @@ class Grader:
         only what is new is judged, and with `again` what had failed: give the same answers, or new
         ones where one was unfinished.
 
-        Truncated and unfinished answers are not verified: they have no end.
+        Truncated and unfinished answers are not verified: they have no end. What is verified is
+        what follows the thinking; where that never ends there is no answer.
         """
-        to_verify = []
+        to_verify: list[tuple[int, str]] = []
         failed = 0
         for i, (answer, before) in enumerate(zip(answers, self.judged, strict=True)):
             if answer is None:
@@ -175,20 +177,23 @@ class Grader:
             elif answer.truncated:
                 self.judged[i] = Judged(Verdict.TRUNCATED)
             elif before is None or (again and before.verdict in _UNKNOWN):
-                to_verify.append(i)
+                said = answer_of(answer.text, opened=self.samples[i].opens_thinking)
+                if said is None:
+                    self.judged[i] = Judged(Verdict.UNPARSEABLE)
+                else:
+                    to_verify.append((i, said))
             else:
                 failed += before.verdict in _UNKNOWN
         allowed = may_fail(len(answers), self.max_failed_share) - failed
         questions = [
-            Question(answer.text, self.samples[i].answer, self.samples[i].metadata)
-            for i in to_verify
-            if (answer := answers[i]) is not None
+            Question(said, self.samples[i].answer, self.samples[i].metadata)
+            for i, said in to_verify
         ]
         if allowed < 0:  # void already
             verdicts = [Judged(Verdict.SKIPPED)] * len(questions)
         else:
             verdicts = self.pool.verify(questions, allowed)
-        for i, judged in zip(to_verify, verdicts, strict=True):
+        for (i, _), judged in zip(to_verify, verdicts, strict=True):
             self.judged[i] = judged
         verdicts_of_all = [None if one is None else one.verdict for one in self.judged]
         return measure(answers, verdicts_of_all, self.max_failed_share)

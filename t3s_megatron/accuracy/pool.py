@@ -189,6 +189,7 @@ class VerifierPool:
         if not (died or worker.broken or overdue):
             return None
         how = "no answer in time" if overdue and not died else worker.how_it_ended()
+        too_hard = worker.ended_by_its_answer()
         self._replace(worker)
         if starting:
             self._failed_starts += 1
@@ -200,6 +201,8 @@ class VerifierPool:
             return None
         if overdue and not died:
             return Judged(Verdict.TIMED_OUT, f"no verdict within {self.limits.timeout:g} s")
+        if too_hard:
+            return Judged(Verdict.UNPARSEABLE)
         return Judged(Verdict.CRASHED, f"the verifier's process ended: {how}")
 
     def _started(self, worker: _Worker, reply: dict) -> None:
@@ -247,6 +250,7 @@ class _Worker:
         self.channel.setblocking(False)
         self.deadline = time.monotonic() + START_TIMEOUT
         self.number: int | None = None
+        self.asked_for_gold = False
         self.idle = False
         self.broken = False
         self.outgoing = memoryview(b"")
@@ -256,6 +260,7 @@ class _Worker:
         request = (number, question.text, question.answer, question.metadata)
         self.outgoing = memoryview(pickle.dumps(request))
         self.number, self.idle = number, False
+        self.asked_for_gold = question.text is None
         self.deadline = time.monotonic() + timeout
         self.send()  # and no more: a reply read here would wake nobody who waits for one
 
@@ -321,6 +326,12 @@ class _Worker:
             with contextlib.suppress(ValueError):
                 return f"killed by {signal.Signals(-status).name}"
         return f"exit status {status}"
+
+    def ended_by_its_answer(self) -> bool:
+        """Whether it died of the limit that the verifier has set to the processor time of one
+        answer (`verifiers.TooHard`): inside C nothing else ends it."""
+        killed = self.process.returncode == -signal.SIGXCPU
+        return killed and self.number is not None and not self.asked_for_gold
 
     def end(self) -> None:
         """SIGKILL to the process and its group. Does nothing when called again."""

@@ -18,7 +18,7 @@ import sys
 import traceback
 
 from t3s_megatron.accuracy.child import die_with, limit
-from t3s_megatron.accuracy.verifiers import Verdict, entry
+from t3s_megatron.accuracy.verifiers import TooHard, Verdict, entry
 from t3s_megatron.errors import T3SError
 
 #: Answers after which the parent replaces the process, so that a small leak stays small.
@@ -57,6 +57,8 @@ def main() -> None:
                 verdict = verify(text, answer, metadata)
         except BaseException as error:  # SystemExit and the like: one answer's verdict, no more
             verdict, why = Verdict.CRASHED, traceback.format_exc()[-_LONGEST_REASON:]
+            if isinstance(error, TooHard) and text is not None:
+                verdict, why = Verdict.UNPARSEABLE, None
             # Out of memory, threads or files: what was leaked would fail the next answers as well.
             worn_out = worn_out or isinstance(error, (MemoryError, OSError))
         if os.getpid() != me:  # a fork that came back out of the verifier: there can be one reader

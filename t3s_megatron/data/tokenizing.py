@@ -23,7 +23,8 @@ from t3s_megatron.errors import DataError, T3SError
 @dataclass(frozen=True)
 class Sample:
     """tokens int32[L]; is_target bool[L]: token i is a target; the first prompt_length tokens are
-    what generation is given."""
+    what generation is given. `opens_thinking`: they end inside the thinking, so that what is
+    generated begins there."""
 
     uid: str
     tokens: np.ndarray
@@ -33,6 +34,7 @@ class Sample:
     metadata: dict | None
     teacher: str | None
     where: str
+    opens_thinking: bool = False
 
     @property
     def n_targets(self) -> int:
@@ -92,6 +94,7 @@ class Tokenization:
             record.metadata,
             record.teacher,
             record.where,
+            opens_thinking=rendered.prompt.rstrip().endswith(OPEN),
         )
 
     def _encode(self, text: str) -> list[int]:

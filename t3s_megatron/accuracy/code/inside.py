@@ -3,19 +3,22 @@
 
     code_inside.py answer   loads /t3s_program/answer.py and calls its functions when it is asked to
     code_inside.py tests    runs /t3s_program/tests.py, which asks for such calls
+    code_inside.py probe    runs them with functions that fail, to find tests that pass all the same
 
-Both speak JSON, one line each, over descriptor 3. They are two processes in two sandboxes: the
-answer is shown the arguments of each call and no test; the tests get values and no code. A value is
-plain data, rebuilt on the side of the tests from the types below: an object that calls itself equal
-to everything does not arrive.
+They speak JSON, one line each, over descriptor 3. Answer and tests are two processes in two
+sandboxes: the answer is shown the arguments of each call and no test; the tests get values and no
+code. A value is plain data, rebuilt on the side of the tests from the types below: an object that
+calls itself equal to everything does not arrive.
 """
 
 from __future__ import annotations
 
+import ast
 import builtins
 import collections
 import decimal
 import fractions
+import importlib.util
 import itertools
 import json
 import os
@@ -198,10 +201,8 @@ def test(names: list[str]) -> None:
 
         return call
 
-    namespace: dict[str, Any] = {"__name__": "tests"}
     try:
-        with open("/t3s_program/setup.py", encoding="utf-8") as file:
-            exec(compile(file.read(), "setup.py", "exec"), namespace)
+        namespace = _prepared()
     except Exception as error:
         tell({"fault": f"the setup of the tests fails: {error!r}"})
         return
@@ -215,5 +216,74 @@ def test(names: list[str]) -> None:
         tell({"passed": False, "why": _raised(error)})
 
 
+def _prepared() -> dict[str, Any]:
+    """The names that tests begin with. They are the program that is run, and what would run them
+    for them, and end the process, does nothing: each test is called by its name."""
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    with open("/t3s_program/tests.py", encoding="utf-8") as file:
+        text = file.read()
+    for runner in ("unittest", "pytest"):
+        if runner in text and importlib.util.find_spec(runner):
+            setattr(importlib.import_module(runner), "main", lambda *args, **kwargs: 0)  # noqa: B010
+    with open("/t3s_program/setup.py", encoding="utf-8") as file:
+        exec(compile(file.read(), "setup.py", "exec"), namespace)
+    return namespace
+
+
+def probe(names: list[str]) -> None:
+    """Each test with an answer that lacks the functions, and with one whose functions raise: both
+    have to fail it. {"passed": false} when they do; else true and which test passes."""
+    hear, tell = _channel()
+    with open("/t3s_program/tests.py", encoding="utf-8") as file:
+        tree = ast.parse(file.read())
+    made = {part.name for part in tree.body if isinstance(part, (ast.FunctionDef, ast.ClassDef))}
+    made.add("_case")
+    for kind, what in ((NameError, "that lacks the function"), (BufferError, "that raises")):
+
+        def fail(*args: Any, kind: type = kind, **kwargs: Any) -> Any:
+            raise kind("probing")
+
+        try:
+            namespace = _prepared()
+        except Exception as error:
+            tell({"fault": f"the setup of the tests fails: {error!r}"})
+            return
+        for name in names:
+            namespace["_candidate"] = namespace[name] = fail
+        for part in tree.body:
+            try:
+                exec(compile(ast.Module([part], []), "tests.py", "exec"), namespace)
+            except ImportError as error:
+                tell({"fault": f"the tests cannot be run: {error}"})
+                return
+            except BaseException:
+                continue
+            if _tests_something(part, made):
+                text = ast.unparse(part)[:200]
+                tell({"passed": True, "why": f"an answer {what} passes `{text}`"})
+                return
+    tell({"passed": False})
+
+
+def _tests_something(part: ast.stmt, made: set[str]) -> bool:
+    """Whether a statement asserts, or calls what the tests define. Not so `assert True`."""
+    if isinstance(part, (ast.FunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)):
+        return False
+    if isinstance(part, ast.Assign) and isinstance(part.value, ast.Call):
+        return False  # _case = TestIt(): the making of what is called then
+    for node in ast.walk(part):
+        if isinstance(node, ast.Assert) and not isinstance(node.test, ast.Constant):
+            return True
+        if isinstance(node, ast.Call):
+            first = node.func.value if isinstance(node.func, ast.Attribute) else node.func
+            hook = isinstance(node.func, ast.Attribute) and not node.func.attr.startswith("test")
+            if isinstance(first, ast.Name) and first.id in made and not hook:
+                return True
+    return False
+
+
 if __name__ == "__main__":
-    serve() if sys.argv[1] == "answer" else test(sys.argv[2:])
+    if sys.argv[1] == "answer":
+        serve()
+    else:
+        {"tests": test, "probe": probe}[sys.argv[1]](sys.argv[2:])

@@ -34,8 +34,8 @@ _WALL_SHARE, _CPU_SHARE = 0.8, 0.5
 #: Bytes of one message, and of an output beyond the length of what is expected.
 _LONGEST_MESSAGE, _LONGER_OUTPUT = 2**24, 2**16
 _RELATIVE, _ABSOLUTE = Decimal("1e-6"), Decimal("1e-9")
-_FENCE = re.compile(r" {0,3}(?P<fence>`{3,}|~{3,})(?P<label>[^`]*)")
-_PYTHON = ("python", "python3", "py", "py3")
+_FENCE = re.compile(r"(?P<indent>[ \t]*)(?P<fence>`{3,}|~{3,})(?P<label>[^`]*)")
+_PYTHON = re.compile(r"(?:python|py|pypy|ipython|cpython)[\d.]*")
 
 _INSIDE = Path(code_inside.__file__).read_bytes()
 
@@ -46,27 +46,41 @@ class _Wrong(Exception):
 
 def last_program(text: str) -> str | None:
     """The last fenced block marked as Python, else the last one without a mark; None when there is
-    none. Only what follows the thinking counts: the text after the last `</think>`, and nothing
-    when a `<think>` is left open. A block that is never closed is none. Linear in the text."""
-    before, closed, after = text.rpartition("</think>")
-    if "<think>" in after:
-        return None
+    none. As in CommonMark, a fence may be indented (in a list), its lines lose as much, and a block
+    that is never closed goes on to the end. Linear in the text."""
     found: dict[bool, str] = {}
     block: list[str] = []
-    fence = label = ""
-    for line in after.splitlines():
+    fence = label = indent = ""
+    for line in text.splitlines():
         match = _FENCE.fullmatch(line)
         if not fence:
             if match:
-                fence, block = match["fence"], []
-                label = (match["label"].split() or [""])[0].lower()
+                fence, indent, block = match["fence"], match["indent"], []
+                label = (match["label"].strip(" {.").split() or [""])[0].lower().rstrip("}")
         elif match and match["fence"].startswith(fence) and not match["label"].strip():
-            if label in ("", *_PYTHON):
-                found[bool(label)] = "\n".join(block) + "\n"
+            _keep(found, label, block)
             fence = ""
         else:
-            block.append(line)
+            block.append(_outdented(line, indent))
+    if fence:
+        # The fence may stand at the end of the last line of code.
+        ends = (i for i, line in enumerate(block) if line.rstrip().endswith(fence))
+        if (last := next(ends, None)) is not None:
+            block = [*block[:last], block[last].rstrip().rstrip(fence[0])]
+        _keep(found, label, block)
     return found.get(True, found.get(False))
+
+
+def _keep(found: dict[bool, str], label: str, block: list[str]) -> None:
+    """By whether it is marked as Python; not what is marked as anything else."""
+    if any(block) and (not label or _PYTHON.fullmatch(label)):
+        found[bool(label)] = "\n".join(block) + "\n"
+
+
+def _outdented(line: str, indent: str) -> str:
+    """Without as much white space as the fence had before it, at most."""
+    extra = len(line) - len(line.lstrip())
+    return line[min(len(indent), extra) :]
 
 
 def check_here() -> None:
@@ -116,7 +130,7 @@ def _run(program: str, given: str, most: int, cpu: int, deadline: float) -> str:
         ours, theirs = os.pipe()
         with open(ours, "rb", buffering=0) as output:
             try:
-                files = {"answer.py": _encoded(program)}
+                files = {"answer.py": _encoded(program), sandbox.STDIN: given.encode()}
                 arguments = [f"{sandbox.PROGRAM}/answer.py"]
                 confined = sandbox.start(
                     files, arguments, cpu_seconds=cpu, stdin=stdin.fileno(), stdout=theirs
@@ -305,7 +319,10 @@ def same_value(found: Any, expected: Any) -> bool:
         return found == expected or same_number(
             Decimal(repr(float(found))), Decimal(repr(expected)), math.isfinite(expected)
         )
-    return found == expected and isinstance(found, str) == isinstance(expected, str)
+    kinds = (str, bool)
+    return found == expected and all(
+        isinstance(found, kind) == isinstance(expected, kind) for kind in kinds
+    )
 
 
 # ------------------------------------------------------------------------------ tests that are code
@@ -331,6 +348,30 @@ def _asserts(program: str, tests: Asserts, cpu: int, deadline: float) -> bool:
     if "fault" in told:
         raise RuntimeError(told["fault"])
     return told["passed"] is True
+
+
+def never_fails(tests: Tests, seconds: float) -> str | None:
+    """Which of the tests no answer can fail: tried with one that lacks the functions and one that
+    raises. None where there is no such test. RuntimeError when they cannot be carried out,
+    TimeoutError when they do not end."""
+    if not isinstance(tests, Asserts):
+        return None  # what has to be printed or returned cannot be there
+    deadline = time.monotonic() + seconds * _WALL_SHARE
+    cpu = max(1, round(seconds * _WALL_SHARE * _CPU_SHARE))
+    files = {"setup.py": tests.setup, "tests.py": tests.code}
+    try:
+        with _Peer(["probe", *tests.names], files, cpu) as judge:
+            try:
+                told = judge.receive(deadline)
+            except TimeoutError:
+                raise TimeoutError("the test code itself did not end in time") from None
+            except OSError as error:
+                raise RuntimeError(f"the process of the test code: {error}") from error
+    finally:
+        sandbox.reap()
+    if "fault" in told:
+        raise RuntimeError(told["fault"])
+    return told["why"] if told["passed"] else None
 
 
 def _encoded(text: str) -> bytes:

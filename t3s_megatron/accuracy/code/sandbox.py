@@ -28,6 +28,9 @@ from t3s_megatron.accuracy.child import die_with, limit
 #: Where the program's files lie, and its working directory, inside.
 PROGRAM, HOME = "/t3s_program", "/t3s_home"  # names that hide no Python of a user
 
+#: What programs that open /dev/stdin find there: a file of this name among theirs.
+STDIN = "stdin"
+
 #: Processes and threads at once, files open at once, bytes of a file, bytes of its folder.
 PROCESSES, OPEN_FILES, FILE_SIZE, FOLDER_SIZE = 32, 128, 32 * 2**20, 64 * 2**20
 
@@ -233,6 +236,8 @@ def _furnish(files: Mapping[str, bytes]) -> None:
     for name, content in files.items():
         with open(f"{root}{PROGRAM}/{name}", "wb") as file:
             file.write(content)
+    if STDIN in files:  # without a /proc there is nothing else to be found at its name
+        os.symlink(f"{PROGRAM}/{STDIN}", f"{root}/dev/stdin")
     os.mkdir(root + HOME)
     if not os.path.lexists(f"{root}/tmp"):  # where Python lies in /tmp, it is shown there
         os.symlink(HOME, f"{root}/tmp")

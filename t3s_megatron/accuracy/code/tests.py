@@ -26,17 +26,23 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from t3s_megatron.accuracy.code.reached import (
+    UnusableTests,
+    asserts,
+    made_by,
+    run_all,
+    used_of_others,
+)
+
 #: Under these a dataset keeps its tests as one object, or as JSON of one.
-_WRAPPERS = ("input_output", "tests", "public_test_cases")
+_WRAPPERS = ("input_output", "tests")
+#: LiveCodeBench: those that a problem shows, and those that decide. All of them count.
+_CASES = ("public_test_cases", "private_test_cases", "generated_tests", "hidden_tests")
 _METHOD = re.compile(r"[^\W\d]\w*(\(\))?(\.[^\W\d]\w*)?")
 
 
 #: Whose attributes tests may use of what an answer's function returns.
 _PLAIN = (str, int, float, complex, bytes, list, tuple, dict, set)
-
-
-class UnusableTests(ValueError):
-    """What is wrong with a problem's tests, for a person."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,7 @@ def read_tests(answer: str | None, metadata: dict | None) -> Tests:
 
 
 def _knows(value: dict) -> bool:
-    return any(key in value for key in (*_WRAPPERS, "inputs", "test_list", "test"))
+    return any(key in value for key in (*_WRAPPERS, *_CASES, "inputs", "test_list", "test"))
 
 
 def _of_value(value: object) -> Tests:
@@ -104,6 +110,8 @@ def _of_object(given: dict) -> Tests:
     for key in _WRAPPERS:
         if given.get(key):
             return _of_value(given[key])
+    if any(given.get(key) for key in _CASES):
+        return _of_cases([case for key in _CASES for case in _cases(given.get(key), key)], given)
     if "inputs" in given:
         return _pairs(given.get("inputs"), given.get("outputs"), given.get("fn_name"))
     setup = "\n".join(
@@ -121,13 +129,45 @@ def _of_object(given: dict) -> Tests:
     )
 
 
-def _of_cases(cases: list[dict]) -> Tests:
-    """LiveCodeBench names the function in `metadata.func_name`, DeepCoder in `fn_name`."""
+def _cases(value: object, key: str) -> list[dict]:
+    """Of one of `_CASES`. UnusableTests when they are packed, as LiveCodeBench packs them."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise UnusableTests(
+                f"`{key}` is not JSON: unpack it first (LiveCodeBench has compressed pickles there)"
+            ) from None
+    if value is None:
+        return []
+    if isinstance(value, dict):  # CodeContests: {"input": [..], "output": [..]}
+        pairs = zip(value.get("input") or [], value.get("output") or [], strict=False)
+        return [{"input": given, "output": wanted} for given, wanted in pairs]
+    if not isinstance(value, list) or not all(isinstance(case, dict) for case in value):
+        raise UnusableTests(f"`{key}` has to be a list of objects")
+    return value
+
+
+def _named(value: object) -> str | None:
+    """`func_name` of LiveCodeBench's metadata, an object or JSON of one."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise UnusableTests("the `metadata` of a case is not JSON") from None
+    name = value.get("func_name") if isinstance(value, dict) else None
+    return name if isinstance(name, str) else None
+
+
+def _of_cases(cases: list[dict], problem: dict | None = None) -> Tests:
+    """LiveCodeBench names the function in `metadata.func_name` of a case or of the problem,
+    DeepCoder in `fn_name`."""
     names = set()
     for case in cases:
         kind = case.get("type") or case.get("testtype") or "stdin"
-        extra = case.get("metadata")
-        named = case.get("fn_name") or (extra or {}).get("func_name")
+        named = case.get("fn_name") or _named(case.get("metadata"))
+        if named is None and problem is not None:
+            named = problem.get("fn_name") or _named(problem.get("metadata") or problem)
         names.add(None if kind in ("stdin", "stdin_stdout") else named)
         if kind not in ("stdin", "stdin_stdout") and not named:
             raise UnusableTests(f"a case of type {kind!r} without `fn_name`")
@@ -143,7 +183,10 @@ def _pairs(inputs: object, outputs: object, name: object) -> Tests:
     if len(inputs) != len(outputs):
         raise UnusableTests(f"{len(inputs)} `inputs` and {len(outputs)} `outputs`")
     if name is None:
-        return Streams(tuple((_text(i), _text(o)) for i, o in zip(inputs, outputs, strict=True)))
+        cases = tuple((_text(i), _text(o)) for i, o in zip(inputs, outputs, strict=True))
+        if not any(wanted.strip() for _, wanted in cases):
+            raise UnusableTests("no output is expected: a program that prints nothing would pass")
+        return Streams(cases)
     if not isinstance(name, str) or not _METHOD.fullmatch(name):
         raise UnusableTests(f"`fn_name` {name!r} is not the name of a function")
     literal = isinstance(inputs[0], str)
@@ -173,21 +216,17 @@ def _check(given: dict) -> Tests:
 def _asserts(setup: str, code: list[str]) -> Tests:
     text = "\n".join(code)
     tree = _parsed(text)
-    if not any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
+    if not any(asserts(node) for node in ast.walk(tree)):
         raise UnusableTests("the test code asserts nothing")
-    known = {
-        name
-        for part in (_parsed(setup), tree)
-        for node in ast.walk(part)
-        for name in _made_by(node)
-    }
-    called = [name for name in _called(tree) if name not in known]
+    known = made_by(_parsed(setup)) | made_by(tree)
     # A problem may be about a function that is called as one of Python's own: MBPP has a `sum`.
-    own = [name for name in called if not hasattr(builtins, name)] or called
+    used = used_of_others(tree, known)
+    own = [name for name in used if not hasattr(builtins, name)]
+    own = own or [name for name in _called(tree) if name not in known]
     if not own:
         raise UnusableTests("the test code calls no function of the answer's")
     _refuse_objects(setup, tree, own, known)
-    return Asserts(setup, text, tuple(own))
+    return Asserts(setup, run_all(tree, text), tuple(own))
 
 
 def _refuse_objects(setup: str, tree: ast.Module, own: list[str], known: set[str]) -> None:
@@ -218,16 +257,6 @@ def _called(tree: ast.Module) -> list[str]:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         }
     )
-
-
-def _made_by(node: ast.AST) -> list[str]:
-    if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-        return [node.name]
-    if isinstance(node, (ast.Import, ast.ImportFrom)):
-        return [(alias.asname or alias.name).split(".")[0] for alias in node.names]
-    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-        return [node.id]
-    return []
 
 
 def _parsed(code: str) -> ast.Module:

@@ -9,6 +9,7 @@ the processor time for one answer is bounded (`Bound`).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import math
 import resource
@@ -27,29 +28,43 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 INVERSE_RELATIONS.setdefault(sympy.Ne, sympy.Ne)
 
 # A boxed answer first, and only then whatever else looks like mathematics.
-_HOW = (
-    math_verify.LatexExtractionConfig(boxed_match_priority=0),
-    math_verify.ExprExtractionConfig(),
+_LENIENT = math_verify.LatexExtractionConfig(boxed_match_priority=0)
+# It knows hundreds of units, in any of which a product of variables disappears: 2ab is read as 2.
+_STRICT = dataclasses.replace(
+    _LENIENT,
+    normalization_config=dataclasses.replace(_LENIENT.normalization_config, units=False),
 )
-#: Digits of the largest number, the highest power of a sum, terms of the longest sum and characters
-#: of the longest text that are still computed with.
-_DIGITS, _POWER, _TERMS, _CHARACTERS = 40_000, 300, 10_000, 5_000
+#: Digits of the largest number, the highest power of a sum and terms of the longest sum that are
+#: still computed with; characters of the longest text that is still read, and brackets in brackets.
+_DIGITS, _POWER, _TERMS, _CHARACTERS, _DEPTH = 40_000, 300, 10_000, 2_000, 50
 #: Two numbers, at least one of them a decimal, are one within this share of the larger.
 _DECIMALS, _EXACT = 2e-6, sympy.Float("1e-25", 40)
 
 
-def parse(text: str) -> list:
-    """What `text`, mathematics without words around it, may mean: sympy expressions, or [] when it
-    means nothing in mathematics."""
-    return parse_sentence(f"\\boxed{{{text}}}")
-
-
-def parse_sentence(text: str) -> list:
-    """What the mathematics in a sentence may mean. Total."""
+def too_long(text: str) -> bool:
+    """Whether `text` would take for ever to parse."""
     if len(text) > _CHARACTERS:
+        return True
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "({[") - (character in ")}]")
+        deepest = max(depth, deepest)
+    return deepest > _DEPTH
+
+
+def parse(text: str) -> list:
+    """What `text`, mathematics without units and words around it, may mean: sympy expressions, or
+    [] when it means nothing in mathematics. Total."""
+    return parse_sentence(f"\\boxed{{{text}}}", _STRICT)
+
+
+def parse_sentence(text: str, latex: math_verify.LatexExtractionConfig = _LENIENT) -> list:
+    """What the mathematics in a sentence may mean, units dropped. Total."""
+    if too_long(text):
         return []
     try:
-        found = math_verify.parse(text, _HOW, fallback_mode="no_fallback", parsing_timeout=None)
+        how = (latex, math_verify.ExprExtractionConfig())
+        found = math_verify.parse(text, how, fallback_mode="no_fallback", parsing_timeout=None)
     except Exception:  # what sympy cannot read it leaves with any type
         return []
     return [expression for expression in found if not isinstance(expression, str)]
@@ -154,9 +169,9 @@ def _digits_of_power(expression: sympy.Pow, inside: list[float]) -> float:
 
 def _digits_of_terms(expression, most: float) -> float:
     for _, *limits in expression.limits:
-        if len(limits) == 2 and all(limit.is_number and limit.is_finite for limit in limits):
-            if max(map(_digits, limits)) > 12 or abs(limits[1] - limits[0]) > _TERMS:
-                return math.inf
+        known = len(limits) == 2 and all(limit.is_number and limit.is_finite for limit in limits)
+        if known and (max(map(_digits, limits)) > 12 or abs(limits[1] - limits[0]) > _TERMS):
+            return math.inf
     return most
 
 
@@ -173,7 +188,7 @@ class Bound:
 
     def __init__(self, seconds: float):
         """`seconds`: what the verifier has for an answer."""
-        self.seconds = seconds / 2
+        self.seconds = seconds / 4
         signal.signal(signal.SIGPROF, self._over)
 
     @staticmethod
@@ -185,7 +200,7 @@ class Bound:
         """TooHard when the body takes longer. Inside C it is the kernel that ends the process, with
         a SIGXCPU that the pool understands."""
         used = resource.getrusage(resource.RUSAGE_SELF)
-        last = math.ceil(used.ru_utime + used.ru_stime + self.seconds) + 1
+        last = math.ceil(used.ru_utime + used.ru_stime + self.seconds)
         _, hard = resource.getrlimit(resource.RLIMIT_CPU)
         if hard == resource.RLIM_INFINITY or last < hard:
             resource.setrlimit(resource.RLIMIT_CPU, (last, hard))

@@ -12,9 +12,10 @@ import re
 from fractions import Fraction
 from typing import NamedTuple
 
+from t3s_megatron.accuracy.extraction import letter
 from t3s_megatron.accuracy.math import engine
 from t3s_megatron.accuracy.math.notation import WORD, bracketed, tidy, top_level
-from t3s_megatron.accuracy.math.units import SCALES, Unit, is_known, read_unit
+from t3s_megatron.accuracy.math.readings import Congruence, based, clock, congruence, quantity
 from t3s_megatron.accuracy.verifiers import Verdict
 
 CORRECT, WRONG, UNPARSEABLE = Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSEABLE
@@ -23,41 +24,31 @@ _LISTED = re.compile(rf"\s*[,;]\s*(?:{WORD}?(?:and|or)\b\s*)?|\s+{WORD}?(?:and|o
 _EQUALS = re.compile(r"(?<![<>!:\\])=(?!=)")
 _NAME = re.compile(rf"{WORD}?\\?[A-Za-z]+\d?'*(?:_\{{?\w+\}}?)?(?:\([A-Za-z]\))?")
 _WHOLE = re.compile(r"\\begin|\\cup|\\cap|\\setminus|\\in\b|\\mid|\|\s*x|\\to\b|\\mapsto|\\pm|\\mp")
-_LETTERS = re.compile(rf"(?:{WORD}?[A-Za-z]+[\s-]*)+\.?")
-_CLOCK = re.compile(
-    rf"(\d{{1,2}}):([0-5]\d)(?::([0-5]\d))?\s*(?:{WORD}?([apAP])\.?\s*{WORD}?[mM]\b\.?)?"
-)
-_BASE = re.compile(
-    rf"\(?([0-9A-Za-z]+)\)?\s*(?:_\s*\{{?\s*{WORD}?(\w+)\s*\}}?|\(?\s*{WORD}?(?:in\s+)?{WORD}?base\s*{WORD}?(\w+)\s*\)?)"
-)
-_MODULUS = re.compile(
-    rf"(?P<bare>\s\\bmod|\s{WORD}?mod(?:ulo)?\b)|\\pmod|\(\s*(?:\\bmod|\\mod|{WORD}?mod(?:ulo)?)\b"
-)
-_PROSE = frozenset(
-    "not no none is are isn't or if than least most cannot can't impossible unless except never "
-    "undefined only both either neither exist does exists more less about approximately but".split()
-)
-_TAIL = re.compile(
-    rf"(?P<value>.*[\d)}}!]|.*\\pi|[A-Za-z])\s*(?P<tail>(?<=[\d)}}!\sA-Za-z])"
-    rf"(?:\^\\circ\s*(?:{WORD}?[CFK]\b)?|\\?%|(?:(?:/|\\cdot|\*|-)?\s*{WORD}?[A-Za-z]+\.?(?:\s*\^\s*\{{?-?\d\}}?)?\s*))+)"
-)
-_CURRENCY = re.compile(
-    r"(-?)\s*\\?([$\u20ac\u00a5\u20b9])\s*(?=[\d.])|(-?)\\(pounds)\s*|(-?)(\u00a3)\s*"
-)
-_BASES = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9,
-          "ten": 10, "twelve": 12, "sixteen": 16}  # fmt: skip
+_OPTION = re.compile(r"[A-J]")
+_APART = re.compile(r"\d\s+\d")  # the engine reads 1 2 as 12
+_RATIO = re.compile(r"\d+\s*:\s*\d+")
+_LETTERS = re.compile(rf"(?:{WORD}?[A-Za-z]++[\s-]*+)+\.?")
 
 
 def compare(gold: str, answer: str) -> Verdict:
     """What `answer` is worth where `gold` is right: both are mathematics without a sentence around
     it. ValueError when the gold answer means nothing."""
-    return _compare(tidy(gold), tidy(answer))
+    if engine.too_long(answer):
+        return UNPARSEABLE
+    wanted, found = tidy(gold), tidy(answer)
+    option = letter(answer) if _OPTION.fullmatch(wanted) else None
+    if option is not None:  # B) 42
+        return CORRECT if option == wanted else WRONG
+    verdict = _compare(wanted, found)
+    if verdict is UNPARSEABLE and _understood(found) and not (_understood(wanted) or clock(wanted)):
+        raise ValueError(f"the gold answer {gold[:80]!r} cannot be parsed")
+    return verdict
 
 
 def _compare(gold: str, answer: str) -> Verdict:
     if not answer:
         return UNPARSEABLE
-    if _squeezed(gold) == _squeezed(answer) and (_understood(gold) or _clock(gold)):
+    if _squeezed(gold) == _squeezed(answer) and (_understood(gold) or clock(gold)):
         return CORRECT
     for look in (_as_clocks, _as_congruences, _in_bases, _as_lists, _as_words):
         verdict = look(gold, answer)
@@ -71,7 +62,8 @@ def _understood(text: str) -> bool:
 
 
 def _squeezed(text: str) -> str:
-    return re.sub(rf"[\s{WORD}]+", "", text)
+    """Without white space, but for that between two numbers."""
+    return re.sub(rf"(?<!\d)[\s{WORD}]+|[\s{WORD}]+(?!\d)", "", text)
 
 
 def _value(text: str) -> Fraction | None:
@@ -86,25 +78,13 @@ def _value(text: str) -> Fraction | None:
 # ------------------------------------------------------------------- time of day, modulus and base
 
 
-def _clock(text: str) -> tuple[int, int, str] | None:
-    """(minute of the day, second, a or p or nothing). 12 and 24 hours."""
-    match = _CLOCK.fullmatch(text)
-    if match is None or int(match[1]) > 24:
-        return None
-    half = (match[4] or "").lower()
-    hour = int(match[1])
-    if half and hour > 12:
-        return None
-    hour = hour % 12 + 12 * (half == "p") if half else hour
-    return hour * 60 + int(match[2]), int(match[3] or 0), half
-
-
 def _as_clocks(gold: str, answer: str) -> Verdict | None:
-    one, other = _clock(gold), _clock(answer)
+    one, other = clock(gold), clock(answer)
     if one is None and other is None:
         return None
     if one is None or other is None:
-        return UNPARSEABLE  # a ratio, perhaps
+        # A ratio, where the other is one that no clock shows.
+        return None if _RATIO.fullmatch(answer if other is None else gold) else UNPARSEABLE
     if one[1] == other[1] and one[0] == other[0]:
         return CORRECT
     # 4:40 may be 4:40 p.m. where only one side says so.
@@ -112,24 +92,8 @@ def _as_clocks(gold: str, answer: str) -> Verdict | None:
     return CORRECT if alike and one[1] == other[1] else WRONG
 
 
-class _Congruence(NamedTuple):
-    residues: str
-    modulus: str
-    is_value: bool  # a number, as 7 mod 4 is 3; no congruence
-
-
-def _congruence(text: str) -> _Congruence | None:
-    match = _MODULUS.search(text)
-    if match is None:
-        return None
-    residues = text[: match.start()].rstrip(" (,")
-    modulus = text[match.end() :].strip(" (){}.")
-    is_value = match["bare"] is not None and "\\equiv" not in residues
-    return _Congruence(re.split(r"\\equiv|=", residues)[-1].strip(), modulus, is_value)
-
-
 def _as_congruences(gold: str, answer: str) -> Verdict | None:
-    one, other = _congruence(gold), _congruence(answer)
+    one, other = congruence(gold), congruence(answer)
     if one is None and other is None:
         return None
     if one is not None and other is not None:
@@ -148,7 +112,7 @@ def _as_congruences(gold: str, answer: str) -> Verdict | None:
     return _compare(number, answer) if one is said else _compare(gold, number)
 
 
-def _residues(said: _Congruence) -> frozenset[int] | None:
+def _residues(said: Congruence) -> frozenset[int] | None:
     modulus = _value(said.modulus)
     parts = [_value(part) for part in top_level(said.residues, _LISTED)]
     if not modulus or modulus.denominator != 1:
@@ -158,20 +122,8 @@ def _residues(said: _Congruence) -> frozenset[int] | None:
     return frozenset(int(part) % int(modulus) for part in parts if part is not None)
 
 
-def _based(text: str) -> tuple[str, int] | None:
-    match = _BASE.fullmatch(text)
-    if match is None or not match[1][0].isalnum():
-        return None
-    said = (match[2] or match[3]).lower()
-    base = _BASES.get(said) or (int(said) if said.isascii() and said.isdigit() else None)
-    digits = match[1].upper()
-    if base is None or not 2 <= base <= 36 or (digits[0].isalpha() and not match[3] and base < 11):
-        return None
-    return digits, base
-
-
 def _in_bases(gold: str, answer: str) -> Verdict | None:
-    one, other = _based(gold), _based(answer)
+    one, other = based(gold), based(answer)
     if one is None and other is None:
         return None
     values = []
@@ -342,81 +294,10 @@ def _as_words(gold: str, answer: str) -> Verdict | None:
     return None
 
 
-class _Quantity(NamedTuple):
-    value: str
-    unit: Unit | None
-    prose: bool
-
-
-def _quantity(text: str, letters: bool) -> _Quantity:
-    """`letters`: a single letter after a number is a unit, as in 5m, and no factor."""
-    currency = _CURRENCY.match(text)
-    unit = None
-    if currency:
-        sign, symbol = next(
-            (currency[i] or "", currency[i + 1]) for i in (1, 3, 5) if currency[i + 1]
-        )
-        text, unit = (
-            sign + text[currency.end() :],
-            read_unit("pound" if symbol == "\u00a3" else symbol),
-        )
-    if (parts := _compound(text)) is not None:
-        return parts
-    match = _TAIL.fullmatch(text)
-    if match is None:
-        return _Quantity(text, unit, False)
-    value, tail = match["value"].strip(), match["tail"].strip()
-    words = re.findall(rf"({WORD}?)([A-Za-z]+)", tail.replace("\\circ", "").replace("\\cdot", ""))
-    if any(word.lower() in _PROSE for _, word in words):
-        return _Quantity(text, unit, True)
-    apart = text[len(match["value"]) :][:1].isspace()
-    if not all(mark or _is_unit(word, apart, letters) for mark, word in words):
-        return _Quantity(text, unit, False)
-    if re.search(r"\d\s+\d", value):
-        return _Quantity(text, unit, False)
-    if "%" in tail or any(word.lower() in ("percent", "percentage") for _, word in words):
-        return _Quantity(rf"\frac{{{value}}}{{100}}", unit, False)
-    for _, word in words:
-        scale = SCALES.get(word.lower().removesuffix("s") if word.lower() != "s" else word)
-        if scale:
-            value = rf"({value}) \cdot {scale}"
-            tail = re.sub(rf"{WORD}?{word}\b", "", tail)
-    if "^\\circ" in tail:
-        scale_of = {"C": "celsius", "F": "fahrenheit"}.get(words[0][1] if words else "", "degree")
-        tail = scale_of
-    written = tail.replace(WORD, "").replace("\\cdot", " ").replace("*", " ").replace("-", " ")
-    return _Quantity(
-        value, read_unit(re.sub(r"\bof\b|\bthe\b|\beach\b", "", written)) or unit, False
-    )
-
-
-def _is_unit(word: str, apart: bool, letters: bool) -> bool:
-    if len(word) == 1:
-        return (apart or letters) and is_known(word)
-    scale = word.lower().removesuffix("s") in SCALES or word.lower().startswith("percent")
-    return is_known(word) or scale or (apart and len(word) > 3)
-
-
-def _compound(text: str) -> _Quantity | None:
-    """2 hours 30 minutes, as one quantity."""
-    found = re.findall(rf"(\d+(?:\.\d+)?)\s*{WORD}?([A-Za-z]+)\.?", text)
-    rest = re.sub(rf"(\d+(?:\.\d+)?)\s*{WORD}?([A-Za-z]+)\.?|{WORD}?\band\b|[\s,]", "", text)
-    if len(found) < 2 or rest:
-        return None
-    units = [read_unit(word) for _, word in found]
-    if any(unit is None or unit.name or unit.dimension != units[0].dimension for unit in units):  # type: ignore[union-attr]
-        return None
-    total = sum(
-        Fraction(n) * unit.factor for (n, _), unit in zip(found, units, strict=True) if unit
-    )
-    dimension = units[0].dimension if units[0] else ()
-    return _Quantity(rf"\frac{{{total.numerator}}}{{{total.denominator}}}", Unit(dimension), False)
-
-
 def _as_quantities(gold: str, answer: str) -> Verdict:
-    one, other = (_quantity(text, False) for text in (gold, answer))
+    one, other = (quantity(text, False) for text in (gold, answer))
     if (one.unit is None) != (other.unit is None):
-        one, other = (_quantity(text, True) for text in (gold, answer))
+        one, other = (quantity(text, True) for text in (gold, answer))
     if one.prose or other.prose:
         return UNPARSEABLE
     value = other.value
@@ -440,10 +321,8 @@ def _values(gold: str, answer: str) -> Verdict:
         if len(_EQUALS.split(gold)) == 1:
             answer = sides[-1]
     wanted, found = (engine.parse(text.replace(WORD, "")) for text in (gold, answer))
-    if not found:
+    if not found or not wanted or (_APART.search(answer) and "\\begin" not in answer):
         return UNPARSEABLE
-    if not wanted:
-        raise ValueError(f"the gold answer {gold[:80]!r} cannot be parsed")
     same = engine.same(wanted, found)
     if same is None:
         return UNPARSEABLE

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Units of quantities, as they are written in answers: dimension and factor of those that are known.
+"""Units of quantities as they are written in answers: dimension and factor of the known ones.
 
 A unit that is not known (apples, ways) is told from another by its name only.
 """
@@ -39,6 +39,7 @@ _KNOWN: dict[str, tuple[str, Fraction, str]] = {
     "dollar": ("dollars", Fraction(1), "$ usd buck"),
     "cent": ("dollars", Fraction(1, 100), "penny pennies"),
     "euro": ("euros", Fraction(1), "eur \u20ac"),
+    "sterling": ("sterling", Fraction(1), "gbp \u00a3"),
     "yen": ("yen", Fraction(1), "jpy \u00a5"),
     "rupee": ("rupees", Fraction(1), "\u20b9 rs inr"),
     "degree": ("angle", Fraction(1), "deg"),
@@ -124,7 +125,7 @@ def read_unit(text: str) -> Unit | None:
     """The unit that all of `text` is: words with powers, joined by products, "/" or "per". None for
     an empty text."""
     text = re.sub(r"\s*squared\b", "^2", re.sub(r"\s*cubed\b", "^3", text))
-    tokens = re.findall(r"[A-Za-z$\u20ac\u00a5\u20b9]+|\^\{?-?\d+\}?|/", text)
+    tokens = re.findall(r"[A-Za-z$\u20ac\u00a5\u20b9\u00a3]+|\^\{?-?\d+\}?|/", text)
     powers: dict[str, int] = {}
     factor, names = Fraction(1), []
     sign, prefix = 1, 1
@@ -143,8 +144,8 @@ def read_unit(text: str) -> Unit | None:
             if found is None:
                 names.append(f"{_singular(token)}{power if power != 1 else ''}")
                 continue
-            for dimension, exponent in found[0].items():
-                powers[dimension] = powers.get(dimension, 0) + exponent * power
+            for quality, exponent in found[0].items():
+                powers[quality] = powers.get(quality, 0) + exponent * power
             factor *= found[1] ** power
     dimension = tuple(sorted((name, power) for name, power in powers.items() if power))
     if not names and not powers:

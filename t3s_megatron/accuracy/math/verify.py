@@ -25,6 +25,8 @@ def strict(text: str, gold: str | None) -> Verdict:
     if found is not None:
         return compare(wanted, found.content) if found.content else Verdict.UNPARSEABLE
     line = final_answer(text) or ""
+    if engine.too_long(line):
+        return Verdict.UNPARSEABLE
     verdict = compare(wanted, _formulas(line))
     if verdict is Verdict.UNPARSEABLE and line != _formulas(line):
         return compare(wanted, line)
@@ -35,18 +37,22 @@ def lenient(text: str, gold: str | None) -> Verdict:
     """As math-verify has it. ValueError when the gold answer means nothing in mathematics."""
     found = marked(text, box_first=True)
     if found is not None:
-        parsed = engine.parse(found.content) if found.content else []
+        parsed = _boxed(found.content) if found.content else []
     else:
         parsed = engine.parse_sentence(final_answer(text, box_first=True) or "")
     if not parsed:
         return Verdict.UNPARSEABLE
-    wanted = engine.parse(_gold(gold))
+    wanted = _boxed(_gold(gold))
     if not wanted:
         raise ValueError(f"the gold answer {_gold(gold)[:80]!r} cannot be parsed")
     same = engine.same(wanted, parsed)
     if same is None:
         return Verdict.UNPARSEABLE
     return Verdict.CORRECT if same else Verdict.WRONG
+
+
+def _boxed(text: str) -> list:
+    return engine.parse_sentence(f"\\boxed{{{text}}}")
 
 
 def _gold(gold: str | None) -> str:

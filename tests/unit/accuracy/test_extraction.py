@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from t3s_megatron.accuracy.extraction import boxed, final_answer, last_number, number, tagged
+from t3s_megatron.accuracy.extraction import (
+    boxed,
+    final_answer,
+    final_letter,
+    final_number,
+    last_number,
+    last_tag,
+    number,
+)
+
+READERS = (boxed, last_tag, final_answer, final_letter, final_number, number, last_number)
 
 
 @pytest.mark.parametrize(
@@ -21,12 +31,26 @@ from t3s_megatron.accuracy.extraction import boxed, final_answer, last_number, n
         (r"\boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
         (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
         (r"\boxed{}", ""),
-        (r"\boxed{5} or \boxed{6", "5"),
+        # never an earlier one
+        (r"\boxed{5} or \boxed{6", None),
         (r"\boxed{6", None),
-        (r"boxed{6} \fbox{6}", None),
+        (r"\boxed{5} no: \boxed{\left\{\begin{array}{l}1\\2\end{array}\right.}",
+         r"\left\{\begin{array}{l}1\\2\end{array}\right."),
+        (r"\boxed{a \\}", r"a \\"),
+        (r"\boxed{\boxed{5}}", "5"),
+        # other spellings
+        (r"boxed{5} \fbox{6}", "6"),
+        (r"\boxed {6}", "6"),
+        (r"\boxed6, \boxed 12", "6, 12"),
+        (r"\boxed", None),
+        # several of one answer
+        (r"x = \boxed{1} or $x = \boxed{2}$", "1, 2"),
+        (r"\boxed{1}$, $\boxed{2}$ and $\boxed{3}", "1, 2, 3"),
+        (r"\boxed{1}\text{ and }\boxed{2}", "1, 2"),
+        (r"\boxed{1}, no, \boxed{2}", "2"),
         ("", None),
     ],
-)
+)  # fmt: skip
 def test_boxed(text, expected):
     assert boxed(text) == expected
 
@@ -44,8 +68,9 @@ def test_boxed(text, expected):
         ("", None),
     ],
 )
-def test_tagged(text, expected):
-    assert tagged(text) == expected
+def test_the_last_tag(text, expected):
+    found = last_tag(text)
+    assert (found.content if found else None) == expected
 
 
 @pytest.mark.parametrize(
@@ -53,6 +78,12 @@ def test_tagged(text, expected):
     [
         (r"the answer is 1 \boxed{2} <answer>3</answer> #### 4", "3"),
         (r"<answer>1 \boxed{2} the answer is 4", "2"),
+        (r"<answer>so \boxed{5}</answer>", "5"),
+        (r"the answer is 5, or \boxed{6", None),
+        ("**Final Answer:** B", "B"),
+        ("The answer must be 5", "5"),
+        ("\u7b54\u6848\u662f 5", "5"),
+        ("\uc815\ub2f5: 5", "5"),
         ("The answer is 5", "5"),
         ("The Answer Is: 5.\nBye", "5."),
         ("The answer is 5, no, the answer is 6\nBye", "6"),
@@ -83,6 +114,7 @@ def test_final_answer(text, expected):
         ("1,234,567", Fraction(1234567)),
         ("1{,}000", Fraction(1000)),
         (r"10\,000", Fraction(10000)),
+        ("3{,}5", Fraction(7, 2)),
         ("0.1", Fraction(1, 10)),
         (".5", Fraction(1, 2)),
         ("1,234.5", Fraction(2469, 2)),
@@ -161,11 +193,11 @@ def test_any_decimal_is_read_back(value):
 
 @given(st.text(alphabet="0123456789.,-+/%\\${}frac boxedanswr<>\n#is") | st.text())
 def test_any_text_is_taken(text):
-    for read in (boxed, tagged, final_answer, number, last_number):
+    for read in READERS:
         read(text)
 
 
-@pytest.mark.parametrize("read", [boxed, tagged, final_answer, number, last_number])
+@pytest.mark.parametrize("read", READERS)
 @pytest.mark.parametrize(
     "part", ["1e999999999", "9", "1,", "-", r"\boxed{", "<answer>", "{", "\\frac{", " ", "1 / "]
 )

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -196,3 +197,21 @@ def test_nothing_is_verified_when_generation_alone_made_it_void(pool, tmp_path):
     found = Grader(samples, pool, 0.4).grade(answers)
     assert found.void and (found.skipped, found.unfinished) == (1, 2)
     assert not (tmp_path / "seen").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "opened", "mark"),
+    [
+        ("<think>2, no</think>1", False, "1"),
+        ("<think>1</think>2", False, "0"),
+        ("so 1</think>2", True, "0"),
+        ("<think>1", False, "0"),
+        ("1", True, "0"),
+        ("1", False, "1"),
+    ],
+)
+def test_what_is_verified_follows_the_thinking(pool, tmp_path, text, opened, mark):
+    sample = replace(gold("1", {"folder": str(tmp_path)}), opens_thinking=opened)
+    assert Grader([sample], pool, 0.0).grade([answer(text)]).marks == mark
+    seen = (tmp_path / "seen").read_text() if (tmp_path / "seen").exists() else ""
+    assert "think" not in seen

@@ -444,18 +444,23 @@ def test_a_python_that_does_not_start_is_a_refusal(monkeypatch):
         ("```Python3 title=x\na\n```", "a\n"),
         ("~~~python\na\n```\n~~~", "a\n```\n"),
         ("````python\na\n```\n````", "a\n```\n"),
-        ("<think>```python\na\n```</think>```python\nb\n```", "b\n"),
-        ("a</think>\n```python\n\nb\n\n```", "\nb\n\n"),
-        ("<think>```python\na\n```</think> so it is", None),
-        ("<think>```python\na\n```", None),
-        ("```python\na\n```\n<think>no", None),
+        # CommonMark: in a list, and never closed
+        ("- Code\n  ```python\n  if a:\n      b\n  ```", "if a:\n    b\n"),
+        ("    ```python\n    a\n  b\n    ```", "a\nb\n"),
+        ("```python\na", "a\n"),
+        ("```python\na\nb```", "a\nb\n"),
+        ("```python\na```\nbye", "a\n"),
+        ("```python3.11\na\n```", "a\n"),
+        ("```pypy3\na\n```", "a\n"),
+        ("```{.python}\na\n```", "a\n"),
+        ("```python", None),
+        ("```pyrex\na\n```", None),
         ("```cpp\nint a;\n```", None),
-        ("```python\na", None),
         ("print(1)", None),
         ("", None),
     ],
 )
-def test_the_last_python_block_after_the_thinking(text, program):
+def test_the_last_python_block(text, program):
     assert last_program(text) == program
 
 

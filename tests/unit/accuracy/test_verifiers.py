@@ -10,6 +10,8 @@ from __future__ import annotations
 import sys
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from t3s_megatron.accuracy.verifiers import Verdict, make_verifier
 from t3s_megatron.errors import T3SError
@@ -168,13 +170,41 @@ def test_math(text, answer, verdict):
     assert make_verifier("math")(text, answer, None) is verdict
 
 
+NOTATION = st.lists(
+    st.sampled_from(
+        (
+            r"0 1 2 7 12 345 . , ; : = ( ) [ ] { } \{ \} + - * / ^ _ % \% $ \$ \text{cm} cm m km/h "
+            r"hours \pi x y ab \sqrt{ \frac{1}{2} \frac{ \pmod \bmod \equiv \circ ^\circ "
+            r"\ldots \pm \infty \cup and \text{or} not \left( \right) \begin{pmatrix} & \\ ! | < > "
+            r"\le \ne e E 1e5 p.m. base million"
+        ).split()
+    )
+    | st.text(max_size=2),
+    max_size=12,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(NOTATION, NOTATION)
+def test_math_has_a_verdict_on_any_answer(gold, answer):
+    """And never two: what is right is right for itself."""
+    verify = make_verifier("math")
+    text = " ".join(answer)
+    for wanted in ("5", r"5 \text{ cm}", "1, 2", r"x \equiv 3 \pmod 7", "1010_2", "3:30"):
+        verify(rf"\boxed{{{text}}}", wanted, None)
+    if verify(f"<answer>{' '.join(gold)}</answer>", " ".join(gold), None) is CORRECT:
+        assert verify(f"<answer>{text}</answer>", " ".join(gold), None) in Verdict
+
+
 def test_math_does_not_take_an_unreadable_gold_answer_for_a_wrong_one():
     with pytest.raises(ValueError, match="gold answer '' cannot be parsed"):
         make_verifier("math")(r"\boxed{5}", "", None)
 
 
 def test_math_verify_not_installed(monkeypatch):
-    monkeypatch.delitem(sys.modules, "t3s_megatron.accuracy.mathematics", raising=False)
+    for name in ("engine", "verify", "statements"):
+        monkeypatch.delitem(sys.modules, f"t3s_megatron.accuracy.math.{name}", raising=False)
+        monkeypatch.delattr(f"t3s_megatron.accuracy.math.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "math_verify", None)
     with pytest.raises(T3SError, match=r'pip install "t3s-megatron\[verification\]"'):
         make_verifier("math")
@@ -232,6 +262,6 @@ def test_own_function_that_cannot_be_had(module, spec, message):
 
 
 def test_unknown_name():
-    names = "exact, numeric, choice, math, reasoning-gym, code, or package.module:function"
+    names = "exact, numeric, choice, math, math-lenient, reasoning-gym, code, or package.module"
     with pytest.raises(T3SError, match=f"--t3s-verifier fuzzy: unknown. Choose {names}"):
         make_verifier("fuzzy")

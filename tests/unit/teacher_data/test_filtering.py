@@ -25,6 +25,7 @@ from t3s_megatron.teacher_data.filtering import _choose as choose
 from t3s_megatron.teacher_data.prompts import write_rows
 from t3s_megatron.teacher_data.report import make_report, text
 from t3s_megatron.teacher_data.traces import Asked, Trace, load_traces
+from tests.support.sandboxed import refusal
 
 FATES = {
     (1, 1): [*Fate][:6],  # all that need no fault
@@ -196,3 +197,16 @@ def test_the_report_adds_up(run):
     assert [one["id"] for one in report["dropped"]] == ["1+2"]
     assert found["lengths"]["kept"]["of"] == 3
     assert "kept 3 of 4 prompts (75.0%)" in text(report)
+
+
+def test_gold_that_is_not_an_answer_may_stand_in_the_metadata(run):
+    program = "```python\ndef f(x):\n    return x + %d\n```"
+    tests = {"test_list": ["assert f(1) == 2"]}
+    samples = [
+        {"prompt": "Add one.", "response": program % n, "metadata": tests, "finish_reason": "stop"}
+        for n in (1, 2)
+    ]
+    if refusal():
+        pytest.skip(refusal())
+    (found,) = run(samples, verifier="code")
+    assert sorted(found.fates) == [Fate.CORRECT, Fate.WRONG] and found.kept is not None

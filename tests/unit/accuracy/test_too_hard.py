@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Answers that nobody can compute, as a student in the shock writes them: never a fault."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from t3s_megatron.accuracy.pool import Limits, Question, VerifierPool
+from t3s_megatron.accuracy.verifiers import Verdict
+
+UNPARSEABLE, CORRECT, WRONG = Verdict.UNPARSEABLE, Verdict.CORRECT, Verdict.WRONG
+
+ABSURD = [
+    "10^{10^{10}}", "9^{9^9}", "2^{2^{2^{2^{2^{2}}}}}", "10000000!", "((((9!)!)!)!)",
+    "(x+1)^{20000}", r"(x+y+z)^{4000} \cdot (a+b)^{3000}", r"\binom{10^9}{5\cdot10^8}",
+    r"\sum_{k=1}^{10^9} k^k", r"\prod_{k=1}^{10^8} k", r"\sqrt{10^{10^{10}}}", r"\log(9^{9^{9}})",
+    r"\sin(10^{10^{10}})", r"\frac{10^{10^{10}}}{3^{3^{30}}}", r"10^{10^{10}} \pmod 7",
+    "10^{10^{10}}_2", r"10^{10^{10}} \text{ cm}", r"1, 10^{10^{10}}", r"5 = 10^{10^{10}}",
+    r"\{10^{10^{10}}\}", "1e999999999", "10^{-10^{10}}", "9" * 6000, "(" * 3000, "x^{" * 500,
+    "1+" * 2000 + "1", r"\frac{1}{" * 300, r"\zeta(10^{10^{10}})",
+    r"F_{10^{10^{10}}}", r"0.1^{10^{10^{10}}}", r"\left(1+10^{-10^{10}}\right)^{10^{10^{10}}}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("spec", ["math", "math-lenient"])
+def test_absurd_answers_are_wrong_and_no_faults(spec):
+    golds = ("5", r"\frac{1}{2004!}", "1, x^2")
+    asked = [Question(rf"\boxed{{{text}}}", gold) for text in ABSURD for gold in golds]
+    with VerifierPool(spec, Limits(timeout=120, workers=2)) as pool:
+        judged = pool.verify(asked)
+    found = {one.verdict for one in judged}
+    assert found <= {WRONG, UNPARSEABLE}, [
+        (q.text, q.answer, one)
+        for q, one in zip(asked, judged, strict=True)
+        if one.verdict not in (WRONG, UNPARSEABLE)
+    ]
+
+
+def test_an_absurd_gold_answer_has_the_answers_that_say_the_same():
+    gold = "10^{10^{10}}"
+    asked = [Question(rf"\boxed{{{text}}}", gold) for text in (gold, "5", "10^{10^{11}}")]
+    with VerifierPool("math", Limits(timeout=60, workers=1)) as pool:
+        assert [one.verdict for one in pool.verify(asked)] == [CORRECT, UNPARSEABLE, UNPARSEABLE]
+
+
+@pytest.fixture
+def bounded(tmp_path, monkeypatch):
+    """A verifier that is bound as `math` is, and computes without end in Python, or in C."""
+    (tmp_path / "bounded.py").write_text(
+        "import re\n"
+        "from t3s_megatron.accuracy.math.engine import Bound\n"
+        "bound = Bound(8.0)\n"
+        "def verify(text, answer, metadata):\n"
+        "    with bound():\n"
+        "        while text == 'python': pass\n"
+        "        if text == 'c': re.match(r'(a+)+$', 'a' * 64 + 'b')\n"
+        "    return True\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "bounded:verify"
+    sys.modules.pop("bounded", None)
+
+
+def test_an_answer_that_computes_without_end_has_itself_to_blame(bounded):
+    asked = [Question(text, "1") for text in ("python", "c", "1")]
+    with VerifierPool(bounded, Limits(timeout=60.0, workers=2)) as pool:
+        assert [one.verdict for one in pool.verify(asked)] == [UNPARSEABLE, UNPARSEABLE, CORRECT]
