@@ -41,6 +41,7 @@ def main() -> None:
     import numpy as np
     import torch
 
+    from t3s_megatron.megatron.decoding import torch_attention
     from t3s_megatron.megatron.float32_logits import float32_logits
     from t3s_megatron.method.noise import scoring_noise
 
@@ -134,7 +135,8 @@ def main() -> None:
             for logits, exact in (("as computed", False), ("float32", True)):
                 c_0, c_b = c_of(at_0, x, exact=exact), c_of(at_b, x, exact=exact)
                 delta = c_b - c_0
-                again = c_of(at_0, x, exact=exact, batch=5)
+                with torch_attention([at_0] if dtype is torch.bfloat16 else []):
+                    again = c_of(at_0, x, exact=exact, batch=5)
                 noise = scoring_noise(c_0, again, delta)
                 line[logits] = {
                     "wrong_signs": round(float(((delta > 0) != (true > 0)).mean()), 4),

@@ -72,12 +72,7 @@ class KeyValueCache(StaticInferenceContext):
 @contextlib.contextmanager
 def decoding(chunks: list[torch.nn.Module]):
     """Every forward of `chunks` (unwrapped) has a `KeyValueCache`."""
-    taken = [
-        layer
-        for chunk in chunks
-        for layer in chunk.modules()
-        if isinstance(layer, attention.SelfAttention) and _is_plain(layer)
-    ]
+    taken = _plain_layers(chunks)
     try:
         for layer in taken:
             layer._adjust_key_value_for_inference = functools.partial(_append, layer)
@@ -89,6 +84,30 @@ def decoding(chunks: list[torch.nn.Module]):
         for layer in taken:
             vars(layer).pop("_adjust_key_value_for_inference", None)
             vars(layer.core_attention).pop("forward", None)
+
+
+@contextlib.contextmanager
+def torch_attention(chunks: list[torch.nn.Module]):
+    """Causal self-attention of `chunks` (unwrapped) is torch's own, which sums and rounds in
+    another order than that of training. Not for rows that are cut up or packed."""
+    taken = [layer.core_attention for layer in _plain_layers(chunks)]
+    try:
+        for core in taken:
+            core.forward = functools.partial(_attend_causally, core.forward)
+        with sdpa_kernel(_BACKENDS):
+            yield
+    finally:
+        for core in taken:
+            vars(core).pop("forward", None)
+
+
+def _plain_layers(chunks: list[torch.nn.Module]) -> list:
+    return [
+        layer
+        for chunk in chunks
+        for layer in chunk.modules()
+        if isinstance(layer, attention.SelfAttention) and _is_plain(layer)
+    ]
 
 
 def _is_plain(layer) -> bool:
@@ -127,10 +146,23 @@ def _attend(original, query, key, value, *args, **kwargs):
     """In the place of the core attention's: query [1, b, h, k], key and value [s, b, g, k]."""
     if query.size(0) > 1 or key.size(0) == 1:  # a prompt
         return original(query, key, value, *args, **kwargs)
+    return _by_torch(query, key, value, is_causal=False)
+
+
+def _attend_causally(original, query, key, value, *args, packed_seq_params=None, **kwargs):
+    """In the place of the core attention's forward; all [s, b, heads or groups, k]."""
+    if packed_seq_params is not None:
+        return original(query, key, value, *args, packed_seq_params=packed_seq_params, **kwargs)
+    return _by_torch(query, key, value, is_causal=True)
+
+
+def _by_torch(query, key, value, *, is_causal: bool) -> torch.Tensor:
+    """[s, b, h * k] of queries [s, b, h, k]."""
     out = torch.nn.functional.scaled_dot_product_attention(
         query.permute(1, 2, 0, 3),
         key.permute(1, 2, 0, 3),
         value.permute(1, 2, 0, 3),
+        is_causal=is_causal,
         enable_gqa=query.size(2) != key.size(2),
     )
-    return out.permute(2, 0, 1, 3).reshape(1, query.size(1), -1)
+    return out.permute(2, 0, 1, 3).reshape(query.size(0), query.size(1), -1)

@@ -4,11 +4,12 @@
 Taken where the last pipeline stage turns logits into per-token losses: theta_0 and theta_b are
 scored by the same forward, in the same layout, as training, but for the logits of a model that is
 not float32 itself, which are float32 here (`float32_logits`). A sample of them can be scored a
-second time in rows of other lengths: by what the two differ, with equal weights, c_t is noise.
+second time in another order of sums: by what the two differ, with equal weights, c_t is noise.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,13 +19,14 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core import mpu
-from megatron.core.utils import get_model_config
+from megatron.core.utils import get_model_config, unwrap_model
 from megatron.training import get_args
 
 from t3s_megatron.data.arrangement import Arrangement
 from t3s_megatron.data.lengths import make_arrangement
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.batches import RowMaker, scoring_batches
+from t3s_megatron.megatron.decoding import torch_attention
 from t3s_megatron.megatron.float32_logits import float32_logits
 from t3s_megatron.megatron.forward import call_model, next_batch, run_schedule
 from t3s_megatron.megatron.layout import data_and_context_group, speaks_for_its_samples
@@ -60,10 +62,11 @@ def score_corpus(
 def score_again(
     context: CallbackContext, rows: RowMaker, samples: Sequence[int]
 ) -> np.ndarray | None:
-    """As `score_corpus`, of a few of `samples`, in rows of other lengths than those of the run;
-    None where its arguments need the lengths as they are.
+    """As `score_corpus`, of a few of `samples`, in rows of other lengths than those of the run and
+    with torch's own attention; None where the run's arguments need the lengths as they are.
 
-    The kernels then take other tiles and sum in another order. Collective over the world.
+    The same function of the same weights, summed and rounded in another order in every layer.
+    Collective over the world.
     """
     arrangement = another_arrangement(rows.arrangement, get_args())
     if arrangement is None:
@@ -75,10 +78,21 @@ def score_again(
     try:
         for config in configs:
             config.variable_seq_lengths = True
-        return score_corpus(context, other, _spread(samples, _SCORED_AGAIN))
+        with _another_attention(context.model):
+            return score_corpus(context, other, _spread(samples, _SCORED_AGAIN))
     finally:
         for config, varied in zip(configs, before, strict=True):
             config.variable_seq_lengths = varied
+
+
+def _another_attention(model: list):
+    """Of bf16 models in whole rows: float32 has no kernel on CUDA that needs no s x s matrix, and
+    nothing to measure."""
+    chunks = [unwrap_model(chunk) for chunk in model]
+    is_float32 = get_model_config(chunks[0]).params_dtype == torch.float32
+    if is_float32 or mpu.get_context_parallel_world_size() > 1:
+        return contextlib.nullcontext()
+    return torch_attention(chunks)
 
 
 def another_arrangement(arrangement: Arrangement, args) -> Arrangement | None:

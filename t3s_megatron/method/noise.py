@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far c_t is rounding, and which anchors that could decide.
 
-Two passes at the same weights, with rows of other lengths, differ by nothing but the order in which
-kernels sum and where they round. delta_c is the difference of two passes as well, so where delta_c
-is smaller than that, its sign says little about the student.
+Two passes at the same weights, one with rows of other lengths and another attention, differ by
+nothing but the order in which kernels sum and where they round. delta_c is the difference of two
+passes as well, so where it is smaller than that, its sign says little about the student.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class ScoringNoise:
         """A line for a person."""
         if not self.level:
             return (
-                f"{self.tokens} tokens scored twice, in rows of other lengths, have the same "
+                f"{self.tokens} tokens scored twice, summed in another order, have the same "
                 "log-probs: the noise of c_t is not known from this"
             )
         return (
-            f"{self.tokens} tokens scored twice, in rows of other lengths, differ by "
+            f"{self.tokens} tokens scored twice, summed in another order, differ by "
             f"{self.median:.2g} (median), 90 % of them by at most {self.level:.2g}: as near to the "
             f"threshold are {self.unsure_anchors:.1%} of the anchors, and {self.wrong:.1%} of all "
             f"tokens are expected on its wrong side. --t3s-anchor-threshold {self.threshold:g} "

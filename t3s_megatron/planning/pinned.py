@@ -6,6 +6,8 @@ from __future__ import annotations
 
 #: torch rounds a pinned allocation up to a power of two; pieces of this size lose nothing by it.
 PIECE = 2**30
+#: No group is divided into smaller ones.
+_SMALLEST = 2**20
 #: Every tensor begins at a multiple of this, whatever its element size.
 _ALIGNMENT = 256
 
@@ -14,23 +16,19 @@ def pack(sizes: list[int]) -> tuple[list[int], list[tuple[int, int]]]:
     """Pieces that hold tensors of these bytes: (bytes of each piece, (piece, first byte) of each
     tensor).
 
-    Every piece is a power of two: `PIECE`, or for a larger tensor the next one. The largest tensors
-    are placed first, each where it fits, and no piece is larger than what is in it needs.
+    Every piece is a power of two: `PIECE`, or for a larger tensor the next one, or less where less
+    is left. The largest tensors are placed first, each where it fits.
     """
-    room: list[int] = []  # left in each piece
-    pieces: list[int] = []
-    places: dict[int, tuple[int, int]] = {}
-    for number in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        need = -(-sizes[number] // _ALIGNMENT) * _ALIGNMENT
-        piece = next((i for i, left in enumerate(room) if left >= need), None)
-        if piece is None:
-            piece = len(pieces)
-            pieces.append(max(PIECE, _power_of_two(need)))
-            room.append(pieces[-1])
-        places[number] = piece, pieces[piece] - room[piece]
-        room[piece] -= need
-    filled = [_power_of_two(size - left) for size, left in zip(pieces, room, strict=True)]
-    return filled, [places[number] for number in range(len(sizes))]
+    needs = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes]
+    numbers = sorted(range(len(sizes)), key=lambda number: -needs[number])
+    pieces, places = [], dict[int, tuple[int, int]]()
+    for group in _divided(numbers, needs, PIECE):
+        start = 0
+        for number in group:
+            places[number] = len(pieces), start
+            start += needs[number]
+        pieces.append(_power_of_two(start))
+    return pieces, [places[number] for number in range(len(sizes))]
 
 
 def pinned_bytes(sizes: list[int]) -> int:
@@ -38,5 +36,31 @@ def pinned_bytes(sizes: list[int]) -> int:
     return sum(pack(sizes)[0])
 
 
+def _divided(numbers: list[int], needs: list[int], capacity: int) -> list[list[int]]:
+    """Tensors (largest first) in groups of at most `capacity` bytes, or one that is larger; a group
+    that would leave much of its piece empty is divided again."""
+    groups: list[list[int]] = []
+    room: list[int] = []
+    for number in numbers:
+        need = needs[number]
+        group = next((i for i, left in enumerate(room) if left >= need), None)
+        if group is None:
+            group = len(groups)
+            groups.append([])
+            room.append(max(capacity, _power_of_two(need)))
+        groups[group].append(number)
+        room[group] -= need
+    return [part for group in groups for part in _halved(group, needs)]
+
+
+def _halved(group: list[int], needs: list[int]) -> list[list[int]]:
+    whole = _power_of_two(sum(needs[number] for number in group))
+    if len(group) == 1 or whole <= _SMALLEST:
+        return [group]
+    parts = _divided(group, needs, whole // 2)
+    size = sum(_power_of_two(sum(needs[number] for number in part)) for part in parts)
+    return parts if size < whole else [group]
+
+
 def _power_of_two(size: int) -> int:
-    return 1 << max(0, size - 1).bit_length() if size else 0
+    return 1 << (size - 1).bit_length() if size else 0

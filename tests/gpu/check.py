@@ -352,7 +352,8 @@ def decode() -> None:
     if ON_CUDA:
         size = """--device cuda --bf16 --layers 28 --hidden 2048 --heads 16 --groups 8 --ffn 6144
             --vocabulary 151936 --batch 32 --prompt 256 --limit 256 --repeats 1""".split()
-    found = json.loads(_script("decoding.py", *size))
+    _script("decoding.py", *size, "--json", f"{OUT}/decode.json")
+    found = json.loads(Path(f"{OUT}/decode.json").read_text())
     now, before = found["now"], found["before"]
     row(f"{now['ms_a_step']} ms a token, {now['ms_a_step_and_layer']} a layer; "
         f"{now['tokens_s']:.0f} tokens/s; before {before['ms_a_step']} ms")  # fmt: skip

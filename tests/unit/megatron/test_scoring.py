@@ -130,3 +130,24 @@ def test_samples_of_the_second_pass_are_spread_over_all():
     assert _spread(range(200), 4) == [0, 50, 100, 150]
     assert _spread([3, 5], 16) == [3, 5]
     assert _spread([], 16) == []
+
+
+def test_the_second_pass_is_the_same_function_rounded_otherwise():
+    from tiny_gpt import make_parallel, tiny_gpt
+
+    from t3s_megatron.megatron.decoding import torch_attention
+    from t3s_megatron.megatron.float32_logits import float32_logits
+
+    make_parallel()
+    exact = tiny_gpt()
+    before = losses(exact, tokens())
+    with torch_attention([exact]):
+        assert (losses(exact, tokens()) - before).abs().max() < 1e-4
+    model = tiny_gpt(bf16=True, params_dtype=torch.bfloat16)
+    with float32_logits([model]):
+        first = losses(model, tokens())
+        with torch_attention([model]):
+            again = losses(model, tokens())
+        assert torch.equal(losses(model, tokens()), first)  # and nothing of it stays
+    differ = (again - first).abs()
+    assert 0 < differ.median() < 0.1

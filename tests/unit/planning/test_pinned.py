@@ -34,3 +34,10 @@ def test_rounding_costs_little_where_it_cost_a_third():
     alone = sum(1 << (size - 1).bit_length() for size in sizes)
     assert alone / sum(sizes) > 1.33
     assert pinned_bytes(sizes) / sum(sizes) < 1.08
+
+
+def test_what_is_left_takes_little_more_than_it_has_to():
+    asked = 576 * 2**20
+    assert asked < pinned_bytes([48 * 2**20, 24 * 2**20] * 8) < 1.06 * asked  # no whole piece
+    assert pinned_bytes([4000] * 33) == 2**18
+    assert pinned_bytes([]) == 0
