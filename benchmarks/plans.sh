@@ -37,6 +37,7 @@ student Qwen3-235B-A22B
 Planned, not measured: `t3s-megatron plan` on a CPU, by `bash benchmarks/plans.sh`. The data is not there, so every sample counts with the full 32,768 tokens; with yours, `DRY_RUN=1` counts them.
 HEAD
     plan "Qwen3-8B, 8 GPUs" run_t3s_qwen3_8b.sh
+    plan "Qwen3-8B, 8 GPUs, T3S-simple" run_t3s_qwen3_8b.sh T3S_SIMPLE=1
     plan "Qwen3-32B, 16 GPUs" run_t3s_qwen3_32b.sh
     plan "Qwen3-32B, 64 GPUs" run_t3s_qwen3_32b.sh NNODES=8
     plan "Qwen3-32B, 16 GPUs, two servers with an overlap" run_t3s_qwen3_32b.sh GENERATION=server \

@@ -4,4 +4,13 @@
 #   HF_MODEL=Qwen3-8B DATA=traces.jsonl OUT=/shared/t3s bash examples/run_t3s_qwen3_8b.sh
 NNODES=${NNODES:-1}
 TP=${TP:-4}
+if [ "${T3S_SIMPLE:-0}" = 1 ] || [ "${GENERATION:-live}" = server ]; then
+    # Half a row on each GPU, and its activations fit: nothing is computed twice.
+    CP=${CP:-2}
+    RECOMPUTE=${RECOMPUTE:-$(( CP == 1 ))}
+else
+    # The live weights answer, which above context parallelism 1 is done without a key-value cache
+    # (correct, and slow).
+    CP=${CP:-1}
+fi
 source "$(dirname "${BASH_SOURCE[0]}")/run_t3s.sh"

@@ -24,6 +24,8 @@ EXTRA_ARGS=${EXTRA_ARGS:-}            # appended to the T3S runs
 DRY_RUN=${DRY_RUN:-0}                 # 1: plan the runs (t3s-megatron plan), start none
 PLAN_ARGS=${PLAN_ARGS:-}              # options of the plan
 
+source "$ROOT/examples/lib/checks.sh"
+t3s_check_knobs
 source "$ROOT/examples/lib/python.sh"
 source "$ROOT/examples/lib/cpu.sh"
 source "$ROOT/examples/lib/serve.sh"

@@ -20,6 +20,7 @@ from t3s_megatron.method.options import MethodOptions
 from t3s_megatron.options import FILLED_IN, add_arguments, option, values_of
 from t3s_megatron.servers.options import ServerOptions
 
+_NOT_READ = "would not be read, since the samples are those of --t3s-data"
 #: Megatron arguments that do not go together with a T3S run: it ...
 UNSUPPORTED = {
     "use_precision_aware_optimizer": "keeps the fp32 main parameters inside the optimizer",
@@ -35,7 +36,31 @@ UNSUPPORTED = {
     "hybrid_context_parallel": "rearranges the batches",
     "overlap_param_gather_with_optimizer_step": "leaves a gather in flight between steps",
     "overlap_moe_expert_parallel_comm": "splits a micro-batch into a schedule of its own",
+    "skip_train": "trains nothing",
+    "mock_data": _NOT_READ,
+    "data_path": _NOT_READ,
+    "train_data_path": _NOT_READ,
+    "data_args_path": _NOT_READ,
+    "per_split_data_args_path": _NOT_READ,
 }
+
+#: Those that do not go together with measuring accuracy, where the live weights generate (with
+#: servers too, since they answer the probes): (the argument, it ...).
+_EIGHT_BITS = (
+    "multiplies blocks of tokens, which a decoding step does not fill, by copies of the weights "
+    "that are older than the last step"
+)
+UNSUPPORTED_WITH_ANSWERS = {
+    "fp8": ("--fp8-format", _EIGHT_BITS),
+    "fp4": ("--fp4-format", _EIGHT_BITS),
+    "tp_comm_overlap": (
+        "--tp-comm-overlap",
+        "cuts every sequence up, and that of a decoding step is one token",
+    ),
+}
+
+#: Megatron's optimizers whose state the rewind and the copies of the weights know.
+OPTIMIZERS = ("adam", "sgd")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +113,7 @@ class T3SConfig(RunOptions, ServerOptions, AccuracyOptions, MethodOptions, DataO
         config = cls(**_filled_in(given, args), budget=args.train_iters)
         config.check()
         config._check_positions(args)
+        config._check_decoding(args)
         return config
 
     @property
@@ -133,6 +159,14 @@ class T3SConfig(RunOptions, ServerOptions, AccuracyOptions, MethodOptions, DataO
                 f"--max-position-embeddings {args.max_position_embeddings}"
             )
 
+    def _check_decoding(self, args: argparse.Namespace) -> None:
+        for name, (written, why) in UNSUPPORTED_WITH_ANSWERS.items():
+            if self.needs_answers and getattr(args, name, None):
+                raise T3SError(
+                    f"{written} does not work where accuracy is measured: it {why}. Choose "
+                    "--t3s-simple or --t3s-signal confidence, or drop it"
+                )
+
 
 def _check_megatron(args: argparse.Namespace, given: dict[str, Any]) -> None:
     """T3SError for what any run needs and Megatron's arguments do not give, or exclude."""
@@ -157,6 +191,11 @@ def _check_megatron(args: argparse.Namespace, given: dict[str, Any]) -> None:
     for name, why in UNSUPPORTED.items():
         if getattr(args, name, None):
             raise T3SError(f"--{name.replace('_', '-')} does not work with --t3s: it {why}")
+    if getattr(args, "optimizer", "adam") not in OPTIMIZERS:
+        raise T3SError(
+            f"--optimizer {args.optimizer} does not work with --t3s: its state is spread and kept "
+            f"in a way that the rewind does not know. Use {' or '.join(OPTIMIZERS)}"
+        )
     if args.fp16:
         raise T3SError(
             "--fp16 does not work with --t3s: use --bf16 (a rewind has no loss-scale state)"

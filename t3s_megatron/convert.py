@@ -26,6 +26,7 @@ def main() -> None:
 def _convert() -> None:
     from t3s_megatron.megatron.checkpoints import build_model, close, load_model, save_model
     from t3s_megatron.megatron.hf_folders import HuggingFaceFolders
+    from t3s_megatron.megatron.model import check_model_arguments
     from t3s_megatron.megatron.releases import parse_arguments
     from t3s_megatron.megatron.student import find_student
     from t3s_megatron.plugin import T3S
@@ -37,6 +38,7 @@ def _convert() -> None:
     save = args.save and not args.load
     if not (save or args.t3s_hf_export):
         raise T3SError("nothing to write: give --t3s-hf-export FOLDER, or --save without --load")
+    check_model_arguments(args)
     args.finetune = False
     folders = HuggingFaceFolders(args)
     if args.load:

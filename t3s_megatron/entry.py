@@ -28,6 +28,7 @@ from t3s_megatron.megatron.device import (
     install_megatron_layer,
     install_torch_layer,
 )
+from t3s_megatron.megatron.installation import repair_installation
 from t3s_megatron.megatron.releases import megatron_series
 
 _SECONDS = 10
@@ -45,6 +46,7 @@ def start_process(argv: list[str]) -> None:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         install_torch_layer()
     megatron_series()
+    repair_installation()
     if on_cpu:
         install_megatron_layer()
 

@@ -127,6 +127,10 @@ class T3S:
     def _prepare(self, args) -> Inputs:
         if self._inputs is None:
             check_places(args)
+            from t3s_megatron.megatron.installation import check_installation, repair_installation
+
+            repair_installation()  # for a script that does not begin with `start_process`
+            check_installation(args)
             self._inputs = read_inputs(args)
             self._check_weights(self._inputs, args)
             if self._inputs.config.generation == "server":
@@ -167,8 +171,10 @@ class T3S:
         return TrainingBatches(self._run.rows, inputs.training_rows, args.consumed_train_samples)
 
     def _start(self, args, inputs: Inputs, rows, forward) -> Run:
+        from t3s_megatron.data.showing import show_samples
         from t3s_megatron.megatron.batches import take_over_batches
         from t3s_megatron.megatron.nodes import require_equal, require_shared_folder
+        from t3s_megatron.megatron.process import print_rank_0
         from t3s_megatron.run.identity import identity
         from t3s_megatron.run.t3s import T3SRun
 
@@ -176,6 +182,11 @@ class T3S:
             require_shared_folder("--save", args.save)
         require_shared_folder("--t3s-dir", inputs.config.dir)
         require_equal(identity(inputs))
+        shown = inputs.config.show_samples
+        for line in show_samples(
+            inputs.corpus, inputs.tokenizer, shown, colours=sys.stdout.isatty()
+        ):
+            print_rank_0(f"[t3s] {line}")
         take_over_batches(args)  # there is no validation set: accuracy takes its place
         return (self._kind or T3SRun)(inputs, rows, forward)
 

@@ -20,28 +20,30 @@ if TYPE_CHECKING:
     from t3s_megatron.run.base import KindOfRun
 
 
-def main(run: KindOfRun | None = None) -> None:
+def main(run: KindOfRun | None = None, *, needs_student: bool = True) -> None:
     """`run`: the kind of run that `--t3s` makes; None: a `T3SRun`.
 
     A subclass of `run.base.Run`; or, since importing that imports Megatron, and on a CPU the device
     layer has to come first, a function `(inputs, rows, forward)` that imports it when it is called.
+    `needs_student`: refuse a run that would train random numbers.
     """
     started = time.time()
     with one_error():
         start_process(sys.argv)
-        _pretrain(started, run)
+        _pretrain(started, run, needs_student)
 
 
-def _pretrain(started: float, run: KindOfRun | None) -> None:
-    from t3s_megatron.megatron.model import model_provider
+def _pretrain(started: float, run: KindOfRun | None, needs_student: bool) -> None:
+    from t3s_megatron.megatron.model import check_model_arguments, model_provider
     from t3s_megatron.megatron.process import set_startup_timestamps
     from t3s_megatron.megatron.releases import call_pretrain, parse_arguments
     from t3s_megatron.plugin import T3S
     from t3s_megatron.run.plain import PlainTraining
 
     set_startup_timestamps(program_start=started, main_entry=time.time())
-    t3s = T3S(run=run, random_model=True)
+    t3s = T3S(run=run, random_model=needs_student)
     args = parse_arguments(t3s.add_arguments, {})
+    check_model_arguments(args)
     plain = PlainTraining(args)
     data_provider, forward_step = t3s.attach(plain.data_provider, plain.forward_step, args)
     call_pretrain(

@@ -228,13 +228,15 @@ def _walk(where: str, was, is_now, found: list[str], notes: list[str]) -> None:
 
 
 def _log(path: Path) -> list[str]:
-    lines = path.read_text().splitlines()
-    return [_stable(x) for x in lines if x.startswith("[t3s]") or "lm loss:" in x]
+    """What ranks print at once may share a line."""
+    text = path.read_text()
+    losses = re.findall(r"iteration +\d+/.*?number of nan iterations: +\d+", text)
+    said = [line for line in text.splitlines() if line.startswith("[t3s]")]
+    return [_stable(line) for line in said + losses]
 
 
 def _stable(line: str) -> str:
     line = re.sub(r"[\d.]+ s\b", "", line)
-    line = re.sub(r"^ \[[^]]*\]", "", line)
     line = re.sub(r"elapsed time per iteration \(ms\): [\d.]+ \|", "", line)
     return re.sub(r"/\S+", "PATH", line)
 

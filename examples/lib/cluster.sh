@@ -1,9 +1,14 @@
 # Sourced by examples/run_t3s.sh, which sets the layout (NNODES, TP, PP, CP, EP, ETP, PIPELINE_ARGS).
 # `t3s_cluster` starts the run on this node; every knob is an environment variable. The same command again goes on from the last checkpoint.
 
-t3s_refuse() {
-    echo "$(basename "$0"): $1" >&2
-    exit 2
+source "$ROOT/examples/lib/checks.sh"
+
+# The modules of $@ that $PYTHON does not have.
+t3s_lacks() {
+    "$PYTHON" - "$@" <<'PROBE'
+import importlib.util, sys
+print(*(name for name in sys.argv[1:] if importlib.util.find_spec(name) is None))
+PROBE
 }
 
 t3s_cluster() {
@@ -38,12 +43,16 @@ t3s_cluster() {
     local NODE_RANK=${NODE_RANK:-0}
     local MASTER_ADDR=${MASTER_ADDR:-localhost}
     local MASTER_PORT=${MASTER_PORT:-29500}
+    local NOTICE=${NOTICE:-1800}             # seconds from SIGTERM to SIGKILL
+    local DETERMINISTIC=${DETERMINISTIC:-0}  # 1: equal bits from equal steps, and slower ones
+    local RECOMPUTE=${RECOMPUTE:-1}          # 0: activations are kept (docs/cluster.md)
     local RESTARTS=${RESTARTS:-0}            # > 0: torchrun starts a run that died again
     local DEVICE=${DEVICE:-cuda}             # cpu: to try the script with a tiny student
     local PYTHON=${PYTHON:-python}
     local EXTRA_ARGS=${EXTRA_ARGS:-}         # appended
     local PLAN_ARGS=${PLAN_ARGS:-}           # for DRY_RUN=1: options of t3s-megatron plan
 
+    t3s_check_knobs
     "$PYTHON" -c 'import t3s_megatron' 2>/dev/null || t3s_refuse \
         "t3s_megatron is not installed for $PYTHON: pip install 't3s-megatron[gpu,verification]'"
     [ -e "$HF_MODEL/config.json" ] || t3s_refuse \
@@ -67,14 +76,13 @@ t3s_cluster() {
         --calculate-per-token-loss
         # Optimizer state spread over the data-parallel ranks, its traffic behind the computation.
         --use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather
-        # At 32k tokens a layer's activations cost more than computing them again.
-        --recompute-granularity full --recompute-method uniform --recompute-num-layers 1
-        # 151,936 logits a token: do not keep them twice.
-        --cross-entropy-loss-fusion
         # A checkpoint can be resumed in another layout.
         --dist-ckpt-optim-fully-reshardable
-        # SIGTERM (Slurm's end of time) saves and leaves.
+        # SIGTERM (Slurm's end of time) saves and leaves, after the step or measurement under way.
         --exit-signal-handler
+        # Python collects its garbage on all ranks in the same step, and not whenever one has some:
+        # every other rank would wait for it.
+        --manual-gc --manual-gc-interval 10
         # Ranks wait for each other while answers are generated and verified.
         --distributed-timeout-minutes 60
         --tokenizer-type HuggingFaceTokenizer --tokenizer-model "$HF_MODEL"
@@ -93,6 +101,18 @@ t3s_cluster() {
     if [[ "$model" == *--num-experts* ]]; then
         args+=(--expert-model-parallel-size "$EP" --expert-tensor-parallel-size "$ETP")
     fi
+    # At 32k tokens a layer's activations cost more than computing them again.
+    [ "$RECOMPUTE" = 0 ] \
+        || args+=(--recompute-granularity full --recompute-method uniform --recompute-num-layers 1)
+    if [ "$DETERMINISTIC" = 1 ]; then
+        # A rewind, a resume and a retry then repeat what was computed before, bit for bit. Megatron
+        # refuses the fused loss with it and wants these said to every process.
+        args+=(--deterministic-mode)
+        export NCCL_ALGO=Ring NVTE_ALLOW_NONDETERMINISTIC_ALGO=0 CUBLAS_WORKSPACE_CONFIG=:4096:8
+    else
+        # 151,936 logits a token: do not keep them twice.
+        args+=(--cross-entropy-loss-fusion)
+    fi
     [ "$T3S_SIMPLE" = 1 ] && args+=(--t3s-simple)
     [ "$GENERATION" = server ] && args+=(--t3s-generation server --t3s-server-url $SERVER_URL
         --t3s-server-reload "$SERVER_RELOAD" --t3s-server-weights "$OUT/weights")
@@ -101,7 +121,17 @@ t3s_cluster() {
         args+=("${CPU_ARGS[@]}" --attention-softmax-in-fp32)
     else
         # Transformer Engine; cuDNN's fused attention is the fast one for long rows on Hopper.
+        # Decoding steps use torch's own, which needs no plan for each number of keys.
         args+=(--transformer-impl transformer_engine --attention-backend fused)
+        # On by default, and only Apex has the kernel: without it Megatron stops at the first layer.
+        [ -z "$(t3s_lacks fused_weight_gradient_mlp_cuda)" ] \
+            || args+=(--no-gradient-accumulation-fusion)
+        # Every row has another length: memory that grows in place is not left in pieces.
+        export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
+        local wanted=(transformer_engine)
+        [ "$VERIFIER" != math ] || wanted+=(math_verify)
+        local lacking
+        lacking=$(t3s_lacks "${wanted[@]}")
         # Experts of a rank in one kernel; tokens are put in order by one as well.
         [[ "$model" == *--num-experts* ]] \
             && args+=(--moe-grouped-gemm --moe-permute-fusion)
@@ -110,6 +140,13 @@ t3s_cluster() {
 
     local run=("$PYTHON" -m torch.distributed.run --nnodes "$NNODES"
         --nproc-per-node "$NPROC_PER_NODE" --max-restarts "$RESTARTS")
+    # A checkpoint of hundreds of GiB is not written in the 30 s that torchrun gives the ranks.
+    local patience=1
+    if "$PYTHON" -m torch.distributed.run --help 2>/dev/null | grep -q -- --shutdown-timeout; then
+        run+=(--shutdown-timeout "$NOTICE")
+    else
+        patience=0
+    fi
     if (( RESTARTS > 0 )); then
         # A lost node can be replaced only if its agents do not share the rendezvous' store.
         export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
@@ -122,7 +159,12 @@ t3s_cluster() {
     # for tensor and context parallelism up to Hopper).
     export CUDA_DEVICE_MAX_CONNECTIONS=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
+    (( patience )) || echo "$(basename "$0"): warning: this torch's torchrun has no" \
+        "--shutdown-timeout: it kills the ranks 30 s after SIGTERM, saved or not" >&2
+
     if [ "${DRY_RUN:-0}" = 1 ]; then
+        [ -z "${lacking:-}" ] || echo "$(basename "$0"): warning: a run on this machine would lack" \
+            "$lacking: pip install 't3s-megatron[gpu,verification]'" >&2
         printf '%q ' "${run[@]}" -m t3s_megatron.pretrain "${args[@]}"
         printf '\n\n'
         # What it will need, on the CPU of this machine; 3 when it does not fit.
@@ -130,6 +172,10 @@ t3s_cluster() {
             --gpus-per-node "$NPROC_PER_NODE" $PLAN_ARGS -- "${args[@]}"
         return
     fi
+    [ -e "$HF_MODEL/config.json" ] || t3s_refuse \
+        "HF_MODEL=$HF_MODEL has no config.json: download the student, e.g. hf download Qwen/Qwen3-32B --local-dir DIR"
+    [ -z "${lacking:-}" ] || t3s_refuse \
+        "$PYTHON lacks $lacking: pip install 't3s-megatron[gpu,verification]'"
     mkdir -p "$OUT"
     exec "${run[@]}" -m t3s_megatron.pretrain "${args[@]}"
 }

@@ -9,6 +9,7 @@ to the servers; all ranks export, answer the probes, and learn what came of it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,12 +25,16 @@ from t3s_megatron.megatron.pause import training_paused
 from t3s_megatron.megatron.process import get_args
 from t3s_megatron.megatron.seam import CallbackContext
 from t3s_megatron.servers import reload
-from t3s_megatron.servers.client import Client, Completion, Finish, Request, ServerError, base_url
+from t3s_megatron.servers.client import Client
+from t3s_megatron.servers.completion import Completion, Finish, Request
+from t3s_megatron.servers.exchange import ServerError, base_url
 from t3s_megatron.servers.probes import PROBE_TOKENS, PROBES, compare
 from t3s_megatron.servers.prompt_text import prompt_texts
 
 #: Seeds of servers are of 31 bits at the least.
 _SEEDS = 2**31
+#: Faults told of one measurement, the most frequent ones.
+_MOST_FAULTS = 3
 
 
 @dataclass
@@ -186,10 +191,11 @@ class ServerBackend:
         ]
         progress = Progress(len(requests), self.tell)
         completions = self._complete(weights.ready, requests, timeout, progress)
-        faults = {one.why for one in completions if one.why is not None}
-        for fault in sorted(faults)[:3]:
-            self.tell(f"unfinished: {fault}")
-        if faults:
+        for finish in (Finish.REFUSED, Finish.UNFINISHED):
+            faults = Counter(one.why for one in completions if one.finish is finish)
+            for why, times in faults.most_common(_MOST_FAULTS):
+                self.tell(f"{times} of {len(completions)} answers {finish}: {why}")
+        if any(one.finish is Finish.UNFINISHED for one in completions):
             weights.ready = {}  # who knows what they hold now
         return [_answer(one, limit) for one in completions]
 
@@ -209,6 +215,7 @@ class ServerBackend:
             timeout=self.config.server_timeout,
             retries=self.config.server_retries,
             extra=reload.sampling_fields(self.config.server_reload),
+            keeps_state=True,
             say=self.tell,
             cancelled=lambda: self.cancelled,
         )
@@ -285,16 +292,26 @@ class ServerBackend:
         timeout = config.server_reload_timeout + config.server_timeout
         progress = Progress(len(requests), self.tell)
         found = self._complete({url: model}, requests, timeout, progress)
-        lost = [one.why for one in found if one.why is not None]
-        if lost:
-            raise ServerError(f"{url}: {len(lost)} of {len(found)} probes unfinished: {lost[0]}")
+        lost = [one.why for one in found if one.finish is Finish.UNFINISHED]
+        answered = [i for i, one in enumerate(found) if one.is_answer]
+        if lost or not answered:
+            first = next(one.why for one in found if not one.is_answer)
+            n = len(found) - len(answered)
+            raise ServerError(f"{url}: {n} of {len(found)} probes unfinished: {first}")
+        if len(answered) < len(found):
+            refused = next(one.why for one in found if not one.is_answer)
+            self.tell(f"{len(found) - len(answered)} of {len(found)} probes refused: {refused}")
+
+        def of_answered(texts: list[str]) -> list[str]:
+            return [texts[i] for i in answered]
+
         finding = compare(
-            weights.expected,
-            [one.text for one in found],
-            weights.earlier,
+            of_answered(weights.expected),
+            of_answered([one.text for one in found]),
+            {name: of_answered(texts) for name, texts in weights.earlier.items()},
             config.server_agreement,
         )
-        self.tell(f"{url}: {finding.describe(len(found))}")
+        self.tell(f"{url}: {finding.describe(len(answered))}")
         if finding.fault is not None:
             raise ServerError(f"{url}: {finding.fault}. Is it the same model, tokenizer and dtype?")
         return model
@@ -302,7 +319,7 @@ class ServerBackend:
 
 def _answer(completion: Completion, limit: int) -> Answer:
     """The end token, which the server counts, is no part of an answer."""
-    if completion.finish is Finish.UNFINISHED:
+    if not completion.is_answer:
         return Answer("", 0, False, unfinished=True)
     if completion.finish is Finish.LENGTH or completion.tokens > limit:
         return Answer(completion.text, limit, truncated=True)

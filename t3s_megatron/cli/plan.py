@@ -14,6 +14,7 @@ import os
 import warnings
 from dataclasses import replace
 
+from t3s_megatron.accuracy.verifiers import entry
 from t3s_megatron.config import T3SConfig, add_t3s_arguments
 from t3s_megatron.data.lengths import make_arrangement
 from t3s_megatron.errors import T3SError
@@ -102,6 +103,13 @@ def add_command(commands) -> None:
         default=2.0,
         help="at which all ranks together write the weights for a server, in GB/s",
     )
+    add(
+        "--host-ms-a-layer",
+        type=float,
+        default=0.7,
+        metavar="MS",
+        help="that Python takes to launch a layer of a decoding step of live generation",
+    )
     add("--json", metavar="FILE", help="write every figure to this file too")
     add("arguments", nargs=argparse.REMAINDER, help="after --: what pretrain is given")
     command.set_defaults(run=run_command)  # fmt: skip
@@ -135,6 +143,8 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> PlannedRun:
         argv, world_size, lambda parser: take_from_folder(add_t3s_arguments(parser), argv)
     )
     config = T3SConfig.from_args(args) if args.t3s else None
+    if config is not None and config.needs_answers:
+        entry(config.verifier)  # of a name that is none
     if not args.train_iters:
         raise T3SError("--train-iters is missing: the plan counts steps")
     tokenizer = tokenizer_of(args)
@@ -159,6 +169,7 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> PlannedRun:
         options.memory_bandwidth_tbs * 1e12,
         options.generation_rate,
         options.export_bandwidth_gbs * 1e9,
+        options.host_ms_a_layer * 1e-3,
     )
     lengths = computed_lengths(make_arrangement(args), samples)
     of_teachers = tuple(one.samples for one in samples.teachers)
@@ -187,7 +198,7 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> PlannedRun:
         answers=answers,
         gpus=gpus,
         gpu_limit=limit,
-        host=host_memory(model, longest, per_node),
+        host=host_memory(model, storage_of(args), longest, per_node),
         disk=disk(model, storage_of(args), longest, samples, answers),
         expected=expected,
         longest=longest,
@@ -207,7 +218,7 @@ def _check(options: argparse.Namespace) -> int:
         raise T3SError("how many GPUs? Give --world-size (before the --), or set WORLD_SIZE")
     positive = ("gpus_per_node", "gpu_memory_gib", "expert_load", "mfu", "peak_tflops",
                 "vocabulary", "memory_bandwidth_tbs", "generation_rate", "mean_answer_tokens",
-                "export_bandwidth_gbs")  # fmt: skip
+                "export_bandwidth_gbs", "host_ms_a_layer")  # fmt: skip
     for name in positive:
         if getattr(options, name) is not None and not getattr(options, name) > 0:
             raise T3SError(f"--{name.replace('_', '-')} has to be above 0")

@@ -18,13 +18,15 @@ from t3s_megatron.accuracy.pool import Limits, VerifierPool
 from t3s_megatron.data.durable import check_folder, sha256_file, write_bytes
 from t3s_megatron.errors import DataError, T3SError
 from t3s_megatron.servers.client import Client
+from t3s_megatron.servers.completion import Dialect
 from t3s_megatron.teacher_data.filtering import training_row, verify_and_choose
-from t3s_megatron.teacher_data.generating import Sampling, generate
+from t3s_megatron.teacher_data.generating import Generated, Sampling, generate
 from t3s_megatron.teacher_data.prompts import load_prompts, write_rows
 from t3s_megatron.teacher_data.recipes import RECIPES, choose, trace_rows
 from t3s_megatron.teacher_data.report import make_report, text, to_json
 from t3s_megatron.teacher_data.sample_file import SampleFile
-from t3s_megatron.teacher_data.traces import Asked, Trace, load_traces
+from t3s_megatron.teacher_data.traces import Asked, Trace, load_traces, note_on_thinking
+from t3s_megatron.teacher_data.unanswered import by_prompt
 
 #: `generate`: some samples were not answered.
 INCOMPLETE = 3
@@ -65,7 +67,8 @@ def _add_generate(steps) -> None:
         "generate",
         help="a teacher's samples, through an OpenAI-compatible server",
         description="Asks POST /v1/chat/completions. Started again, it asks for what is missing. "
-        "Exit status 3: some samples were not answered. T3S_SERVER_API_KEY: a bearer token.",
+        "What the server refuses, while it answers others, is not asked for again. Exit status 3: "
+        "the same command may get more. T3S_SERVER_API_KEY: a bearer token.",
     )
     add = step.add_argument
     add("prompts", help="prompts and gold answers: .jsonl, .parquet or a dataset")
@@ -82,7 +85,21 @@ def _add_generate(steps) -> None:
     add("--timeout", type=float, default=3600.0, help="seconds one attempt may take")
     add("--retries", type=int, default=4, help="attempts after the first one")
     add("--extra", type=_json_object, help="further fields of every request, as a JSON object")
+    add("--ask-refused", action="store_true", help="ask again for samples that were refused")
+    add(
+        "--max-tokens-name",
+        default=Dialect().max_tokens,
+        choices=("max_tokens", "max_completion_tokens"),
+        help="what the server calls the limit of --max-tokens",
+    )
+    add("--answering-model", metavar="NAME", help="in replies, where it is not --model")
+    add(
+        "--no-usage",
+        action="store_true",
+        help="take replies that do not count their tokens; lengths are not known then",
+    )
     add("--split", default="train", help="of a dataset (default: train)")
+    _add_ignored(step)
     step.set_defaults(run=_generate)
 
 
@@ -103,8 +120,20 @@ def _add_filter(steps) -> None:
         help="a sample without </think> was cut off: for samples without a finish reason",
     )
     add("--tokenizer-model", metavar="DIR", help="report lengths in this tokenizer's tokens")
+    _add_ignored(step)
     _add_verifier(step)
     step.set_defaults(run=_filter)
+
+
+def _add_ignored(step) -> None:
+    step.add_argument(
+        "--ignore-fields",
+        "--t3s-ignore-fields",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="fields of a row that are no part of its conversation: text in others is refused",
+    )
 
 
 def _add_verifier(step) -> None:
@@ -139,7 +168,8 @@ def _json_object(value: str) -> dict:
 
 def _prompts(options: argparse.Namespace) -> int:
     recipe = RECIPES[options.recipe]
-    for path in filter(None, (options.output, options.traces)):
+    report_path = _beside(options.output)
+    for path in filter(None, (options.output, options.traces, report_path)):
         _check_output(path, [options.source])
     with VerifierPool(options.verifier, _limits(options)) as pool:
         pool.load()
@@ -153,8 +183,8 @@ def _prompts(options: argparse.Namespace) -> int:
             pool=pool,
         )
     print(f"{recipe.name}: {chosen.rows} rows, {chosen.qualified} problems qualify")
-    for why, n in sorted(chosen.left_out.items()):
-        print(f"  left out {n}: {why}")
+    for why, n in chosen.left_out.counts.most_common():
+        print(f"  left out {n}: {why} (first {chosen.left_out.first[why]})")
     traces = trace_rows(chosen.problems)
     if options.traces and not traces:
         raise DataError(f"{options.source}: has no answers of teachers; leave out --traces")
@@ -163,10 +193,30 @@ def _prompts(options: argparse.Namespace) -> int:
     # In an order of their own: files of the same prompts are the same.
     rows = sorted((one.prompt.to_row() for one in chosen.problems), key=lambda row: row["id"])
     write_rows(options.output, rows)
-    print(f"{options.output}: {len(rows)} prompts")
     if options.traces:
         write_rows(options.traces, sorted(traces, key=lambda row: (row["teacher"], row["id"])))
         print(f"{options.traces}: {len(traces)} published answers")
+    report = {
+        "source": {options.source: _fingerprint(options.source)},
+        "recipe": recipe.name,
+        "seed": options.seed,
+        "verifier": options.verifier,
+        "rows": chosen.rows,
+        "qualified": chosen.qualified,
+        "left_out": [
+            {
+                "why": why,
+                "rows": n,
+                "first": chosen.left_out.first[why],
+                "sources": dict(chosen.left_out.sources.get(why, {})),
+            }
+            for why, n in chosen.left_out.counts.most_common()
+        ],
+        "output": options.output,
+        "output_sha256": sha256_file(options.output),
+    }
+    write_bytes(report_path, to_json(report))
+    print(f"{options.output}: {len(rows)} prompts; report: {report_path}")
     return 0
 
 
@@ -176,7 +226,7 @@ def _generate(options: argparse.Namespace) -> int:
     if options.retries < 0:
         raise T3SError("--retries has to be 0 or more")
     _check_output(options.output, [options.prompts])
-    prompts = load_prompts(options.prompts, split=options.split)
+    prompts = load_prompts(options.prompts, split=options.split, ignored=options.ignore_fields)
     sampling = Sampling(
         options.teacher or options.model,
         options.model,
@@ -194,37 +244,60 @@ def _generate(options: argparse.Namespace) -> int:
         timeout=options.timeout,
         retries=options.retries,
         extra=options.extra,
+        dialect=Dialect(options.max_tokens_name, options.answering_model, not options.no_usage),
         say=_say,
     )
     with SampleFile(options.output) as file:
         try:
-            made = generate(prompts, sampling, client, file, _say)
+            made = generate(prompts, sampling, client, file, _say, ask_refused=options.ask_refused)
         except KeyboardInterrupt:
             _say("interrupted; the same command goes on")
             return 130
+    whole = len(prompts) * sampling.samples
     print(
-        f"{options.output}: {made.before + made.asked - made.failed} of "
-        f"{len(prompts) * sampling.samples} samples; {made.tokens} tokens now, {made.truncated} "
-        "samples met the length limit"
+        f"{options.output}: {made.before + made.answered} of {whole} samples; {made.tokens} tokens "
+        f"now, {made.truncated} samples met the length limit"
     )
+    _say_what_is_missing(made)
+    if made.answered and made.thinking < made.answered:
+        _say(
+            f"{made.answered - made.thinking} of {made.answered} answers have no thinking, neither "
+            "apart nor in <think> tags. If the teacher thinks, its thoughts stand in the answers: "
+            "start its server with a reasoning parser, or give --require-thinking to `filter`"
+        )
+    return INCOMPLETE if made.failed else 0
+
+
+def _say_what_is_missing(made: Generated) -> None:
+    for line in by_prompt(made.refused):
+        _say(line)
+    if made.refused:
+        _say(f"{len(made.refused)} samples are refused, and not asked for again: see --ask-refused")
     if made.failed:
         _say(f"{made.failed} were not answered, the first one: {made.why}")
         _say("the same command asks for them again")
-        return INCOMPLETE
-    return 0
+    if made.refused or made.failed:
+        _say(f"{made.path_of_unanswered} tells of them")
 
 
 def _filter(options: argparse.Namespace) -> int:
-    report_path = options.report or os.path.splitext(options.output)[0] + ".report.json"
+    report_path = options.report or _beside(options.output)
     for path in (options.output, report_path):
         _check_output(path, options.sources)
     limits = _limits(options)
-    asked = load_traces(options.sources, split=options.split, teacher=options.teacher)
+    asked = load_traces(
+        options.sources,
+        split=options.split,
+        teacher=options.teacher,
+        ignored=options.ignore_fields,
+    )
     if options.teacher is not None:
         names = sorted({one.teacher or "" for one in asked})
         asked = [one for one in asked if one.teacher == options.teacher]
         if not asked:
             raise DataError(f"--teacher {options.teacher}: only {', '.join(names)} answered")
+    if not options.require_thinking and (note := note_on_thinking(asked)) is not None:
+        _say(note)
     length, unit = _length(options.tokenizer_model, asked)
     results = verify_and_choose(
         asked,
@@ -251,6 +324,11 @@ def _filter(options: argparse.Namespace) -> int:
     write_bytes(report_path, to_json({**report, "output_sha256": sha256_file(options.output)}))
     print(f"{options.output}: {len(rows)} samples; report: {report_path}")
     return 0
+
+
+def _beside(output: str) -> str:
+    """Where the report of `output` stands when it is not said."""
+    return os.path.splitext(output)[0] + ".report.json"
 
 
 def _check_output(path: str, sources: list[str]) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from t3s_megatron.data.records import Record
-from t3s_megatron.data.tokenizing import Sample, tokenize
+from t3s_megatron.data.tokenizing import Sample, Tokenization
 from t3s_megatron.errors import DataError, T3SError
 
 
@@ -59,10 +59,8 @@ class Corpus:
         A row holds tokens[:-1] and predicts tokens[1:]: a sample of L tokens needs L - 1 places.
         DataError, with `overlong="error"`, for samples that do not fit.
         """
-        samples = [
-            tokenize(record, tokenizer, prompt_format=prompt_format, vocab_size=vocab_size)
-            for record in records
-        ]
+        made = Tokenization(tokenizer, prompt_format, vocab_size)
+        samples = [made(record) for record in records]
         long = [sample for sample in samples if len(sample.tokens) - 1 > seq_length]
         if long and overlong == "error":
             named = "; ".join(f"{s.where} ({len(s.tokens)} tokens)" for s in long[:3])

@@ -109,6 +109,12 @@ def _refuse_fixed_shapes(kind: str, args) -> None:
             f"{given} has rows of different lengths, which the allgather dispatcher does not "
             "take: add --moe-token-dispatcher-type alltoall, or choose --t3s-arrangement padded"
         )
+    if args.num_experts and "quantile_balancing" in _listed(args.moe_router_load_balancing_type):
+        raise T3SError(
+            f"--moe-router-load-balancing-type quantile_balancing does not work with {given}: it "
+            "takes every row to have --seq-length tokens. Choose another, or --t3s-arrangement "
+            "padded"
+        )
     for name, why in FIXED_SHAPE.items():
         if getattr(args, name, None):
             raise T3SError(
@@ -122,6 +128,11 @@ def _refuse_fixed_shapes(kind: str, args) -> None:
         )
 
 
+def _listed(value) -> list:
+    """Of an argument of the router, which may be given once or once for each loss."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
 def _refuse_padded_moe_losses(args) -> None:
     """Megatron's router losses have no mask on every pipeline stage: padding would be balanced
     like text."""
@@ -132,7 +143,7 @@ def _refuse_padded_moe_losses(args) -> None:
         losses.append("moe_aux_loss_coeff")
     for name in losses:
         value = getattr(args, name)
-        if any(value if isinstance(value, (list, tuple)) else [value]):
+        if any(_listed(value)):
             raise T3SError(
                 f"--{name.replace('_', '-')} does not work with padded rows, whose padding it "
                 "counts as tokens: use --micro-batch-size 1 with --t3s-arrangement own, or set it "

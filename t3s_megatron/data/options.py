@@ -15,8 +15,9 @@ class DataOptions:
 
     data: tuple[str, ...] = option(
         (),
-        "training samples: .jsonl, .parquet, a saved Hugging Face dataset or a dataset name; "
-        "several: each without a `teacher` field is a teacher's, named after the file",
+        "training samples: .jsonl, .json, .csv, .parquet (docs/data.md), a saved Hugging Face "
+        "dataset or a dataset name; several: each without a `teacher` field is a teacher's, named "
+        "after the file; shards of one dataset are one",
         needed=True,
         free=True,
     )
@@ -28,6 +29,18 @@ class DataOptions:
     )
     heldout_data_split: str = option(
         "test", "split to read when --t3s-heldout-data is a Hugging Face dataset"
+    )
+    ignore_fields: tuple[str, ...] = option(
+        (),
+        "fields of a row that are no part of its conversation: text in a field that is not read is "
+        "refused otherwise (docs/data.md)",
+        free=True,
+    )
+    show_samples: int = option(
+        1,
+        "print the first N training samples as they are learned, target against context (0: none)",
+        at_least=0,
+        free=True,
     )
     prompt_format: str = option(
         "chat",

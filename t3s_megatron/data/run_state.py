@@ -167,8 +167,9 @@ class StateFolder:
             have = ", ".join(map(str, self.iterations())) or "none"
             raise MismatchError(
                 f"{path}: not there, so the checkpoint of iteration {iteration} cannot be gone on "
-                f"from (states of iterations: {have}). To start over from its weights as theta_0, "
-                "add --finetune."
+                f"from (states of iterations: {have}). Restore it, or go on from an iteration that "
+                "has one (--ckpt-step). Another run from its weights as theta_0 takes --finetune "
+                "and another --save"
             ) from None
         except MismatchError:
             raise

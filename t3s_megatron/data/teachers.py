@@ -2,8 +2,9 @@
 """Which samples are whose: training data of one teacher, or of several (section 4.2).
 
 Teachers are named by the `teacher` field of their samples. Of several sources, each without that
-field is a teacher's that is named after it: `traces/r1.jsonl` is r1's. One name, or none, is one
-teacher, and nothing is told apart.
+field is a teacher's that is named after it: `traces/r1.jsonl` is r1's. The shards of one dataset
+(`train-00000-of-00002.parquet`, ...) are one source. One name, or none, is one teacher, and nothing
+is told apart.
 
 The traces of two teachers for one prompt are two samples. They may have the same id: with several
 teachers, what a sample is called everywhere else is "teacher/id".
@@ -12,30 +13,41 @@ teachers, what a sample is called everywhere else is "teacher/id".
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 import numpy as np
 
 from t3s_megatron.data.corpus import Corpus, build_corpus
+from t3s_megatron.data.files import without_endings
 from t3s_megatron.data.records import Record, load_records
 from t3s_megatron.data.tokenizing import Sample
 from t3s_megatron.errors import DataError
 
+#: As the hub names the files of one dataset: train-00000-of-00002.parquet.
+_SHARD = re.compile(r"-\d{5}-of-\d{5}(?=(?:\.[a-z0-9]+)*$)", re.IGNORECASE)
 _LONGEST_NAME = 100  # it is part of file names
 
 
-def load_training_records(sources: tuple[str, ...], *, split: str = "train") -> list[Record]:
+def load_training_records(
+    sources: tuple[str, ...], *, split: str = "train", ignored: Collection[str] = ()
+) -> list[Record]:
     """All records of `sources`, in their order; with several teachers each has one.
 
-    DataError, naming file and line, for a sample without a teacher where others have one, for two
-    sources that would have the same name, and for an id that a teacher has twice.
+    Shards of one dataset are one source. `ignored`: fields of a row that are as if they were not
+    there. DataError, naming file and line, for a sample without a teacher where others have one,
+    for two sources that would have the same name, and for an id that a teacher has twice.
     """
-    by_source = {source: load_records(source, split=split) for source in sources}
-    if len(by_source) < len(sources):
-        twice = next(source for source in sources if sources.count(source) > 1)
+    twice = next((source for source in sources if sources.count(source) > 1), None)
+    if twice is not None:
         raise DataError(f"--t3s-data: {twice} is given twice")
-    if len(sources) > 1:
+    by_source = {
+        name: load_records(*files, split=split, ignored=ignored)
+        for name, files in datasets_of(sources).items()
+    }
+    if len(by_source) > 1:
         by_source = _named_after_their_source(by_source)
     records = [record for of_source in by_source.values() for record in of_source]
     teachers = {record.teacher for record in records}
@@ -74,10 +86,19 @@ def _named_after_their_source(by_source: dict[str, list[Record]]) -> dict[str, l
     return made
 
 
+def datasets_of(sources: Sequence[str]) -> dict[str, list[str]]:
+    """The files of each dataset, by its name: a source, or what its shards are called without
+    their numbers."""
+    found: dict[str, list[str]] = {}
+    for source in sources:
+        found.setdefault(_SHARD.sub("", source), []).append(source)
+    return found
+
+
 def named_after(source: str) -> str:
     """The teacher whose traces `source` holds, if its samples do not say."""
-    name, _ = os.path.splitext(os.path.basename(source.rstrip("/")))
-    return name
+    name = os.path.basename(_SHARD.sub("", source).rstrip("/"))
+    return without_endings(name)
 
 
 def _unique(records: list[Record]) -> list[Record]:
@@ -97,14 +118,23 @@ def _unique(records: list[Record]) -> list[Record]:
 class Part:
     """The samples of one teacher within the corpus of a run; `teacher` None: all of it.
 
-    `samples`: their indices in the whole corpus, in its order. `targets` int64[n_target_tokens]:
-    the numbers of their targets there. `corpus`: these samples alone.
+    `samples`: their indices in the whole corpus, in its order. `targets` takes their targets out of
+    a flat array of its: a slice where they stand together, else their numbers int64[n]. `corpus`:
+    these samples alone.
     """
 
     teacher: str | None
     samples: tuple[int, ...]
-    targets: np.ndarray
+    targets: slice | np.ndarray
     corpus: Corpus
+
+    def numbers(self, which: np.ndarray) -> np.ndarray:
+        """int64: the numbers in the whole corpus of those targets of the part that `which`
+        (bool[n]) marks."""
+        marked = np.flatnonzero(which)
+        if isinstance(self.targets, slice):
+            return marked + self.targets.start
+        return self.targets[marked]
 
     def file_name(self, name: str) -> str:
         """Of a file that is this teacher's; with one teacher there is only one of it."""
@@ -113,7 +143,7 @@ class Part:
 
 def whole(corpus: Corpus) -> Part:
     """All samples together."""
-    return Part(None, tuple(range(len(corpus.samples))), np.arange(corpus.n_targets), corpus)
+    return Part(None, tuple(range(len(corpus.samples))), slice(0, corpus.n_targets), corpus)
 
 
 def parts_of(corpus: Corpus, records: list[Record]) -> list[Part]:
@@ -135,7 +165,9 @@ def parts_of(corpus: Corpus, records: list[Record]) -> list[Part]:
 def load_training_corpus(args, tokenizer) -> tuple[Corpus, list[Part]]:
     """The samples of --t3s-data, all together and by teacher. Errors as `load_training_records`,
     `build_corpus` and `parts_of`."""
-    records = load_training_records(tuple(args.t3s_data), split=args.t3s_data_split)
+    records = load_training_records(
+        tuple(args.t3s_data), split=args.t3s_data_split, ignored=args.t3s_ignore_fields
+    )
     corpus = build_corpus(records, args, tokenizer)
     return corpus, parts_of(corpus, records)
 
@@ -145,7 +177,9 @@ def load_heldout_corpus(args, tokenizer) -> Corpus | None:
     `build_corpus`."""
     if not args.t3s_heldout_data:
         return None
-    records = load_records(args.t3s_heldout_data, split=args.t3s_heldout_data_split)
+    records = load_records(
+        args.t3s_heldout_data, split=args.t3s_heldout_data_split, ignored=args.t3s_ignore_fields
+    )
     return build_corpus(records, args, tokenizer)
 
 
@@ -169,5 +203,7 @@ def question(sample: Sample) -> tuple:
 def _part(corpus: Corpus, teacher: str | None) -> Part:
     samples = tuple(i for i, s in enumerate(corpus.samples) if s.teacher == teacher)
     slices = [corpus.target_slice(i) for i in samples]
-    targets = np.concatenate([np.arange(one.start, one.stop) for one in slices])
+    targets: slice | np.ndarray = slice(slices[0].start, slices[-1].stop)
+    if samples != tuple(range(samples[0], samples[-1] + 1)):
+        targets = np.concatenate([np.arange(one.start, one.stop) for one in slices])
     return Part(teacher, samples, targets, corpus.subset(samples))

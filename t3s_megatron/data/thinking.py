@@ -81,6 +81,12 @@ def answer_of(response: str, *, opened: bool = False) -> str | None:
     return None if _OPENED.search(after) else after
 
 
+def has_tags(response: str) -> bool:
+    """Whether there is a tag of thinking in a response: otherwise it has none, or its server has
+    taken the tags and left the thinking."""
+    return OPEN in response or CLOSE in response
+
+
 def foreign_tag(text: str) -> str | None:
     """The first thinking tag of another family in `text`, as it stands there; None without one."""
     match = _FOREIGN.search(text)

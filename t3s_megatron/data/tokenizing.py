@@ -8,12 +8,15 @@ exactly the tokens that generation is given.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from t3s_megatron.data.control_tokens import ControlTokens
 from t3s_megatron.data.names import is_missing_path
 from t3s_megatron.data.records import Record
+from t3s_megatron.data.rendering import Rendered, render_chat
+from t3s_megatron.data.thinking import OPEN, split_thinking
 from t3s_megatron.errors import DataError, T3SError
 
 
@@ -36,89 +39,112 @@ class Sample:
         return int(self.is_target.sum())
 
 
+class Tokenization:
+    """How records become samples. `prompt_format`: "chat" renders with the tokenizer's template,
+    "raw" joins the two texts as they are.
+
+    `tokenizer`: a Hugging Face one. ValueError for another format, DataError when the tokenizer has
+    no end token.
+    """
+
+    def __init__(self, tokenizer, prompt_format: str, vocab_size: int | None = None):
+        if prompt_format not in _RENDERERS:
+            raise ValueError(f"prompt_format has to be chat or raw, not {prompt_format!r}")
+        if tokenizer.eos_token_id is None:
+            raise DataError("the tokenizer has no end-of-text token: set its eos_token")
+        self._tokenizer = tokenizer
+        self._end = tokenizer.eos_token_id
+        self._render = _RENDERERS[prompt_format]
+        self._is_raw = prompt_format == "raw"
+        self._vocab_size = vocab_size
+        self._control = ControlTokens(tokenizer)
+
+    def __call__(self, record: Record) -> Sample:
+        """DataError, naming the record, when the template is missing or does not write all of it,
+        when a control token stands where text should, when nothing is left to learn, or when a
+        token id does not fit the vocabulary."""
+        record = self._without_end(record)
+        rendered = self._render(record, self._tokenizer)
+        if self._is_raw:
+            head = self._encode(rendered.prompt)
+            bos = self._tokenizer.bos_token_id
+            if bos is not None and head[:1] != [bos]:
+                head = [bos, *head]
+        else:
+            head = self._control.encode(rendered.prompt, rendered.said, record.where)
+        tail = self._targets(rendered, record.where)
+        if not head:
+            raise DataError(f"{record.where}: the prompt has no tokens")
+        if len(tail) < 2:
+            raise DataError(f"{record.where}: the response has no tokens to learn")
+        tokens = np.array(head + tail, dtype=np.int32)
+        if self._vocab_size is not None and tokens.max() >= self._vocab_size:
+            raise DataError(
+                f"{record.where}: token id {tokens.max()} does not fit a vocabulary of "
+                f"{self._vocab_size}"
+            )
+        return Sample(
+            record.uid,
+            tokens,
+            np.arange(len(tokens)) >= len(head),
+            len(head),
+            record.answer,
+            record.metadata,
+            record.teacher,
+            record.where,
+        )
+
+    def _encode(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text, add_special_tokens=False)
+
+    def _without_end(self, record: Record) -> Record:
+        """The record, its response without end tokens of its own. DataError when there is a control
+        token inside the response, or nothing else in it."""
+        *prompt, last = record.messages
+        text = self._control.without_trailing(last["content"])
+        if not (split_thinking(text).answer or "").strip():
+            # A template may still write something around it, and it would be learned.
+            raise DataError(f"{record.where}: the response has no tokens to learn: it is empty")
+        if (token := self._control.first(text)) is not None:
+            raise DataError(
+                f"{record.where}: the response has the control token {token!r} inside its text; "
+                "the student would learn to end or to open a turn there. Take it out"
+            )
+        return replace(record, messages=(*prompt, {**last, "content": text}))
+
+    def _targets(self, rendered: Rendered, where: str) -> list[int]:
+        """The tokens to learn: the response and one end token, the last of them. What the template
+        writes after it, a line break mostly, no student ever has to produce."""
+        text, own = rendered.response, rendered.response_end
+        said, behind = text[:own], text[own:]
+        closing, end, _ = behind.partition(self._tokenizer.eos_token)
+        made = self._encode(said + (closing if end else closing.rstrip()))
+        if self._end in made:
+            raise DataError(f"{where}: the chat template ends the response before its text ends")
+        return [*made, self._end]
+
+
 def tokenize(
     record: Record, tokenizer, *, prompt_format: str, vocab_size: int | None = None
 ) -> Sample:
-    """`prompt_format`: "chat" renders with the tokenizer's template, "raw" joins the two texts.
-
-    `tokenizer`: a Hugging Face one. DataError, naming the record, when the template is missing or
-    does not extend the prompt, when nothing is left to learn, or when a token id does not fit
-    `vocab_size`. ValueError for another format.
-    """
-    if prompt_format not in _RENDERERS:
-        raise ValueError(f"prompt_format has to be chat or raw, not {prompt_format!r}")
-    end = tokenizer.eos_token_id
-    if end is None:
-        raise DataError("the tokenizer has no end-of-text token: set its eos_token")
-    if not record.messages[-1]["content"].replace(tokenizer.eos_token, "").strip():
-        # A template may still write something around it, and it would be learned.
-        raise DataError(f"{record.where}: the response has no tokens to learn: it is empty")
-    prompt, response = _RENDERERS[prompt_format](record, tokenizer)
-    head = tokenizer.encode(prompt, add_special_tokens=False)
-    if prompt_format == "raw" and tokenizer.bos_token_id is not None:
-        head = [tokenizer.bos_token_id, *head]
-    tail = tokenizer.encode(response, add_special_tokens=False)
-    if end in tail:
-        # Templates write a newline after the end token, which no student ever has to produce.
-        tail = tail[: len(tail) - tail[::-1].index(end)]
-    else:
-        tail = [*tail, end]
-    if not head:
-        raise DataError(f"{record.where}: the prompt has no tokens")
-    if len(tail) < 2:
-        raise DataError(f"{record.where}: the response has no tokens to learn")
-    tokens = np.array(head + tail, dtype=np.int32)
-    if vocab_size is not None and tokens.max() >= vocab_size:
-        raise DataError(
-            f"{record.where}: token id {tokens.max()} does not fit a vocabulary of {vocab_size}"
-        )
-    is_target = np.arange(len(tokens)) >= len(head)
-    return Sample(
-        record.uid,
-        tokens,
-        is_target,
-        len(head),
-        record.answer,
-        record.metadata,
-        record.teacher,
-        record.where,
-    )
+    """One record as `Tokenization` makes a sample of it."""
+    return Tokenization(tokenizer, prompt_format, vocab_size)(record)
 
 
-def _render_chat(record: Record, tokenizer) -> tuple[str, str]:
-    if not getattr(tokenizer, "chat_template", None):
-        raise DataError(
-            "the tokenizer has no chat template: give one that has, or set "
-            "--t3s-prompt-format raw to train on prompt and response as they are"
-        )
-    messages = list(record.messages)
-    try:
-        whole = tokenizer.apply_chat_template(messages, tokenize=False)
-        prompt = tokenizer.apply_chat_template(
-            messages[:-1], tokenize=False, add_generation_prompt=True
-        )
-    except Exception as error:  # a template may raise anything, jinja's own types included
-        raise DataError(f"{record.where}: the chat template refuses it ({error})") from error
-    if not whole.startswith(prompt):
-        raise DataError(
-            f"{record.where}: the chat template renders the prompt differently once the response "
-            "is there (thinking tags?), so the response cannot be told apart; use a template "
-            "whose generation prompt is a prefix of the rendered conversation"
-        )
-    return prompt, whole[len(prompt) :]
-
-
-def _render_raw(record: Record, tokenizer) -> tuple[str, str]:
+def _render_raw(record: Record, tokenizer) -> Rendered:
     roles = [message["role"] for message in record.messages]
     if roles != ["user", "assistant"]:
         raise DataError(
             f"{record.where}: --t3s-prompt-format raw takes one user message and one assistant "
             f"message, found {', '.join(roles)}; use chat for conversations"
         )
-    return record.messages[0]["content"], record.messages[1]["content"]
+    prompt, response = (message["content"] for message in record.messages)
+    if prompt.rstrip().endswith(OPEN):  # its thinking begins there, and was given its tag again
+        response = response.removeprefix(OPEN).lstrip("\n")
+    return Rendered(prompt, response, len(response), ())
 
 
-_RENDERERS = {"chat": _render_chat, "raw": _render_raw}
+_RENDERERS = {"chat": render_chat, "raw": _render_raw}
 
 
 def load_tokenizer(path: str):

@@ -11,13 +11,15 @@ from megatron.training.checkpointing import checkpoint_exists, load_checkpoint, 
 from megatron.training.training import get_model
 
 from t3s_megatron.errors import T3SError
+from t3s_megatron.megatron.installation import check_installation
 from t3s_megatron.megatron.model import model_provider
 from t3s_megatron.megatron.releases import initialize
 
 
 def build_model(args, extra_args_provider: Callable, args_defaults: dict) -> list:
     """The chunks of this rank, unwrapped. Starts the process groups. `args` and what they were
-    parsed with (`releases.parse_arguments`)."""
+    parsed with (`releases.parse_arguments`). T3SError for what this installation lacks."""
+    check_installation(args, trains=False)
     initialize(args, extra_args_provider, args_defaults)
     return get_model(model_provider, wrap_with_ddp=False)
 

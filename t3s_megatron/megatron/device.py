@@ -25,7 +25,11 @@ import torch.distributed as dist
 
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.cpu_collectives import install_uneven_collectives
-from t3s_megatron.megatron.releases import count_lengths_on, load_optimizer_without_gradient
+from t3s_megatron.megatron.releases import (
+    count_lengths_on,
+    load_optimizer_without_gradient,
+    use_shipped_dataset_helpers,
+)
 
 CPU = torch.device("cpu")
 
@@ -286,19 +290,11 @@ def install_megatron_layer() -> None:
     if _megatron_active:
         return
     _megatron_active = True
-    _skip_dataset_helper_compilation()
+    use_shipped_dataset_helpers()
     _allow_sequence_parallel_torch_norm()
     _allow_cpu_token_dispatch()
     _use_fused_adam_conventions()
     count_lengths_on(CPU)
-
-
-def _skip_dataset_helper_compilation() -> None:
-    # initialize.py:178 runs `make` in core/datasets and exits the process when that fails; the
-    # wheel ships the compiled helper but no Makefile.
-    import megatron.core.datasets.utils as utils
-
-    utils.compile_helpers = lambda: None
 
 
 def _allow_sequence_parallel_torch_norm() -> None:

@@ -9,23 +9,25 @@ distribution.
 Every rank takes part: chunks of a pipeline hand activations on in order, the last stage samples,
 and bounds and the stop flag are common to all data-parallel ranks, because expert-parallel ranks
 have to step together. So is the end of the time that generation may take: the clock of the rank
-that samples goes with its tokens. With context parallelism there is no key-value cache and the
-whole sequence is computed for each token: correct, and slow.
+that samples goes with its tokens. Finished answers leave the batch, as many on every rank. With
+context parallelism there is no key-value cache and the whole sequence is computed for each token:
+correct, and slow.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 from megatron.core import mpu
-from megatron.core.inference.contexts import StaticInferenceContext
 from megatron.core.utils import get_model_config, unwrap_model
 
 from t3s_megatron.accuracy.answers import Progress, Sampling
+from t3s_megatron.megatron.decoding import KeyValueCache, decoding
 from t3s_megatron.megatron.forward import zigzag_slice
 from t3s_megatron.megatron.layout import gather_over_data
 from t3s_megatron.megatron.pause import training_paused
@@ -37,6 +39,13 @@ _SEQUENCE_PARALLEL_SWITCHES = (
     "scatter_to_sequence_parallel",
     "reduce_scatter_embeddings",
 )
+
+#: Tokens between two looks at what is finished: each waits for the device and for all ranks.
+_LOOK_EVERY = 8
+
+#: Finished answers leave the batch when they are at least this share of it: moving the others' keys
+#: and values costs as much as reading them a few times.
+_SHARE_TO_LEAVE = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,51 @@ def generate(
                 answers.update(part)
             if progress is not None:
                 progress.add(len(block), sum(len(answers[i].tokens) for i in block))
+    torch.cuda.empty_cache()  # pieces of odd sizes that training could not use
     return [answers[i] for i in range(len(prompts))]
+
+
+class _Batch:
+    """Prompts that are answered together; those that are still in it, in the order of `lines`.
+
+    `tokens` int64[b, longest prompt + limit], `lengths` of the prompts int64[b], `uniforms`
+    float64[b, limit] or None, `done` bool[b], all on the device.
+    """
+
+    def __init__(self, prompts: list[list[int]], total: int, uniforms, device):
+        self.prompts = prompts
+        self.lines = list(range(len(prompts)))
+        self.tokens = torch.zeros(len(prompts), total, dtype=torch.long, device=device)
+        for line, prompt in enumerate(prompts):
+            self.tokens[line, : len(prompt)] = torch.tensor(prompt, device=device)
+        self.lengths = torch.tensor([len(p) for p in prompts], device=device)
+        self.uniforms = uniforms
+        self.done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+        #: (tokens after the prompt, whether they are all), by line, of those that have left.
+        self.left: dict[int, tuple[list[int], bool]] = {}
+
+    def shrink(self, size: int, end: int) -> torch.Tensor:
+        """Finished answers leave until `size` are left; which stay, int64[size], ascending."""
+        stay = torch.sort(torch.argsort(self.done.int(), stable=True)[:size]).values
+        staying = set(stay.tolist())
+        self._take_out([place for place in range(len(self.lines)) if place not in staying], end)
+        self.lines = [self.lines[place] for place in sorted(staying)]
+        self.tokens, self.lengths = self.tokens[stay], self.lengths[stay]
+        self.done = self.done[stay]
+        if self.uniforms is not None:
+            self.uniforms = self.uniforms[stay]
+        return stay
+
+    def finish(self, end: int) -> list[tuple[list[int], bool]]:
+        """Of all lines in their order: (tokens after the prompt, whether they are all)."""
+        self._take_out(range(len(self.lines)), end)
+        return [self.left[line] for line in range(len(self.prompts))]
+
+    def _take_out(self, places: Sequence[int], end: int) -> None:
+        tokens, done = self.tokens[:, : end + 1].cpu(), self.done.tolist()
+        for place in places:
+            line = self.lines[place]
+            self.left[line] = tokens[place, len(self.prompts[line]) :].tolist(), done[place]
 
 
 class _Decoder:
@@ -109,34 +162,40 @@ class _Decoder:
     def decode(
         self, prompts: list[list[int]], numbers: list[int], shortest: int, longest: int
     ) -> list[Generated]:
-        """`shortest` and `longest` prompt over all data-parallel ranks of this batch."""
+        """`shortest` and `longest` prompt over all data-parallel ranks of this batch, of which each
+        has the same number."""
+        total = longest + self.sampling.max_new_tokens
+        batch = _Batch(prompts, total, self._uniforms(numbers), self.device)
+        cache = KeyValueCache(len(prompts), total) if self.use_cache else None
+        start = end = 0
+        with decoding(self.chunks) if self.use_cache else contextlib.nullcontext():
+            for end in range(shortest, total):  # chooses the token at position `end`
+                logits = self._logits(batch.tokens, start, end, cache)
+                if self.use_cache:
+                    start = end
+                overdue = self._advance(batch, logits, end)
+                if (end - shortest) % _LOOK_EVERY:
+                    continue
+                live, self.time_is_up = self._in_common(batch.done, overdue)
+                if not live or self.time_is_up:
+                    break
+                if live <= (1 - _SHARE_TO_LEAVE) * len(batch.lines):
+                    stay = batch.shrink(live, end)
+                    if cache is not None:
+                        cache.keep(stay)
+        return [self._answer(*left) for left in batch.finish(end)]
+
+    def _advance(self, batch: _Batch, logits, end: int) -> torch.Tensor:
+        """Put the next token of every answer at position `end`; whether the time is up (0 or 1)."""
         limit = self.sampling.max_new_tokens
-        total = longest + limit
-        tokens = torch.zeros(len(prompts), total, dtype=torch.long, device=self.device)
-        for line, prompt in enumerate(prompts):
-            tokens[line, : len(prompt)] = torch.tensor(prompt, device=self.device)
-        lengths = torch.tensor([len(p) for p in prompts], device=self.device)
-        uniforms = self._uniforms(numbers)
-        done = torch.zeros(len(prompts), dtype=torch.bool, device=self.device)
-        cache = StaticInferenceContext(len(prompts), total) if self.use_cache else None
-        start = 0
-        for end in range(shortest, total):  # chooses the token at position `end`
-            logits = self._logits(tokens, start, end, cache)
-            if self.use_cache:
-                start = end
-            # Longer prompts are fed their own tokens until they end.
-            live = (lengths <= end) & ~done
-            chosen, overdue = self._choose(logits, uniforms, (end - lengths).clamp(0, limit - 1))
-            tokens[:, end] = torch.where(live, chosen, tokens[:, end])
-            done |= live & (chosen == self.sampling.end_token)
-            done |= (end + 1 - lengths) >= limit
-            all_done, self.time_is_up = self._in_common(done.all(), overdue)
-            if all_done or self.time_is_up:
-                break
-        return [
-            self._answer(tokens[line, len(prompt) : end + 1].tolist(), is_done)
-            for line, (prompt, is_done) in enumerate(zip(prompts, done.tolist(), strict=True))
-        ]
+        age = end - batch.lengths
+        chosen, overdue = self._choose(logits, batch.uniforms, age.clamp(0, limit - 1))
+        # Longer prompts are fed their own tokens until they end.
+        live = (age >= 0) & ~batch.done
+        batch.tokens[:, end] = torch.where(live, chosen, batch.tokens[:, end])
+        batch.done |= live & (chosen == self.sampling.end_token)
+        batch.done |= age + 1 >= limit
+        return overdue
 
     def _answer(self, tokens: list[int], is_done: bool) -> Generated:
         tokens = tokens[: self.sampling.max_new_tokens]
@@ -186,18 +245,19 @@ class _Decoder:
             dist.broadcast(message, dist.get_process_group_ranks(context)[0], group=context)
         return message[:batch], message[batch]
 
-    def _in_common(self, done: torch.Tensor, overdue: torch.Tensor) -> tuple[bool, bool]:
-        """Whether all data-parallel ranks are done, and whether the time of any of them is up.
+    def _in_common(self, done: torch.Tensor, overdue: torch.Tensor) -> tuple[int, bool]:
+        """How many answers are live on the data-parallel rank that has most of them, and whether
+        the time of any is up.
 
         Each data-parallel group holds one rank of every part of the data, and all ranks of a part
-        have the same `overdue`: so all groups come to the same end.
+        have the same `done` and `overdue`: so all groups come to the same end.
         """
         group = mpu.get_data_parallel_group()
-        values = torch.stack([done, overdue == 0]).to(torch.float32)
+        values = torch.stack([(~done).sum(), overdue])
         if group.size() > 1:
-            dist.all_reduce(values, op=dist.ReduceOp.MIN, group=group)
-        all_done, in_time = values.tolist()
-        return bool(all_done), not in_time
+            dist.all_reduce(values, op=dist.ReduceOp.MAX, group=group)
+        live, is_overdue = values.tolist()
+        return live, bool(is_overdue)
 
     # ------------------------------------------------------------------------------ one forward
 

@@ -61,8 +61,11 @@ class StepTokens(TokenScores):
 
     step: int  # of the phase, 1-based: the forward saw the weights after step - 1 updates
 
-    def among(self, targets: np.ndarray) -> StepTokens:
-        """Those with a number in `targets`, which are in ascending order."""
+    def among(self, targets: slice | np.ndarray) -> StepTokens:
+        """Those with a number in `targets`: a range, or numbers in ascending order."""
+        if isinstance(targets, slice):
+            mine = (self.target >= targets.start) & (self.target < targets.stop)
+            return StepTokens(self.target[mine], self.c[mine], self.step)
         place = np.minimum(np.searchsorted(targets, self.target), len(targets) - 1)
         mine = targets[place] == self.target
         return StepTokens(self.target[mine], self.c[mine], self.step)

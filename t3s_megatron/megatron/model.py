@@ -2,25 +2,55 @@
 """The model provider of `python -m t3s_megatron.pretrain`: a GPTModel from Megatron's arguments.
 
 A run with its own pretrain script keeps its own provider; this one covers what Megatron's
-`pretrain_gpt.py` builds (dense and MoE, Transformer Engine or local layers, `--spec`).
+`pretrain_gpt.py` builds (dense and MoE, Transformer Engine or local layers, `--spec`), and refuses
+by name what it does not build.
 """
 
 from __future__ import annotations
 
 from megatron.core.models.gpt import GPTModel
-from megatron.core.models.gpt.gpt_layer_specs import (
-    get_gpt_decoder_block_spec,
-    get_gpt_layer_local_spec,
-    get_gpt_layer_with_transformer_engine_spec,
-)
 from megatron.core.transformer.spec_utils import import_module
 from megatron.training import get_args
 from megatron.training.arguments import core_transformer_config_from_args
 
 from t3s_megatron.data.lengths import choose_arrangement
 from t3s_megatron.errors import T3SError
+from t3s_megatron.megatron.arguments import given
 from t3s_megatron.megatron.device import is_cpu_layer_active
+from t3s_megatron.megatron.releases import layer_spec
 from t3s_megatron.megatron.uneven import let_lengths_vary
+
+#: Arguments whose models this provider does not build: it ...
+_NOT_BUILT = {
+    "hybrid_layer_pattern": "makes a hybrid model of other layers",
+    "hybrid_override_pattern": "makes a hybrid model of other layers",
+    "is_hybrid_model": "makes a hybrid model of other layers",
+    "experimental_attention_variant": "has layers without a key-value cache for generation",
+    "heterogeneous_layers_config_path": "gives every layer a shape of its own",
+    "heterogeneous_layers_config_encoded_json": "gives every layer a shape of its own",
+    "mtp_num_layers": "adds layers and losses beside the model's own",
+    "modelopt_enabled": "replaces layers by ModelOpt's",
+    "export_kd_teacher_load": "trains against a teacher's logits",
+    "use_legacy_models": "makes a model of Megatron's old kind",
+}
+
+
+def check_model_arguments(args) -> None:
+    """T3SError for arguments of a model that `model_provider` does not build, which would train
+    another one without a word."""
+    for name, why in _NOT_BUILT.items():
+        if getattr(args, name, None):
+            known = given(args, name)
+            argument = known[0] if known else "--" + name.replace("_", "-")
+            raise T3SError(
+                f"{argument} is not supported: it {why}. Drop it, or train it "
+                "from a pretrain script of your own, with the plugin"
+            )
+    if getattr(args, "qk_l2_norm", False) and args.transformer_impl == "local":
+        raise T3SError(
+            "--qk-l2-norm does nothing in --transformer-impl local: drop it, or use "
+            "--transformer-impl transformer_engine"
+        )
 
 
 def model_provider(
@@ -29,7 +59,7 @@ def model_provider(
     """One pipeline stage of the student. Signature as Megatron 0.17 to 0.19 call it."""
     args = get_args()
     config = config or core_transformer_config_from_args(args)
-    spec = _layer_spec(args, config, vp_stage)
+    spec = layer_spec(args, config, vp_stage) if args.spec is None else import_module(args.spec)
     # A script may use this provider without the plugin's samples.
     arrangement = choose_arrangement(args) if getattr(args, "t3s_data", None) else "padded"
     if is_cpu_layer_active():
@@ -48,31 +78,15 @@ def model_provider(
         rotary_percent=args.rotary_percent,
         rotary_base=args.rotary_base,
         rope_scaling=args.use_rope_scaling,
+        # Megatron's own builder leaves it at 8 whatever is asked for (Megatron-LM #6305).
         rope_scaling_factor=args.rope_scaling_factor,
+        seq_len_interpolation_factor=args.rotary_seq_len_interpolation_factor,
         vp_stage=vp_stage,
         pg_collection=pg_collection,
     )
     if arrangement != "padded":
         let_lengths_vary([model])
     return model
-
-
-def _layer_spec(args, config, vp_stage):
-    if args.spec is not None:
-        return import_module(args.spec)
-    use_te = args.transformer_impl == "transformer_engine"
-    if args.num_experts:
-        return get_gpt_decoder_block_spec(
-            config,
-            use_transformer_engine=use_te,
-            normalization=args.normalization,
-            vp_stage=vp_stage,
-        )
-    if use_te:
-        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
-    return get_gpt_layer_local_spec(
-        qk_layernorm=config.qk_layernorm, normalization=config.normalization
-    )
 
 
 def _use_cpu_attention(spec, args, arrangement: str) -> None:

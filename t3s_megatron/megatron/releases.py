@@ -10,7 +10,11 @@ Importing this module imports no Megatron: the device layer has to come first.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import os
+import sys
+import traceback
 from collections.abc import Callable
 
 from t3s_megatron import __version__
@@ -97,7 +101,19 @@ def parse_arguments(extra_args_provider: Callable, args_defaults: dict):
     """Megatron's own parse and validation; sets its global arguments. Returns the namespace.
 
     In 0.17 `pretrain` parses by itself, so there the namespace is validated but not yet global.
+    T3SError, with Megatron's reason, for what it refuses.
     """
+    if any(word.split("=")[0] == "--yaml-cfg" for word in sys.argv):
+        raise T3SError("--yaml-cfg is not supported: give the arguments on the command line")
+    try:
+        return _parse(extra_args_provider, args_defaults)
+    except T3SError:
+        raise
+    except (AssertionError, ValueError) as error:
+        raise T3SError(f"Megatron refuses these arguments: {reason_of(error)}") from error
+
+
+def _parse(extra_args_provider: Callable, args_defaults: dict):
     if megatron_series() == "0.17":
         from megatron.training.arguments import parse_args, validate_args
 
@@ -109,6 +125,14 @@ def parse_arguments(extra_args_provider: Callable, args_defaults: dict):
     return parse_and_validate_args(
         extra_args_provider=extra_args_provider, args_defaults=args_defaults
     )
+
+
+def reason_of(error: Exception) -> str:
+    """The message of an error of Megatron's; for an assertion without one, what was asserted."""
+    if str(error):
+        return str(error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{frame.line} ({os.path.basename(frame.filename)}:{frame.lineno})"
 
 
 def call_pretrain(
@@ -165,6 +189,34 @@ def initialize(args, extra_args_provider: Callable, args_defaults: dict) -> None
         initialize_megatron()
 
 
+def layer_spec(args, config, vp_stage):
+    """The layers of a GPT model for Megatron's arguments, as its own builder chooses them."""
+    if megatron_series() == "0.19":
+        from megatron.training.argument_utils import gpt_config_from_args
+        from megatron.training.models.gpt import default_layer_spec
+
+        return default_layer_spec(gpt_config_from_args(args, config=config), vp_stage)
+    from megatron.core.models.gpt import gpt_layer_specs as specs
+
+    use_te = args.transformer_impl == "transformer_engine"
+    if args.num_experts:
+        return specs.get_gpt_decoder_block_spec(
+            config,
+            use_transformer_engine=use_te,
+            normalization=args.normalization,
+            qk_l2_norm=args.qk_l2_norm,
+            vp_stage=vp_stage,
+        )
+    layers = dict(
+        qk_layernorm=config.qk_layernorm, multi_latent_attention=args.multi_latent_attention
+    )
+    if use_te:
+        return specs.get_gpt_layer_with_transformer_engine_spec(
+            **layers, qk_l2_norm=args.qk_l2_norm
+        )
+    return specs.get_gpt_layer_local_spec(**layers, normalization=config.normalization)
+
+
 def without_validation(args) -> None:
     """Set Megatron's arguments for a run that has no validation set."""
     args.eval_iters = 0
@@ -206,13 +258,12 @@ def optimizer_config(args) -> tuple:
 def load_optimizer_without_gradient(distrib_optimizer) -> None:
     """Let 0.19 load a distributed optimizer of float32 parameters: it copies into a view of a leaf
     that requires a gradient (distrib_optimizer.py:1225), on any device."""
-    cls = distrib_optimizer.DistributedOptimizer
-    if hasattr(cls, "_set_main_param_and_optimizer_states"):
-        import torch
+    import torch
 
-        cls._set_main_param_and_optimizer_states = torch.no_grad()(
-            cls._set_main_param_and_optimizer_states
-        )
+    cls, name = distrib_optimizer.DistributedOptimizer, "_set_main_param_and_optimizer_states"
+    load = getattr(cls, name, None)
+    if load is not None and not hasattr(load, "__wrapped__"):
+        setattr(cls, name, torch.no_grad()(load))
 
 
 def count_lengths_on(device) -> None:
@@ -223,3 +274,42 @@ def count_lengths_on(device) -> None:
 
     if hasattr(training, "_seqlen_stats_in_iteration"):
         training._seqlen_stats_in_iteration = torch.zeros(2, dtype=torch.float64, device=device)
+
+
+def inference_mode() -> contextlib.AbstractContextManager:
+    """In which the last stage computes logits of the last position alone; 0.17 always does so for a
+    model with a cache."""
+    try:
+        from megatron.core.inference.utils import InferenceMode
+    except ImportError:
+        return contextlib.nullcontext()
+    return InferenceMode.active()
+
+
+def rotary_concentration(layer) -> float:
+    """The factor of rotary embedding of a self-attention (YaRN's, else 1)."""
+    known = getattr(layer, "_yarn_concentration_factor", None)  # 0.19
+    if known is not None:
+        return known
+    from megatron.core.transformer import attention
+
+    return attention._yarn_get_concentration_factor_from_config(layer.config)
+
+
+def use_shipped_dataset_helpers() -> None:
+    """Have Megatron take the compiled dataset helper that its wheels ship.
+
+    `initialize_megatron` runs `make` in core/datasets and ends the process where that fails
+    (datasets/utils.py:25-30), and the wheels have no Makefile: no job that was installed with pip
+    would start. A checkout whose helper is not compiled yet still compiles it.
+    """
+    import importlib.util
+
+    import megatron.core.datasets.utils as utils
+
+    if importlib.util.find_spec("megatron.core.datasets.helpers_cpp") is not None:
+        utils.compile_helpers = _already_compiled
+
+
+def _already_compiled() -> None:
+    """In the place of `compile_helpers`."""

@@ -1,27 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """c_t for every target token of the corpus at the live weights (Eq. 2): a forward-only pass.
 
-Taken where the last pipeline stage turns logits into per-token losses, so there is no second copy
-of the logits and no second code path: theta_0 and theta_b are scored by the same forward, in the
-same layout, as training.
+Taken where the last pipeline stage turns logits into per-token losses: theta_0 and theta_b are
+scored by the same forward, in the same layout, as training, but for the logits of a model that is
+not float32 itself, which are float32 here (`float32_logits`). A sample of them can be scored a
+second time in rows of other lengths: by what the two differ, with equal weights, c_t is noise.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core import mpu
+from megatron.core.utils import get_model_config
+from megatron.training import get_args
 
+from t3s_megatron.data.arrangement import Arrangement
+from t3s_megatron.data.lengths import make_arrangement
+from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.batches import RowMaker, scoring_batches
+from t3s_megatron.megatron.float32_logits import float32_logits
 from t3s_megatron.megatron.forward import call_model, next_batch, run_schedule
 from t3s_megatron.megatron.layout import data_and_context_group, speaks_for_its_samples
 from t3s_megatron.megatron.meter import TokenReader, TokenScores
 from t3s_megatron.megatron.pause import training_paused
 from t3s_megatron.megatron.seam import CallbackContext
+
+#: Samples that are scored a second time, and what their rows' lengths are rounded up to then.
+_SCORED_AGAIN, _COARSE = 16, 256
 
 
 def score_corpus(
@@ -38,11 +50,57 @@ def score_corpus(
         count, batches = scoring_batches(rows, samples)
         iterators.append(batches)
     reader = TokenReader()
-    with training_paused(context):
+    with training_paused(context), float32_logits(context.model):
         score_step = partial(_score_step, reader)
         run_schedule(context.model, score_step, iterators, count, forward_only=True)
         # Still paused: the collectives below belong to the pass.
         return _collect(reader.take(), rows)
+
+
+def score_again(
+    context: CallbackContext, rows: RowMaker, samples: Sequence[int]
+) -> np.ndarray | None:
+    """As `score_corpus`, of a few of `samples`, in rows of other lengths than those of the run;
+    None where its arguments need the lengths as they are.
+
+    The kernels then take other tiles and sum in another order. Collective over the world.
+    """
+    arrangement = another_arrangement(rows.arrangement, get_args())
+    if arrangement is None:
+        return None
+    other = copy.copy(rows)
+    other.arrangement = arrangement
+    configs = [get_model_config(chunk) for chunk in context.model]
+    before = [config.variable_seq_lengths for config in configs]
+    try:
+        for config in configs:
+            config.variable_seq_lengths = True
+        return score_corpus(context, other, _spread(samples, _SCORED_AGAIN))
+    finally:
+        for config, varied in zip(configs, before, strict=True):
+            config.variable_seq_lengths = varied
+
+
+def another_arrangement(arrangement: Arrangement, args) -> Arrangement | None:
+    """Rows of one sample each, longer than they are in `arrangement`, or shorter than padded ones;
+    never longer than its `seq_length`. `args`: Megatron's validated namespace."""
+    if arrangement.kind == "padded":
+        own = copy.copy(args)
+        own.t3s_arrangement, own.micro_batch_size = "own", 1
+        try:
+            return make_arrangement(own)
+        except T3SError:
+            return None
+    coarse = arrangement.multiple * max(1, _COARSE // arrangement.multiple)
+    if arrangement.seq_length % coarse or coarse * 4 > arrangement.seq_length:
+        return replace(arrangement, kind="padded", micro_batch_size=1)
+    return replace(arrangement, kind="own", multiple=coarse)
+
+
+def _spread(samples: Sequence[int], count: int) -> list[int]:
+    """At most `count` of them, evenly over their order."""
+    count = min(count, len(samples))
+    return [samples[i * len(samples) // count] for i in range(count)]
 
 
 def _score_step(reader: TokenReader, data_iterator, model, return_schedule_plan: bool = False):

@@ -17,6 +17,8 @@ from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.utils import unwrap_model
 from megatron.training import checkpointing
+from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from t3s_megatron.errors import MismatchError, T3SError
 from t3s_megatron.megatron.arguments import given
@@ -134,7 +136,7 @@ def _check_meaning(source: Source, args) -> None:
     try:
         saved = dist_checkpointing.load_common_state_dict(source.path).get("args")
         shapes = _tensor_shapes(source.path)
-    except CheckpointingException:
+    except (CheckpointingException, OSError):  # OSError: of another format, without .metadata
         return
     lines = [] if saved is None else list(_differences(saved, args))
     rows = shapes.get(_EMBEDDING, (None,))[0]
@@ -201,8 +203,14 @@ def _vocabulary(rows: int, args) -> str:
 
 def _tensor_shapes(path: str) -> dict[str, tuple[int, ...]]:
     """Global shapes of a checkpoint's tensors, by name."""
-    found = dist_checkpointing.load_tensors_metadata(path)
-    return {name: tuple(tensor.global_shape) for name, tensor in found.items()}
+    # Not Megatron's load_tensors_metadata: it makes a tensor of each entry, out of properties that
+    # torch.empty does not take all of (`strides`, torch 2.15).
+    entries = FileSystemReader(path).read_metadata().state_dict_metadata.items()
+    return {
+        name: tuple(entry.size)
+        for name, entry in entries
+        if isinstance(entry, TensorStorageMetadata)
+    }
 
 
 #: What a checkpoint holds beside the model.
@@ -221,7 +229,7 @@ class StudentTensors(Callback):
         try:
             saved = _tensor_shapes(self.source.path)
             content = dist_checkpointing.load_content_metadata(self.source.path) or {}
-        except CheckpointingException:
+        except (CheckpointingException, OSError):  # OSError: of another format, without .metadata
             return
         content["dp_cp_group"] = data_and_context_group()
         mine = {

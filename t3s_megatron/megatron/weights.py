@@ -16,6 +16,7 @@ from t3s_megatron.errors import MismatchError, T3SError
 from t3s_megatron.megatron.device import is_cpu_layer_active
 from t3s_megatron.megatron.seam import CallbackContext
 from t3s_megatron.method.residual import residual_transfer
+from t3s_megatron.planning.pinned import pack
 
 
 def inner_optimizers(optimizer) -> list:
@@ -43,12 +44,14 @@ def main_parameters(optimizer) -> list[torch.Tensor]:
 
 
 class WeightSnapshot:
-    """Main parameters and buffers of this rank on the host. Costs 4 bytes a main parameter."""
+    """Main parameters and buffers of this rank on the host. Costs 4 bytes a main parameter, rounded
+    up as `planning.pinned` has it."""
 
     def __init__(self, context: CallbackContext):
-        pin = not is_cpu_layer_active()
-        self.parameters = [_host_copy(p, pin) for p in main_parameters(context.optimizer)]
-        self.buffers = [_host_copy(b, pin) for b in model_buffers(context)]
+        parameters, buffers = main_parameters(context.optimizer), model_buffers(context)
+        copies = host_tensors([*parameters, *buffers], pin=not is_cpu_layer_active())
+        self.parameters, self.buffers = copies[: len(parameters)], copies[len(parameters) :]
+        self._copy(context)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """By name, for a file; `load` takes them back."""
@@ -75,9 +78,12 @@ class WeightSnapshot:
     def nbytes(self) -> int:
         return sum(t.numel() * t.element_size() for t in (*self.parameters, *self.buffers))
 
-    @torch.no_grad()
     def copy_from(self, context: CallbackContext) -> None:
         """Overwrite with the live weights, reusing the host memory."""
+        self._copy(context)
+
+    @torch.no_grad()
+    def _copy(self, context: CallbackContext) -> None:
         for kept, live in zip(self.parameters, main_parameters(context.optimizer), strict=True):
             kept.copy_(live.detach(), non_blocking=True)
         for kept, live in zip(self.buffers, model_buffers(context), strict=True):
@@ -131,6 +137,26 @@ def model_buffers(context: CallbackContext) -> list[torch.Tensor]:
     return [buffer for chunk in context.model for _, buffer in chunk.named_buffers()]
 
 
-def _host_copy(tensor: torch.Tensor, pin: bool) -> torch.Tensor:
-    kept = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu", pin_memory=pin)
-    return kept.copy_(tensor.detach())
+def host_tensors(like: list[torch.Tensor], *, pin: bool) -> list[torch.Tensor]:
+    """Uninitialised tensors on the host of these shapes and dtypes, cut out of few large pieces.
+
+    torch rounds every pinned allocation up to a power of two (CachingHostAllocator.h), which costs
+    a third where each tensor has its own. `pin`: for copies that do not wait.
+    """
+    pieces, places = pack([_bytes(tensor) for tensor in like])
+    memory = [torch.empty(size, dtype=torch.uint8, pin_memory=pin) for size in pieces]
+    return [
+        memory[piece][start : start + _bytes(tensor)].view(tensor.dtype).view(tensor.shape)
+        for tensor, (piece, start) in zip(like, places, strict=True)
+    ]
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def free_host_memory() -> None:
+    """Give the pinned memory of snapshots that are gone back to the host: torch keeps it for the
+    next one, and there is none."""
+    if not is_cpu_layer_active():
+        torch._C._host_emptyCache()

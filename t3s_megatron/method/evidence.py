@@ -62,8 +62,8 @@ class Evidence:
                 f"{self.measurements} measurements is often as low. theta_b is then an early step "
                 "like any other, as that of --t3s-simple is, which costs no measurement. More "
                 "answers (--t3s-accuracy-prompts, --t3s-accuracy-samples) tell smaller falls from "
-                "chance; --t3s-shock-level takes none that may be chance, and --t3s-no-shock says "
-                "what follows"
+                "chance; with --t3s-shock-level a run takes fewer falls that are none, and "
+                "--t3s-no-shock says what it does without one"
             )
         if self.highest is None:
             said.append(

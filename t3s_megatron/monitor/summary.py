@@ -23,6 +23,8 @@ class Summary:
     `confidence`: the fall of the falling tokens by step, and `turn_step` its lowest point, where
     --t3s-signal watches it.
 
+    `noise`: `method.noise.ScoringNoise`, of a sample of tokens that was scored twice.
+
     `measurements` are the accuracies on training prompts by step; `evaluations` those asked for
     with --t3s-report-temperatures at named weights (theta_0, theta_f, theta_rrt, theta_t3s, ...).
     """
@@ -42,6 +44,7 @@ class Summary:
             "confidence": [],
             "evaluations": [],
             "tokens": {},
+            "noise": None,
             "skipped_samples": [],
             "empty_steps": 0,
             "figure_4": [],

@@ -67,7 +67,8 @@ class Stage:
 
     `parameters` are a GPU's; `whole_parameters` and `matrix_parameters` count each parameter of the
     stage once, the latter only those that a token is multiplied with (of the experts, those it is
-    routed to; not the input embedding). `snapshot`: a copy of the weights on the host.
+    routed to; not the input embedding). `snapshot`: bytes of a copy of the weights on the host, and
+    `pinned`: what torch takes from the host for it.
     """
 
     stages: tuple[int, ...]
@@ -78,6 +79,7 @@ class Stage:
     gradients: int
     optimizer: int
     snapshot: int
+    pinned: int
     chunks: tuple[Chunk, ...]
 
     @property
@@ -145,11 +147,14 @@ class Samples:
 
 @dataclass(frozen=True)
 class Storage:
-    """What the run writes. `export`: a Hugging Face folder at the end."""
+    """What the run writes. `gathers_optimizer`: to save, and to resume, every rank holds the whole
+    optimizer state of its part of the model on the host; `export`: a Hugging Face folder at the
+    end."""
 
     save_interval: int | None
     retain_interval: int | None
     saves_optimizer: bool
+    gathers_optimizer: bool
     export: bool
 
 

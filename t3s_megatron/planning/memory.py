@@ -75,7 +75,8 @@ def activations(layout: Layout, stage: Stage) -> int:
 
 
 def generation(layout: Layout, model: Model, stage: Stage, answers: Answers) -> int:
-    """Keys and values of a whole batch at its longest, and the float64 sampling of its logits.
+    """Keys and values of a whole batch at its longest, and the float64 sampling of the logits of
+    its last position.
 
     Without a cache, a forward pass of all rows at their longest: about what one of training holds.
     """
@@ -84,7 +85,7 @@ def generation(layout: Layout, model: Model, stage: Stage, answers: Answers) -> 
         heads = max(1, model.key_value_heads // layout.tensor)
         a_token = 2 * stage.layers * heads * model.head_size * model.bytes_a_parameter
         size = batch * longest * a_token
-        positions = answers.longest_prompt  # in the first pass, which has logits of all of them
+        positions = 1
     else:
         peak = max(chunk.peak for chunk in stage.chunks)
         size = batch * longest * peak // (layout.seq_length * layout.micro_batch_size)
@@ -97,10 +98,26 @@ def generation(layout: Layout, model: Model, stage: Stage, answers: Answers) -> 
     return size
 
 
-def host_memory(model: Model, run: Walk, gpus_per_node: int) -> int:
-    """Of a node: theta_0, the candidate theta_b, and the weights whose measurement is in flight,
-    of each of its GPUs."""
-    return run.snapshots * gpus_per_node * max(stage.snapshot for stage in model.stages)
+@dataclass(frozen=True)
+class HostMemory:
+    """Of a node. `copies`: theta_0, the candidate theta_b, and the weights whose measurement is in
+    flight, pinned; `saving`: what Megatron gathers for a checkpoint, and for a resume."""
+
+    copies: int
+    saving: int
+
+    @property
+    def total(self) -> int:
+        return self.copies + self.saving
+
+
+def host_memory(model: Model, storage: Storage, run: Walk, gpus_per_node: int) -> HostMemory:
+    copies = run.snapshots * gpus_per_node * max(stage.pinned for stage in model.stages)
+    saving = 0
+    if storage.save_interval and storage.gathers_optimizer:
+        parameters = max(stage.parameters for stage in model.stages)
+        saving = gpus_per_node * parameters * _OPTIMIZER_BYTES
+    return HostMemory(copies, saving)
 
 
 @dataclass(frozen=True)

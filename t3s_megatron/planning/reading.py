@@ -101,7 +101,9 @@ def samples_of(args, tokenizer, notes: list[str]) -> Samples:
 
 def _assumed_samples(args, tokenizer, sources: list[str], notes: list[str]) -> Samples:
     """Each of several sources is taken for a teacher's, over the same prompts."""
-    from t3s_megatron.data.teachers import named_after
+    from t3s_megatron.data.teachers import datasets_of, named_after
+
+    sources = list(datasets_of(sources))
 
     missing = "--t3s-data" if tokenizer is not None else "--tokenizer-model"
     notes.append(
@@ -210,5 +212,10 @@ def storage_of(args) -> Storage:
         save_interval=args.save_interval if args.save else None,
         retain_interval=getattr(args, "save_retain_interval", None),
         saves_optimizer=not args.no_save_optim,
+        # distrib_optimizer.py:1729: without the memory-efficient mode, on all ranks.
+        gathers_optimizer=args.use_distributed_optimizer
+        and args.dist_ckpt_optim_fully_reshardable
+        and not args.distrib_optim_fully_reshardable_mem_efficient
+        and not args.no_save_optim,
         export=bool(getattr(args, "t3s_hf_export", None)),
     )

@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass
 
 from t3s_megatron.planning.facts import Answers, Layout, Model, Samples, Servers
 from t3s_megatron.planning.measurements import Measuring
-from t3s_megatron.planning.memory import Disk, GpuMemory
+from t3s_megatron.planning.memory import Disk, GpuMemory, HostMemory
 from t3s_megatron.planning.walk import Walk
-from t3s_megatron.planning.work import Speed, Work
+from t3s_megatron.planning.work import Speed, Work, host_bound
 
 GIB = 2**30
+
+#: Servers are proposed where the whole run then takes less than this share of the time.
+_WORTH_A_SERVER = 0.8
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class PlannedRun:
     answers: Answers | None
     gpus: list[GpuMemory]
     gpu_limit: int
-    host: int
+    host: HostMemory
     disk: Disk
     expected: Walk
     longest: Walk
@@ -53,6 +56,7 @@ class PlannedRun:
         for gpu, known in zip(found["gpus"], self.gpus, strict=True):
             gpu["total"] = known.total
         found["disk"]["total"] = self.disk.total
+        found["host"]["total"] = self.host.total
         found["samples"] = _lengths(self.samples)
         for name in ("expected", "longest"):
             found[name]["steps"] = getattr(self, name).steps
@@ -134,7 +138,13 @@ def _elsewhere(planned: PlannedRun) -> str:
     kept += [f"{run.in_flight} with a measurement in flight"] * (run.in_flight > 0)
     copies = " and ".join([", ".join(kept[:-1]), kept[-1]] if kept[1:] else kept) or "no copy"
     lines = [
-        f"host     {planned.host / GIB:,.0f} GiB a node, pinned ({copies} of the weights)",
+        f"host     {planned.host.total / GIB:,.0f} GiB a node: {planned.host.copies / GIB:,.0f} "
+        f"pinned ({copies} of the weights)"
+        + (
+            f", {planned.host.saving / GIB:,.0f} while a checkpoint is written or read"
+            if planned.host.saving
+            else ""
+        ),
         f"disk     {disk.total / GIB:,.0f} GiB at the most: {disk.checkpoints} checkpoints of "
         f"{disk.checkpoint / GIB:,.0f}, state {disk.state / GIB:,.0f}, log-probs and selection "
         f"{disk.stores / GIB:.2f}"
@@ -188,8 +198,15 @@ def _work(planned: PlannedRun) -> str:
                 )
             assumed += (
                 f"; generation reads the weights at {speed.memory_bandwidth / 1e12:.2f} TB/s for "
-                "each token and does nothing else: a lower bound"
+                "each token"
             )
+            if servers is None:
+                host = 1e3 * host_bound(planned.model, speed)
+                assumed += (
+                    f" and the cache, or waits for Python, {speed.host * 1e3:g} ms a layer: no "
+                    f"token in less than {host:.0f} ms"
+                )
+            assumed += ": a lower bound"
     return _table(rows) + "\n" + assumed
 
 
@@ -227,9 +244,20 @@ def _served(planned: PlannedRun, found: Measuring) -> str:
             if other.overlapped is not None
             else ""
         )
+        live = sum(work[0].seconds for work in planned.work.values())
+        if other.waits < _WORTH_A_SERVER * live:
+            choice = (
+                f"choose           --t3s-generation server: {_time(other.waits)} in place of "
+                f"{_time(live)}; in the job Python launches every layer of every token"
+            )
+        else:
+            choice = (
+                f"choose           --t3s-generation live: {_time(live)}, with servers "
+                f"{_time(other.waits)}"
+            )
         return (
             f"by a server      on as many GPUs more: {_time(other.waits)} for the whole run when "
-            f"training waits for it{overlapped}; {export} each time"
+            f"training waits for it{overlapped}; {export} each time\n{choice}"
         )
     waits = planned.work["generation"][0].seconds
     line = (

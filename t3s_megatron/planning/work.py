@@ -14,13 +14,15 @@ class Speed:
     """What the times rest on. `mfu`: model FLOPs utilisation of a GPU while the pipeline is full;
     `memory_bandwidth`: bytes a second; `generation`: tokens a second that a data-parallel rank
     or a server was measured to generate, None to work it out; `export`: bytes a second at which all
-    ranks together write the weights for a server."""
+    ranks together write the weights for a server; `host`: seconds that a rank's Python needs to
+    launch one layer of a decoding step, whatever it computes."""
 
     peak_flops: float
     mfu: float
     memory_bandwidth: float
     generation: float | None = None
     export: float = 2e9
+    host: float = 0.7e-3
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,16 @@ def generating(
     """(expected, at most): answers as long as expected, and all of them at the limit. `asked`: the
     number of answers, each time that some are generated.
 
-    With a measured rate the time is the tokens over it. Without, it counts one thing only: for
-    every token of a batch the stages in turn read the weights that it is multiplied with. Launching
-    kernels and reading the cache come on top. A batch ends with its longest answer, which is taken
-    to reach the limit. Without a cache every token computes its whole sequence instead, one stage
-    at a time.
+    With a measured rate the time is the tokens over it. Without, for every token of a batch the
+    stages in turn read the weights that it is multiplied with, and the keys and values of the
+    answers that are still in it; or, where that takes longer, the layers are launched one by one by
+    Python. Communication comes on top. A batch ends with its longest answer, which is taken to
+    reach the limit. Without a cache every token computes its whole sequence instead, one stage at a
+    time.
 
-    A server is taken for the GPUs of a data-parallel rank, and begins an answer when another ends:
-    it is done when they all are, and not before the longest has reached the limit.
+    A server is taken for the GPUs of a data-parallel rank that read the weights and do nothing
+    else (it replays CUDA graphs), and begins an answer when another ends: it is done when they all
+    are, and not before the longest has reached the limit.
     """
     servers, rows = answers.servers, sum(asked)
     batches = sum(-(-n // (answers.batch_size * layout.data)) for n in asked)
@@ -98,7 +102,9 @@ def generating(
             seconds = passes * _seconds_a_token(layout, model, speed)
         elif answers.cached:
             flops = 2 * model.matrix_parameters * tokens
-            seconds = batches * answers.limit * _seconds_a_token(layout, model, speed)
+            memory = answers.limit * _seconds_a_token(layout, model, speed)
+            memory += _cache_seconds(layout, model, answers, length, speed)
+            seconds = batches * max(memory, answers.limit * model.layers * speed.host)
         else:
             flops = rows * _recomputing_flops(model, answers)
             one_stage = layout.world_size / layout.pipeline
@@ -112,6 +118,21 @@ def generating(
 def _seconds_a_token(layout: Layout, model: Model, speed: Speed) -> float:
     split = max(layout.tensor, layout.expert * layout.expert_tensor)
     return model.matrix_parameters * model.bytes_a_parameter / split / speed.memory_bandwidth
+
+
+def _cache_seconds(
+    layout: Layout, model: Model, answers: Answers, length: float, speed: Speed
+) -> float:
+    """To read the keys and values of a batch whose answers have `length` tokens and then leave."""
+    heads = max(1, model.key_value_heads // layout.tensor)
+    a_position = 2 * model.layers * heads * model.head_size * model.bytes_a_parameter
+    positions = answers.longest_prompt * length + length**2 / 2
+    return answers.batch_size * positions * a_position / speed.memory_bandwidth
+
+
+def host_bound(model: Model, speed: Speed) -> float:
+    """Seconds a token that live generation takes at the least, however few answers it decodes."""
+    return model.layers * speed.host
 
 
 def _recomputing_flops(model: Model, answers: Answers) -> float:

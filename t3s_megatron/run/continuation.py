@@ -46,13 +46,13 @@ def check_identity(states: StateFolder, saved: dict, inputs: Inputs, args) -> No
     """MismatchError, with every difference, when the state of a run was saved by another one."""
     mine = identity(inputs)
     different = [
-        f"\n  {what} {expected}, this one has {mine.get(what)}{_hint(what, expected, args)}"
+        f"{what} {expected}, this one has {mine.get(what)}{_hint(what, expected, args)}"
         for what, expected in saved.items()
         if mine.get(what) != expected
     ]
     if different:
         raise MismatchError(
-            f"{states.folder}: the saved run has{''.join(different)}\nGo on with what it was "
+            f"{states.folder}: the saved run has {'; '.join(different)}. Go on with what it was "
             "started with, or start another run in another --save (and --t3s-dir, if that is given)"
         )
 

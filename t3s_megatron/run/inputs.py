@@ -22,7 +22,7 @@ from t3s_megatron.data.teachers import Part, asked_once, load_heldout_corpus, lo
 from t3s_megatron.data.tokenizing import Sample, load_tokenizer, pad_token
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.arguments import number_arguments
-from t3s_megatron.servers.client import require_httpx
+from t3s_megatron.servers.exchange import require_httpx
 from t3s_megatron.servers.prompt_text import require_prompt_texts
 from t3s_megatron.servers.reload import takes_token_ids
 

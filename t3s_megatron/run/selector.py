@@ -18,9 +18,10 @@ from t3s_megatron.data.teachers import Part
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.meter import TokenGroups, step_figures
 from t3s_megatron.megatron.process import get_args
-from t3s_megatron.megatron.scoring import score_corpus
+from t3s_megatron.megatron.scoring import score_again, score_corpus
 from t3s_megatron.megatron.seam import CallbackContext
 from t3s_megatron.method.confidence import confidence_fall
+from t3s_megatron.method.noise import scoring_noise
 from t3s_megatron.method.profile import Profile
 from t3s_megatron.method.selection import (
     anchors,
@@ -59,6 +60,7 @@ class Selector:
         self.is_root = layout.rank() == root
         n = self.inputs.corpus.n_targets
         self.groups = TokenGroups(np.zeros(n, dtype=bool), np.zeros(n, dtype=np.float32))
+        self._c_again: np.ndarray | None = None  # theta_0's, of a sample of the profile's tokens
 
     # ------------------------------------------------------------------------------------ scoring
 
@@ -69,9 +71,14 @@ class Selector:
             self._score(context, part, "theta_b", profile.theta_b_step)
 
     def score_theta_0(self, context: CallbackContext, profile: Profile) -> None:
-        """At the live weights, which are theta_0, in the same rows as theta_b."""
+        """At the live weights, which are theta_0, in the same rows as theta_b; a sample of them
+        once more in others, for the noise of both."""
         for part in self.inputs.parts_of(profile.teacher):
             self._score(context, part, "theta_0", 0)
+            started = time.perf_counter()
+            again = score_again(context, self.state.rows, part.samples)
+            self._c_again = None if again is None else again[part.targets]
+            self.journal.spent("scoring", time.perf_counter() - started)
 
     def _score(self, context: CallbackContext, part: Part, tag: str, step: int) -> None:
         started = time.perf_counter()
@@ -110,7 +117,7 @@ class Selector:
         c, bad = None, []
         if flat is not None:
             c = flat[part.targets]
-            found = self.inputs.corpus.sample_index(part.targets[~np.isfinite(c)])
+            found = self.inputs.corpus.sample_index(part.numbers(~np.isfinite(c)))
             bad = sorted(set(found.tolist()) - rows.excluded)
         bad = layout.broadcast(bad, self.root)
         if bad:
@@ -125,11 +132,12 @@ class Selector:
 
     def _level_excluded(self, part: Part, c: np.ndarray) -> None:
         """Samples that were left out have delta_c = 0: neither anchors nor learned."""
-        excluded = list(self.state.rows.excluded)
-        out = np.isin(self.inputs.corpus.sample_index(part.targets), excluded)
-        for values in (c, self.state.c_0.get(part.teacher), self.state.c_b.get(part.teacher)):
-            if values is not None:
-                values[out] = 0.0
+        for i, sample in enumerate(part.samples):
+            if sample not in self.state.rows.excluded:
+                continue
+            for values in (c, self.state.c_0.get(part.teacher), self.state.c_b.get(part.teacher)):
+                if values is not None:
+                    values[part.corpus.target_slice(i)] = 0.0
 
     def _store(self, part: Part, tag: str, step: int) -> None:
         c = self._scores(tag)[part.teacher]
@@ -154,7 +162,17 @@ class Selector:
             mine = self.state.c_0[part.teacher], self.state.c_b[part.teacher]
         c_0, c_b = layout.broadcast(mine, self.root)
         self.know(part, c_0, c_b)
+        self._report_noise(part, c_0, delta_c(c_b, c_0))
         self._draw_figure_4(context, part, delta_c(c_b, c_0))
+
+    def _report_noise(self, part: Part, c_0: np.ndarray, delta: np.ndarray) -> None:
+        noise, again = None, self._c_again
+        if again is not None:  # on the root rank
+            noise = scoring_noise(c_0, again, delta, self.config.anchor_threshold)
+        noise, self._c_again = layout.broadcast(noise, self.root), None
+        if noise is not None:
+            self.journal.note(part.teacher, noise=noise.to_dict())
+            self.journal.say(f"scoring: {noise.describe()}")
 
     def know(self, part: Part, c_0: np.ndarray, c_b: np.ndarray) -> None:
         """Both float32[n_target_tokens of the teacher], on every rank."""

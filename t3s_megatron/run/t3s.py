@@ -27,7 +27,7 @@ from t3s_megatron.megatron.meter import StepTokens, step_figures
 from t3s_megatron.megatron.process import get_args
 from t3s_megatron.megatron.rewind import StartingPoint
 from t3s_megatron.megatron.seam import CallbackContext
-from t3s_megatron.megatron.weights import WeightSnapshot, transfer_residual
+from t3s_megatron.megatron.weights import WeightSnapshot, free_host_memory, transfer_residual
 from t3s_megatron.method.overlap import OverlappingPhases
 from t3s_megatron.method.phases import Action, ActionKind, Phase, PhaseMachine
 from t3s_megatron.run.base import Run
@@ -261,6 +261,7 @@ class T3SRun(Run):
     def _let_go(self) -> None:
         """There is no way back from here: free the host."""
         self.state.theta_0 = self.state.candidate = None
+        free_host_memory()
 
     # ---------------------------------------------------------------------- measurements in flight
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from t3s_megatron.errors import T3SError
 from t3s_megatron.options import FILLED_IN, option
-from t3s_megatron.servers.client import base_url
+from t3s_megatron.servers.exchange import base_url
 from t3s_megatron.servers.reload import RELOADS
 
 

@@ -20,7 +20,7 @@ import subprocess
 import tempfile
 import time
 
-from t3s_megatron.servers.client import Reply, ServerError, exchange
+from t3s_megatron.servers.exchange import Reply, ServerError, exchange
 
 RELOADS = ("model", "sglang", "vllm", "command")
 #: The folder, for `command`.

@@ -32,7 +32,7 @@ class Fate(enum.StrEnum):
     WRONG = "wrong"
     TRUNCATED = "truncated"  # met a length limit, or its thinking never ends
     EMPTY = "empty"  # nothing in it, or nothing after the thinking
-    MALFORMED = "malformed"  # thinking tags that do not pair up: a template would lose text
+    MALFORMED = "malformed"  # thinking tags that do not pair up, or of another family
     UNPARSEABLE = "unparseable"  # the verifier found no answer in it
     TIMED_OUT = "timed_out"  # the verifier gave no verdict in time
     CRASHED = "crashed"  # the verifier raised, or its process died
@@ -142,20 +142,13 @@ def _without_gold(asked: Sequence[Asked], pool: VerifierPool) -> dict[int, Dropp
 
 def _before_verifying(trace: Trace, thinking_required: bool) -> tuple[Fate | None, str]:
     """(what is known without a verifier, what the verifier is to read)."""
-    if not trace.response.strip():
-        return (Fate.EMPTY if trace.ended else Fate.TRUNCATED), ""
-    if not trace.ended:
+    if trace.flaw is not None:
+        return Fate(trace.flaw.value), ""
+    thought, answer = split_thinking(trace.response)
+    if thinking_required and thought is None:
         return Fate.TRUNCATED, ""
-    try:
-        thought, answer = split_thinking(trace.response)
-    except ValueError:
-        return Fate.MALFORMED, ""
-    if answer is None or (thinking_required and thought is None):
-        return Fate.TRUNCATED, ""
-    if not answer.strip():
-        return Fate.EMPTY, ""
     # An answer that stands in the thinking only is none: the student would learn to leave it there.
-    return None, answer
+    return None, answer or ""
 
 
 def _choose(

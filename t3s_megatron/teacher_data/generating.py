@@ -4,7 +4,7 @@ at temperature 0.6, at most 32,768 tokens).
 
 Each sample has a seed of its own, made of the seed, the prompt and its number. It is on the disk as
 soon as it is there; started again, only what is missing is asked for, with the seeds that it would
-have had.
+have had. What could not be had is told by a file of its own (`unanswered`).
 """
 
 from __future__ import annotations
@@ -15,20 +15,40 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from t3s_megatron.data.thinking import join_thinking
-from t3s_megatron.errors import MismatchError
-from t3s_megatron.servers.client import Client, Completion, Finish, Request
+from t3s_megatron.data.thinking import has_tags, join_thinking
+from t3s_megatron.errors import MismatchError, T3SError
+from t3s_megatron.servers.client import Client
+from t3s_megatron.servers.completion import Completion, Finish, Request
 from t3s_megatron.teacher_data.draw import draw_seed
 from t3s_megatron.teacher_data.prompts import Prompt
 from t3s_megatron.teacher_data.sample_file import SampleFile
+from t3s_megatron.teacher_data.unanswered import Unanswered
 
 _SECONDS_BETWEEN_LINES = 10.0
+#: Fields of a request that arguments of `prepare generate` set, and what sets them.
+_SET_ELSEWHERE = {
+    "model": "--model",
+    "messages": "the prompts",
+    "prompt": "the prompts",
+    "temperature": "--temperature",
+    "top_p": "--top-p",
+    "max_tokens": "--max-tokens",
+    "max_completion_tokens": "--max-tokens and --max-tokens-name",
+    "seed": "--seed",
+    "n": "--samples",
+}
+#: Fields of a request that would bring replies which cannot be read.
+_NOT_READ = ("stream", "stream_options", "echo")
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """`samples` a prompt. `teacher`: the name that the samples carry; `model`: what the server
-    calls it; `extra`: further fields of every request."""
+    """How samples are asked for.
+
+    `samples` a prompt. `teacher`: the name that the samples carry; `model`: what the server calls
+    it; `extra`: further fields of every request. T3SError for an `extra` with fields that are set
+    by other arguments, or whose replies cannot be read.
+    """
 
     teacher: str
     model: str
@@ -38,6 +58,16 @@ class Sampling:
     max_tokens: int = 32_768
     seed: int = 0
     extra: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.extra or {}:
+            if name in _SET_ELSEWHERE:
+                raise T3SError(
+                    f"--extra: `{name}` is set by {_SET_ELSEWHERE[name]}; what is said of the "
+                    "sampling in the file would be untrue. Use that, and take it out of --extra"
+                )
+            if name in _NOT_READ:
+                raise T3SError(f"--extra: replies with `{name}` are not read; take it out")
 
     def of(self, prompt: Prompt, number: int) -> dict[str, Any]:
         """Everything that a sample depends on beside its prompt, as its line says it."""
@@ -53,8 +83,13 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Generated:
-    """`before`: samples that were there; `asked`, of which `failed` have no answer; `why`: what was
-    said of the first of these."""
+    """What came of one call of `generate`.
+
+    `before`: samples that were there; `asked`, of which `failed` have no answer, `why` being what
+    was said of the first of these, and others were refused; `refused`: (id of the prompt, why) of
+    all samples that are refused, of earlier calls too; `thinking`: of the samples that were
+    answered now, those with a thinking part; `path_of_unanswered`: where it is told.
+    """
 
     before: int
     asked: int
@@ -62,6 +97,10 @@ class Generated:
     tokens: int
     truncated: int
     why: str | None
+    refused: list[tuple[str, str]]
+    answered: int
+    thinking: int
+    path_of_unanswered: str
 
 
 def generate(
@@ -70,36 +109,73 @@ def generate(
     client: Client,
     file: SampleFile,
     say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
+    *,
+    ask_refused: bool = False,
 ) -> Generated:
     """Ask for every sample that `file` does not have, and append it there.
 
-    A sample that is not answered is left out: the same call asks for it again. MismatchError when
-    the file has samples of other prompts, or that were asked for otherwise.
+    A sample that is not answered is left out: the same call asks for it again, last; one that was
+    refused only with `ask_refused`. MismatchError when the file has samples of other prompts, or
+    that were asked for otherwise.
     """
     have = _samples_of(file, prompts, sampling)
-    missing = [
-        (prompt, number)
-        for prompt in prompts
-        for number in range(sampling.samples)
-        if (prompt.uid, number) not in have
-    ]
-    before = len(prompts) * sampling.samples - len(missing)
-    if file.torn:
-        say(f"{file.path}: a line of {file.torn} bytes without an end was cut off")
-    say(f"{before} samples are there, {len(missing)} are asked for")
-    count = _Count(len(missing), say)
+    with Unanswered(file.path) as unanswered:
+        # The first sample of every prompt, then the second: a prompt that nobody can answer stands
+        # between others, and prompts that a job has not come to are few.
+        missing = [
+            (prompt, number)
+            for number in range(sampling.samples)
+            for prompt in prompts
+            if (prompt.uid, number) not in have
+        ]
+        before = len(prompts) * sampling.samples - len(missing)
+        refused: list[tuple[str, str]] = []
+        wanted, last = [], []
+        for prompt, number in missing:
+            how = sampling.of(prompt, number)
+            why = unanswered.why_refused(prompt.uid, number, how)
+            if why is not None and not ask_refused:
+                refused.append((prompt.uid, why))
+            elif unanswered.has_failed(prompt.uid, number, how):
+                last.append((prompt, number))
+            else:
+                wanted.append((prompt, number))
+        wanted += last
+        if file.torn:
+            say(f"{file.path}: a line of {file.torn} bytes without an end was cut off")
+        say(f"{before} samples are there, {len(wanted)} are asked for")
+        if refused:
+            say(f"{len(refused)} were refused before and are not (--ask-refused asks again)")
+        count = _Count(len(wanted), say)
 
-    def finished(number: int, completion: Completion) -> None:
-        if completion.finish is not Finish.UNFINISHED:
-            file.append(_row(*missing[number], sampling, completion))
-        count.add(completion)
+        def finished(number: int, completion: Completion) -> None:
+            prompt, sample = wanted[number]
+            if completion.is_answer:
+                file.append(
+                    _row(prompt, sample, sampling, completion, client.dialect.counts_tokens)
+                )
+            else:
+                unanswered.add(prompt.uid, sample, sampling.of(prompt, sample), completion)
+            if completion.finish is Finish.REFUSED:
+                refused.append((prompt.uid, str(completion.why)))
+            count.add(completion)
 
-    requests = [_request(*one, sampling) for one in missing]
-    completions = client.complete(requests, finished=finished)
+        requests = [_request(*one, sampling) for one in wanted]
+        completions = client.complete(requests, finished=finished)
     # All of them: what was left when the last URL was given up was never called finished.
     failures = [one.why for one in completions if one.finish is Finish.UNFINISHED]
-    why = failures[0] if failures else None
-    return Generated(before, len(missing), len(failures), count.tokens, count.truncated, why)
+    return Generated(
+        before=before,
+        asked=len(wanted),
+        failed=len(failures),
+        tokens=count.tokens,
+        truncated=count.truncated,
+        why=failures[0] if failures else None,
+        refused=refused,
+        answered=count.answered,
+        thinking=count.thinking,
+        path_of_unanswered=unanswered.path,
+    )
 
 
 def _request(prompt: Prompt, number: int, sampling: Sampling) -> Request:
@@ -113,7 +189,9 @@ def _request(prompt: Prompt, number: int, sampling: Sampling) -> Request:
     )
 
 
-def _row(prompt: Prompt, number: int, sampling: Sampling, completion: Completion) -> dict:
+def _row(
+    prompt: Prompt, number: int, sampling: Sampling, completion: Completion, counted: bool
+) -> dict:
     answer: str | None = completion.text
     if completion.finish is Finish.LENGTH and not completion.text.strip():
         answer = None  # it was cut off while it thought
@@ -123,7 +201,7 @@ def _row(prompt: Prompt, number: int, sampling: Sampling, completion: Completion
         "teacher": sampling.teacher,
         "response": join_thinking(completion.thinking, answer),
         "finish_reason": str(completion.finish),
-        "tokens": completion.tokens,
+        **({"tokens": completion.tokens} if counted else {}),
         "sampling": sampling.of(prompt, number),
     }
 
@@ -164,7 +242,7 @@ class _Count:
 
     def __init__(self, total: int, say: Callable[[str], None]):
         self.total = total
-        self.done = self.failed = self.tokens = self.truncated = 0
+        self.done = self.answered = self.tokens = self.truncated = self.thinking = 0
         self._say = say
         self._start = self._last = time.monotonic()
 
@@ -172,12 +250,13 @@ class _Count:
         self.done += 1
         self.tokens += completion.tokens
         self.truncated += completion.finish is Finish.LENGTH
-        self.failed += completion.finish is Finish.UNFINISHED
+        self.answered += completion.is_answer
+        self.thinking += completion.thinking is not None or has_tags(completion.text)
         now = time.monotonic()
         if now - self._last >= _SECONDS_BETWEEN_LINES or self.done == self.total:
             self._last = now
             rate = self.tokens / max(now - self._start, 1e-9)
             self._say(
                 f"{self.done} of {self.total} samples, {self.tokens} tokens ({rate:.0f} a second), "
-                f"{self.truncated} truncated, {self.failed} not answered"
+                f"{self.truncated} truncated, {self.done - self.answered} not answered"
             )

@@ -1,23 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Prompts with their gold answers: what a teacher is asked.
 
-On disk: JSONL (or Parquet, or a Hugging Face dataset) with `prompt` (text, or chat turns), `answer`
-and, optionally, `id` and `metadata`.
+On disk: `prompt` (text, or chat turns), `answer` and, optionally, `id`, `metadata` and `system`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 
+from t3s_megatron.data.conversation import read_prompt
 from t3s_megatron.data.durable import write_bytes
-from t3s_megatron.data.records import (
-    optional_metadata,
-    optional_text,
-    raw_rows,
-    read_message,
-)
+from t3s_megatron.data.fields import fields_of, optional_metadata, optional_text
+from t3s_megatron.data.files import raw_rows
 from t3s_megatron.errors import DataError
 
 
@@ -59,33 +56,20 @@ def written(messages: tuple[dict, ...]) -> str | list[dict]:
     return [dict(message) for message in messages]
 
 
-def read_messages(value: object, where: str) -> tuple[dict, ...]:
-    """The turns of a `prompt`. DataError when it is neither text nor turns that end with one to be
-    answered."""
-    if isinstance(value, str):
-        value = [{"role": "user", "content": value}]
-    if not isinstance(value, list) or not value:
-        raise DataError(f"{where}: `prompt` has to be text or a list of messages")
-    messages = tuple(read_message(message, where) for message in value)
-    if messages[-1]["role"] == "assistant":
-        raise DataError(f"{where}: the prompt ends with an answer; it has to end with a question")
-    return messages
-
-
-def load_prompts(source: str, *, split: str = "train") -> list[Prompt]:
-    """All prompts of `source`, in file order. DataError names file and line of what is wrong; a
-    prompt or an id that comes twice is an error, because it would be asked twice."""
+def load_prompts(
+    source: str, *, split: str = "train", ignored: Collection[str] = ()
+) -> list[Prompt]:
+    """All prompts of `source`, in file order. `ignored`: fields of a row that are as if they were
+    not there. DataError names file and line of what is wrong; a prompt or an id that comes twice is
+    an error, because it would be asked twice."""
     prompts: list[Prompt] = []
     places: dict[str, str] = {}
     for where, raw in raw_rows(source, split):
-        if not isinstance(raw, dict):
-            raise DataError(f"{where}: a prompt has to be an object, found {type(raw).__name__}")
-        if raw.get("prompt") is None:
-            raise DataError(f"{where}: needs `prompt`, found {', '.join(sorted(map(str, raw)))}")
-        messages = read_messages(raw["prompt"], where)
-        uid = optional_text(raw, "id", where) or prompt_key(messages)
-        answer = optional_text(raw, "answer", where)
-        prompt = Prompt(uid, messages, answer, optional_metadata(raw, where), where)
+        row = fields_of(raw, where, ignored)
+        messages = read_prompt(row, where)
+        uid = optional_text(row, "id", where) or prompt_key(messages)
+        answer = optional_text(row, "answer", where)
+        prompt = Prompt(uid, messages, answer, optional_metadata(row, where), where)
         for what, name in (("prompt", prompt.key), ("id", uid)):
             before = places.setdefault(f"{what} {name}", where)
             if before != where:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from t3s_megatron.data.thinking import has_tags
 from t3s_megatron.teacher_data.filtering import Dropped, Fate, Result
 from t3s_megatron.teacher_data.traces import Trace
 
@@ -77,6 +78,9 @@ def _of_teacher(results: Sequence[Result], length: Callable[[Trace], int | None]
         "merged_spellings": sum(len(r.asked.spellings) - 1 for r in results),
         "samples": sum(fates.values()),
         "samples_by_fate": {str(fate): fates[fate] for fate in Fate},
+        "samples_with_thinking": sum(
+            has_tags(trace.response) for r in results for trace in r.asked.traces
+        ),
         "pass_rates": _pass_rates([r.n_correct / len(r.fates) for r in results]),
         "lengths": {
             name: found for name, traces in by_fate.items() if (found := _lengths(traces, length))
@@ -130,6 +134,12 @@ def text(report: dict[str, Any]) -> str:
         lines.append(f"{teacher}: kept {found['kept']} of {found['prompts']} prompts ({share:.1%})")
         fates = {k: n for k, n in found["samples_by_fate"].items() if n}
         lines += _table(f"  {found['samples']} samples", fates, found["samples"])
+        without = found["samples"] - found["samples_with_thinking"]
+        if without:
+            lines.append(
+                f"  {without} samples have no thinking in <think> tags: if {teacher} thinks, its "
+                "thoughts are learned as answers; --require-thinking leaves such samples out"
+            )
         dropped = {k: n for k, n in found["dropped"].items() if n}
         if dropped:
             lines += _table("  dropped prompts", dropped, found["prompts"])

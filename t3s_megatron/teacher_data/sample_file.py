@@ -13,7 +13,7 @@ import os
 from types import TracebackType
 
 from t3s_megatron.data.durable import sync_path
-from t3s_megatron.data.records import raw_rows
+from t3s_megatron.data.files import raw_rows
 from t3s_megatron.errors import DataError, T3SError, WriteError
 
 _BLOCK = 2**16

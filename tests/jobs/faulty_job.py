@@ -28,7 +28,7 @@ class Watch:
 
     def begins(self, measurer, *_, step: int, phase: str, **__) -> bool:
         self.measurement, self.attempt = f"{phase} {step}", 0
-        if "FAULTS" in os.environ and self.collects():
+        if "FAULTS" in os.environ and self.verifies():
             Path(os.environ["FAULTS"], "now").write_text(self.measurement)
         return False
 
@@ -46,11 +46,11 @@ class Watch:
         return False
 
     @staticmethod
-    def collects() -> bool:
+    def verifies() -> bool:
         """Whether this rank verifies."""
-        from t3s_megatron.megatron.layout import collects_over_data
+        from t3s_megatron.megatron.layout import collects_over_data, speaks_for_its_samples
 
-        return collects_over_data()
+        return collects_over_data() and speaks_for_its_samples()
 
     def at(self, measurement: str, attempt: int) -> bool:
         return (self.measurement, self.attempt) == (measurement, attempt)

@@ -17,9 +17,10 @@ import os
 import resource
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 
-from t3s_megatron.megatron.device import install_megatron_layer, install_torch_layer
+from t3s_megatron.entry import start_process
 
 
 def strike() -> None:
@@ -144,10 +145,9 @@ def arm(point: str) -> None:
 
 
 def main() -> None:
-    install_torch_layer()
+    start_process(sys.argv)
     from t3s_megatron import pretrain
 
-    install_megatron_layer()
     if os.environ.get("KILL_AT"):
         arm(os.environ["KILL_AT"])
     pretrain.main()

@@ -97,8 +97,10 @@ def test_from_folder_to_folder_with_a_tiny_student(family, tmp_path, task):
         "HF_MODEL": str(student), "DATA": task[0], "OUT": str(out),
         "DEVICE": "cpu", "NNODES": "1", "NPROC_PER_NODE": "2", "TP": "2", "PP": "1",
         "SEQ_LENGTH": "48", "GBS": "8", "STEPS": "3", "LR": "1e-3", "SAVE_INTERVAL": "2",
-        "T3S_SIMPLE": "0", "VERIFIER": "numeric", "MASTER_PORT": free_port(),
-        "EP": "2", "EXTRA_ARGS": "--t3s-max-new-tokens 8 --t3s-simple-step 1",
+        # This student can nothing: it has no accuracy that could fall.
+        "T3S_SIMPLE": "1", "VERIFIER": "numeric", "MASTER_PORT": free_port(), "EP": "2",
+        "EXTRA_ARGS": "--t3s-max-new-tokens 8 --t3s-simple-step 3 "
+                      "--t3s-targeted-accuracy-interval 1",
     }  # fmt: skip
     if family == "llama":  # one that is stopped and goes on
         stopped = environment | {"EXTRA_ARGS": environment["EXTRA_ARGS"] + " --exit-interval 2"}
@@ -124,6 +126,12 @@ REFUSED = {
         {"TP": "3", "HF_MODEL": "here"},
         "8 processes are not a multiple of TP*PP*CP = 3",
     ),
+    "a switch that only knows 1": ({"DRY_RUN": "true"}, "DRY_RUN=true: has to be one of 0 1"),
+    "another switch": ({"T3S_SIMPLE": "true"}, "T3S_SIMPLE=true: has to be one of 0 1"),
+    "who answers": ({"GENERATION": "vllm"}, "GENERATION=vllm: has to be one of live server"),
+    "a server that is not asked": ({"SERVER_URL": "http://localhost:1"}, "set GENERATION=server"),
+    "no number": ({"NNODES": "two"}, "NNODES=two: has to be a whole number from 1"),
+    "nothing to divide by": ({"TP": "0"}, "TP=0: has to be a whole number from 1"),
     "another Python": ({"PYTHON": "/usr/bin/false"}, "pip install 't3s-megatron[gpu"),
 }
 

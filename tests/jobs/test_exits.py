@@ -5,8 +5,11 @@ goes on as if it had never left, bit for bit."""
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import time
 
-from tests.support.launch import run
+from tests.support.launch import end_processes, job_command, job_environment, run
 from tests.support.reference import latest
 from tests.support.resumable import assert_same
 
@@ -43,3 +46,28 @@ def test_leaving_by_time_and_by_iteration(tmp_path, start, uninterrupted):
     assert "exiting program at iteration 7" in job.output
     run(command)
     assert_same(uninterrupted("one"), folder)
+
+
+def test_sigterm_to_torchrun_waits_for_the_measurement(tmp_path, start):
+    """A scheduler signals the whole step, torchrun included, whose own patience is 30 s: three
+    answers of this verifier take longer."""
+    folder, asked = str(tmp_path / "run"), tmp_path / "asked"
+    slow = ["--t3s-verifier", "tests.jobs.slow_verifier:check", "--t3s-verify-workers", 1,
+            "--t3s-accuracy-prompts", 3, "--exit-signal-handler"]  # fmt: skip
+    command = job_command([*start("one", folder), *slow])
+    at = command.index("--standalone")
+    command[at:at] = ["--shutdown-timeout", "120"]
+    environment = job_environment() | {"SLOW": str(asked)}
+    with open(tmp_path / "log", "w") as log:
+        job = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        while not asked.exists():
+            assert job.poll() is None, (tmp_path / "log").read_text()[-3000:]
+            time.sleep(0.2)
+        job.send_signal(signal.SIGTERM)
+        job.wait(240)
+    finally:
+        end_processes(environment)
+    said = (tmp_path / "log").read_text()
+    assert "exiting program after receiving SIGTERM" in said, said[-3000:]
+    assert latest(folder).endswith("iter_0000001")

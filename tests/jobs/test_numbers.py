@@ -130,7 +130,9 @@ def test_a_skipped_sample_is_left_out_counted_and_remembered(what, job, tmp_path
         assert_same(str(tmp_path / "whole"), str(tmp_path / "resumed"))
 
 
-def test_a_step_with_no_kept_token_changes_nothing_and_is_counted(job, tmp_path, corpus):
+def test_a_step_with_no_kept_token_changes_nothing_and_is_counted(
+    job, tmp_path, corpus, expert_bias_student
+):
     """Not even the expert bias, which Megatron updates before the optimizer's step."""
     keep = np.ones(corpus.n_targets, dtype=bool)
     for i in batch_of(2, corpus):
@@ -138,7 +140,8 @@ def test_a_step_with_no_kept_token_changes_nothing_and_is_counted(job, tmp_path,
     path = str(tmp_path / "selection.safetensors")
     Selection(keep, corpus, "t3s", 2).save(path)
     method = ["--t3s-selection-load", path, "--t3s-targeted-accuracy-interval", 0]
-    job(*MOE, *EXPERT_BIAS, method=method, theta_0=[])
+    student = ["--pretrained-checkpoint", expert_bias_student]
+    job(*MOE, *EXPERT_BIAS, method=method, theta_0=student)
     summary = summary_of(tmp_path / "out/t3s")
     assert summary["empty_steps"] == 1 and summary["finished"]
     assert_same_training_state(tmp_path / "out", 1, 2)

@@ -91,13 +91,13 @@ def test_old_states_are_removed_and_never_the_one_that_is_needed(uninterrupted):
 
 
 def test_another_job_is_not_taken_for_this_one(tmp_path, start, uninterrupted):
-    """Another detector, shorter answers, arrangement, seed, batch size: each is named."""
+    """Another detector, arrangement, seed, batch size, schedule, model: each is named, before
+    Megatron's own assertions about a checkpoint."""
     folder = str(tmp_path / "run")
     shutil.copytree(uninterrupted("one"), folder)
     changed = ["--t3s-patience", 3, "--t3s-max-new-tokens", 9, "--t3s-arrangement", "own",
-               "--micro-batch-size", 1, "--seed", 7,
-               # Without the second, Megatron's learning-rate schedule refuses it, by an assertion.
-               "--global-batch-size", 4, "--override-opt-param-scheduler"]  # fmt: skip
+               "--micro-batch-size", 1, "--seed", 7, "--global-batch-size", 4, "--lr", 1e-3,
+               "--rotary-base", 500000, "--clip-grad", 0.5]  # fmt: skip
     error = errors_of(run([*start("one", folder), *changed], expect=1))
     for difference in (
         "--t3s-patience 2, this one has 3",
@@ -105,6 +105,9 @@ def test_another_job_is_not_taken_for_this_one(tmp_path, start, uninterrupted):
         "--t3s-arrangement padded, this one has own",
         "--seed 1234, this one has 7",
         "--global-batch-size 8, this one has 4",
+        "--lr 0.002, this one has 0.001",
+        "--rotary-base 10000, this one has 500000",
+        "--clip-grad 1.0, this one has 0.5",
     ):
         assert difference in error
 

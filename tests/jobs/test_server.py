@@ -18,7 +18,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from t3s_megatron.servers.client import Client, Request
+from t3s_megatron.servers.client import Client
+from t3s_megatron.servers.completion import Request
 from tests.support.hf_models import save_model
 from tests.support.launch import run
 from tests.support.reference import read_tensors
@@ -135,6 +136,32 @@ def test_a_server_and_the_live_weights_find_the_same_through_every_fault(
     assert "it has not loaded the weights it was given" in job.output
     assert f"{dead}/health" in job.output and "1 of 2 servers ready" in job.output
     assert not os.listdir(tmp_path / "t3s" / "weights"), "exports are left"
+
+
+def test_a_prompt_that_the_server_refuses_is_asked_once_a_measurement(
+    tmp_path, start, server, task
+):
+    """One of 24 is too long for the server, say, a probe too: the others are measured, and nothing
+    is loaded or asked again for its sake."""
+    with open(task[0]) as file:
+        refused = json.loads(file.readline())["prompt"]
+    asked: list[str] = []
+
+    def answer(call):
+        if call.path == "/v1/completions" and f"<user>{refused}<" in call.body["prompt"]:
+            asked.append(call.body["model"])
+            return call.send({"message": "maximum context length is 8 tokens"}, 400)
+        return call.forward(server)
+
+    with scripted_server(answer) as url:
+        job = run(start(tmp_path, *served(url)))
+    found = measurements(tmp_path)
+    assert [(one["unfinished"], one["void"], one["retries"]) for one in found] == [
+        (1, False, 0)
+    ] * len(found)
+    # As a probe, and in the measurement.
+    assert max(asked.count(folder) for folder in asked) <= 3
+    assert "1 of 24 answers refused: " in job.output and "1 of 16 probes refused: " in job.output
 
 
 class LikeVLLM:

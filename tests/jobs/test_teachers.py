@@ -74,6 +74,8 @@ def start(data, task, student):
     def command(folder, *names: str) -> list:
         return [
             "--t3s-data", *(data[name] for name in names), "--tokenizer-model", task[1], *T3S,
+            # So that a fall can be seen among seven prompts.
+            "--t3s-max-new-tokens", 28, "--t3s-accuracy-samples", 4,
             "--train-iters", BUDGET, *"--lr 2e-3 --min-lr 1e-4 --lr-warmup-iters 1".split(),
             "--save", folder, "--load", folder, "--pretrained-checkpoint", student,
             "--save-interval", 2, "--dist-ckpt-optim-fully-reshardable",

@@ -17,25 +17,22 @@ from __future__ import annotations
 import functools
 import json
 import os
+import sys
 from collections.abc import Callable
 
-from t3s_megatron.megatron.device import install_megatron_layer, install_torch_layer
+from t3s_megatron.entry import start_process
 
 PROBE_STEPS = 3
 
 
 def main(probe: Callable | None = None) -> None:
     """`probe`: makes the class of the run, if any."""
-    import torch
-
-    torch.set_num_threads(1)
-    install_torch_layer()
+    start_process(sys.argv)
     from t3s_megatron.megatron.model import model_provider
     from t3s_megatron.megatron.releases import call_pretrain, parse_arguments
     from t3s_megatron.plugin import T3S  # 1
     from t3s_megatron.run.plain import PlainTraining
 
-    install_megatron_layer()
     kind = (probe or _probed)() if os.environ.get("PROBE_FILE") else None
     losses = record_losses()
     t3s = T3S(run=kind)  # 2

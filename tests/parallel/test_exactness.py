@@ -61,7 +61,7 @@ def test_profile_is_plain_training_and_rewind_is_a_fresh_run(
     plain = losses_of(tmp_path, common, processes=processes)
     # No token's log-prob rises by 1e9: nothing is an anchor, the mask is empty.
     t3s = ["--t3s", "--t3s-dir", tmp_path, "--t3s-profile-iters", 4, "--t3s-simple-step", 3,
-           "--t3s-patience", 9, "--t3s-temperature", 1, "--t3s-max-new-tokens", 12,
+           "--t3s-patience", 9, "--t3s-temperature", 1, "--t3s-max-new-tokens", 28,
            "--t3s-anchor-threshold", 1e9]  # fmt: skip
     both = losses_of(tmp_path, [*common, *t3s], processes=processes)
     assert len(plain) == STEPS and len(both) == 4 + STEPS

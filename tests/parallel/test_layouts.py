@@ -72,6 +72,12 @@ LAYOUTS = {
     ),
     "moe-1": Layout(1, "", moe=True),
     "moe-ep2": Layout(2, "--expert-model-parallel-size 2", moe=True),
+    # Experts are cut up as well, which is the default: ranks gather unequal numbers of tokens.
+    "moe-tp2-ep2": Layout(
+        4,
+        "--tensor-model-parallel-size 2 --sequence-parallel --expert-model-parallel-size 2",
+        moe=True,
+    ),
 }
 
 

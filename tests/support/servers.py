@@ -109,7 +109,7 @@ class HTTPCall:
 
 
 @contextlib.contextmanager
-def scripted_server(answer: Callable[[HTTPCall], None]) -> Iterator[str]:
+def scripted_server(answer: Callable[[HTTPCall], None], port: int = 0) -> Iterator[str]:
     """The URL of a server in which `answer(call)` decides what happens; a call that it leaves
     unanswered ends with a closed connection. One thread for each connection."""
 
@@ -125,7 +125,7 @@ def scripted_server(answer: Callable[[HTTPCall], None]) -> Iterator[str]:
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("localhost", 0), Handler)
+    server = ThreadingHTTPServer(("localhost", port), Handler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
-from t3s_megatron.config import T3SConfig
+from t3s_megatron.config import UNSUPPORTED_WITH_ANSWERS, T3SConfig
 from t3s_megatron.errors import T3SError
 from t3s_megatron.method.options import SIGNALS
 from t3s_megatron.method.phases import PhaseMachine
@@ -394,6 +394,24 @@ def test_features_of_megatron_that_t3s_cannot_work_with(name, value):
     option = "--" + name.replace("_", "-")
     assert re.match(rf"{option} does not work with --t3s: it \w+", said)
     config(**{name: None if name == "rampup_batch_size" else False})  # and only when it is on
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED_WITH_ANSWERS)
+@pytest.mark.parametrize("generation", ["", "--t3s-generation server --t3s-server-url http://h:1"])
+def test_features_of_megatron_that_decoding_cannot_work_with(name, generation):
+    option, _ = UNSUPPORTED_WITH_ANSWERS[name]
+    padded = {name: "hybrid", "t3s_arrangement": "padded"}  # others refuse the overlap anyway
+    said = refused(generation, **padded)
+    assert re.match(rf"{option} does not work where accuracy is measured: it \w+", said)
+    assert "--t3s-simple" in said
+    config("--t3s-simple", **padded)
+    config("--t3s-signal confidence", **padded)
+
+
+@pytest.mark.parametrize("name", ["muon", "dist_muon", "lion", "soap"])
+def test_optimizers_whose_state_the_rewind_does_not_know(name):
+    assert refused(optimizer=name).startswith(f"--optimizer {name} does not work with --t3s")
+    config(optimizer="sgd")
 
 
 def test_fp16():

@@ -7,10 +7,10 @@ import contextlib
 import io
 import os
 import sys
-import traceback
 from collections.abc import Callable
 
 from t3s_megatron.errors import T3SError
+from t3s_megatron.megatron.releases import reason_of
 
 
 def read_arguments(argv: list[str], world_size: int, extra_args_provider: Callable):
@@ -33,7 +33,7 @@ def read_arguments(argv: list[str], world_size: int, extra_args_provider: Callab
         raise T3SError(f"Megatron's parser: {_last_line(said)}") from None
     except (AssertionError, ValueError, RuntimeError) as error:
         raise T3SError(
-            f"Megatron refuses these arguments for {world_size} GPUs: {_reason(error)}"
+            f"Megatron refuses these arguments for {world_size} GPUs: {reason_of(error)}"
         ) from error
     finally:
         sys.argv = before
@@ -43,11 +43,3 @@ def read_arguments(argv: list[str], world_size: int, extra_args_provider: Callab
 def _last_line(said: io.StringIO) -> str:
     lines = [line for line in said.getvalue().splitlines() if line.strip()]
     return lines[-1] if lines else "it ended without a word"
-
-
-def _reason(error: Exception) -> str:
-    """Its message; for an assertion without one, the line that was asserted."""
-    if str(error):
-        return str(error)
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{frame.line} ({os.path.basename(frame.filename)}:{frame.lineno})"

@@ -18,10 +18,11 @@ from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.fake_world.cluster import become, first_rank_of_stage
 from t3s_megatron.megatron.fake_world.meters import LiveBytes, SavedTensors, storage_bytes
 from t3s_megatron.megatron.fake_world.stand_ins import balance_experts, use_fused_kernels
-from t3s_megatron.megatron.model import model_provider
+from t3s_megatron.megatron.model import check_model_arguments, model_provider
 from t3s_megatron.megatron.releases import optimizer_config
 from t3s_megatron.megatron.weights import main_parameters
 from t3s_megatron.planning.facts import Chunk, Model, Stage
+from t3s_megatron.planning.pinned import pinned_bytes
 
 #: Adam's moments, float32 each, made at the first step.
 _MOMENT_BYTES = 8
@@ -33,6 +34,7 @@ def measure_model(args, expert_load: float) -> Model:
     `expert_load`: tokens that the busiest expert-parallel rank gets, 1 for its even share.
     T3SError when Megatron cannot build or run a stage.
     """
+    check_model_arguments(args)
     planned, fused = _plannable(args, expert_load)
     set_args(planned)
     with _quietly():
@@ -119,6 +121,7 @@ class _Builder:
             weights = storage_bytes([*(p.data for p in parameters), *buffers])
             everything = storage_bytes([*(p.data for p in parameters), *buffers, *main])
             gradients = [p.main_grad for p in parameters]
+            copied = [p.numel() * p.element_size() for p in (*main, *buffers)]
             ignored = [*(p.data for p in parameters), *gradients]
             measured = tuple(self._measure_chunk(chunk, ignored) for chunk in chunks)
         return Stage(
@@ -129,7 +132,8 @@ class _Builder:
             weights=weights,
             gradients=storage_bytes(gradients),
             optimizer=everything - weights + _MOMENT_BYTES * main_numbers,
-            snapshot=4 * main_numbers + sum(b.numel() * b.element_size() for b in buffers),
+            snapshot=sum(copied),
+            pinned=pinned_bytes(copied),
             chunks=measured,
         )
 

@@ -177,8 +177,8 @@ def test_a_byte_order_mark_and_line_ends_of_windows_are_no_obstacle(folder, toke
         (gzip.compress(LINES), "not UTF-8"),
         (
             b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", '
-            b'"reasoning_content": "because", "content": "b"}]}',
-            "role assistant has `reasoning_content`, which would be lost",
+            b'"tool_calls": [{"name": "f"}], "content": "b"}]}',
+            "role assistant has `tool_calls`, which would be lost",
         ),
     ],
 )

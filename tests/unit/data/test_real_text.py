@@ -148,13 +148,22 @@ def test_the_gold_answers_verify(tmp_path, problems, tokenizer):
         assert verify(text, sample.answer, None) is Verdict.CORRECT, sample.where
 
 
-def test_an_answer_without_thinking_is_learned_with_empty_tags(tmp_path, problems, tokenizer):
-    """The student is prompted with the bare header, so the tags are its own tokens to produce."""
+def test_empty_tags_that_the_record_does_not_have_are_context(tmp_path, problems, tokenizer):
+    """The student is asked with them too: nobody teaches it not to think."""
     rows = [{"prompt": p["question"], "response": p["solution"]} for p in problems]
     for sample, row in zip(build(tmp_path, rows, tokenizer).samples, rows, strict=True):
         prompt, targets = halves(sample, tokenizer)
-        assert prompt == turn("user", row["prompt"]) + HEADER
-        assert targets == f"<think>\n\n</think>\n\n{row['response']}<|im_end|>"
+        assert prompt == turn("user", row["prompt"]) + HEADER + "<think>\n\n</think>\n\n"
+        assert targets == row["response"] + "<|im_end|>"
+
+
+def test_empty_tags_of_the_record_are_learned(tmp_path, problems, tokenizer):
+    rows = [{"prompt": "q", "response": "<think>\n\n</think>\n\n4"}]
+    (sample,) = build(tmp_path, rows, tokenizer).samples
+    assert halves(sample, tokenizer) == (
+        turn("user", "q") + HEADER,
+        rows[0]["response"] + "<|im_end|>",
+    )
 
 
 def test_system_prompt_and_earlier_turns_are_context(tmp_path, problems, tokenizer):

@@ -138,10 +138,12 @@ def test_errors_in_a_table_name_the_row(tmp_path, table):
         load_records(path)
 
 
-@pytest.mark.parametrize("name", ["missing.parquet", "broken.parquet"])
-def test_a_table_that_cannot_be_read(tmp_path, table, name):
+@pytest.mark.parametrize(
+    ("name", "why"), [("missing.parquet", "no such file"), ("broken.parquet", "cannot be read as")]
+)
+def test_a_table_that_cannot_be_read(tmp_path, table, name, why):
     (tmp_path / "broken.parquet").write_bytes(b"not parquet")
-    with pytest.raises(DataError, match=f"{name}: cannot be read as"):
+    with pytest.raises(DataError, match=f"{name}: {why}"):
         load_records(str(tmp_path / name))
 
 
@@ -172,8 +174,8 @@ def turns(*pairs) -> dict:
         ({"prompt": "", "response": "x"}, "a message of role user is empty"),
         ({"prompt": "x", "response": " \n"}, "the response is empty"),
         ({"prompt": "x", "response": 5}, "needs `role` and `content` as text"),
-        ({"prompt": [], "response": "x"}, "at least a prompt and a response"),
-        ({"messages": "hello"}, "at least a prompt and a response"),
+        ({"prompt": [], "response": "x"}, "`prompt` has to be text or a list of messages"),
+        ({"messages": "hello"}, "`messages` has to be a list of messages, or its JSON"),
         ({"messages": ["hello", "you"]}, "a message has to be an object, found 'hello'"),
         (turns(("assistant", "x")), "at least a prompt and a response"),
         (turns(("user", "x"), ("user", "y")), "last message .* assistant.* found role 'user'"),
@@ -188,7 +190,7 @@ def turns(*pairs) -> dict:
         (GOOD | {"metadata": "{"}, "`metadata` is not JSON"),
         (GOOD | {"metadata": [1]}, "`metadata` has to be an object, found list"),
         (GOOD | {"id": "\ud800"}, "`id` is not valid Unicode"),
-        (GOOD | {"response": "x\udfff"}, "role 'assistant' is not valid Unicode"),
+        (GOOD | {"response": "x\udfff"}, "the response is not valid Unicode"),
     ],
 )
 def test_refusals_name_file_and_line(tmp_path, line, message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -138,6 +139,24 @@ def test_a_part_knows_its_samples_and_their_targets_in_the_whole():
     assert r1.corpus.n_targets == len(r1.targets) == 7
     assert r1.corpus.counts == {"samples": 3, "tokens": 13, "target_tokens": 7}
     assert r1.corpus.fingerprint == made_corpus(*r1.corpus.samples).fingerprint
+
+
+@pytest.mark.parametrize("owners", [OWNERS, ("r1", "r1", "r1", "qwq", "qwq"), ("r1",) * 5])
+def test_targets_take_a_part_out_of_the_whole(owners):
+    """A range where they stand together: no number for each of them is kept then."""
+    corpus = made_corpus(
+        *(
+            made_sample(list(range(1, n + 1)), 2, f"{teacher}/{i}", teacher=teacher)
+            for i, (n, teacher) in enumerate(zip(LENGTHS, owners, strict=True))
+        )
+    )
+    numbers = np.arange(corpus.n_targets)
+    for part in parts_of(corpus, corpus.samples):
+        assert isinstance(part.targets, slice) == (owners != OWNERS)
+        of_part = numbers[part.targets]
+        assert set(corpus.sample_index(of_part)) == set(part.samples)
+        which = np.arange(len(of_part)) % 2 == 0
+        assert (part.numbers(which) == of_part[which]).all()
 
 
 def test_one_teacher_is_the_corpus_itself():

@@ -75,9 +75,19 @@ def test_an_end_token_is_added_where_the_template_has_none():
     check(made, [USER, LINE, A, ASSISTANT, LINE], [C, END])
 
 
-def test_only_what_follows_the_last_end_token_is_cut():
-    made = tokenize(record("a", "c <|im_end|> d"), word_tokenizer(), prompt_format="chat")
-    check(made, [START, USER, LINE, A, END, LINE, *HEADER], [C, END, D, END])
+@pytest.mark.parametrize(
+    "response", ["c<|im_end|>", "c <|im_end|>\n<|im_end|> \n", "c<|im_start|>"]
+)
+@pytest.mark.parametrize("prompt_format", ["chat", "raw"])
+def test_one_end_token_is_the_last_target_whatever_the_response_ends_with(response, prompt_format):
+    made = tokenize(record("a", response), word_tokenizer(), prompt_format=prompt_format)
+    assert made.tokens[made.prompt_length :].tolist() == [C, END]
+
+
+@pytest.mark.parametrize("prompt_format", ["chat", "raw"])
+def test_a_control_token_inside_a_response(prompt_format):
+    with pytest.raises(DataError, match=r"line of r: .*control token '<\|im_end\|>' inside"):
+        tokenize(record("a", "c <|im_end|> d"), word_tokenizer(), prompt_format=prompt_format)
 
 
 def test_no_special_tokens_are_added_to_what_the_template_renders():
@@ -117,6 +127,18 @@ def test_raw_begins_with_the_tokenizers_bos():
     check(made, [BOS, A, B], [C, D, END])
 
 
+def test_raw_has_one_bos_where_the_prompt_brings_it():
+    one = record("<bos>a b")
+    made = tokenize(one, word_tokenizer(None, bos=True), prompt_format="raw")
+    check(made, [BOS, A, B], [C, D, END])
+
+
+def test_raw_goes_on_in_thinking_that_the_prompt_opens():
+    one = record("a <think>", "<think>\nb\n</think>\n\nc")  # as a record of "b</think>c" has it
+    made = tokenize(one, word_tokenizer(None), prompt_format="raw")
+    check(made, [A, THINK], [B, LINE, UNTHINK, LINE, LINE, C, END])
+
+
 # --------------------------------------------------------------------------------------- refusals
 
 
@@ -127,7 +149,9 @@ def test_no_template():
 
 def test_a_template_that_opens_the_thinking_only_for_generation():
     one = record("a", "<think>b</think>c")
-    with pytest.raises(DataError, match="line of r: .*differently.*thinking.*prefix"):
+    with pytest.raises(
+        DataError, match="line of r: the chat template does not write the thinking of"
+    ):
         tokenize(one, word_tokenizer(R1_THINKING), prompt_format="chat")
 
 

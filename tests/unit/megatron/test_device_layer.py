@@ -263,3 +263,19 @@ def test_a_sent_tensor_may_be_freed_at_once():
         found = torch.empty(1 << 20)
         torch.distributed.recv(found, 0)
         assert torch.equal(found, big)
+
+
+@pytest.mark.child(processes=2)
+def test_parts_of_unequal_lengths_are_gathered_and_scattered():
+    """As NCCL does: tensor-parallel experts exchange as many tokens as were routed to each."""
+    import torch
+    import torch.distributed as dist
+
+    rank, lengths = dist.get_rank(), [3, 1]
+    mine = torch.full((lengths[rank], 2), float(rank + 1))
+    parts = [torch.zeros(n, 2) for n in lengths]
+    dist.all_gather(parts, mine)
+    assert [part.unique().tolist() for part in parts] == [[1.0], [2.0]]
+    out = torch.zeros(lengths[rank], 2)
+    dist.reduce_scatter(out, [torch.full((n, 2), float(n)) for n in lengths])
+    assert torch.equal(out, torch.full((lengths[rank], 2), 2.0 * lengths[rank]))

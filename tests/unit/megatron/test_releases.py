@@ -12,7 +12,13 @@ import sys
 import pytest
 
 from t3s_megatron import __version__
-from t3s_megatron.config import UNSUPPORTED, T3SConfig, add_t3s_arguments
+from t3s_megatron.config import (
+    OPTIMIZERS,
+    UNSUPPORTED,
+    UNSUPPORTED_WITH_ANSWERS,
+    T3SConfig,
+    add_t3s_arguments,
+)
 from t3s_megatron.data.lengths import FIXED_SHAPE
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.releases import (
@@ -120,7 +126,8 @@ def test_features_that_are_refused_are_arguments_of_this_release():
 
     sys.argv = ["script"]
     args = parse_args(add_t3s_arguments)
-    refused = [*UNSUPPORTED, *FIXED_SHAPE]
+    refused = [*UNSUPPORTED, *UNSUPPORTED_WITH_ANSWERS, *FIXED_SHAPE]
+    assert args.optimizer in OPTIMIZERS
     assert [name for name in refused if not hasattr(args, name)] == []
     assert not any(getattr(args, name) for name in refused)
     assert args.cuda_graph_impl == "none"

@@ -60,6 +60,7 @@ def test_two_teachers_one_after_the_other():
         "qwq profile 3: rewind",
         "targeted 0: score theta_0",
         "targeted 0: select",
+        "targeted 3: measure",
         "targeted 3: finish",
     ]
     assert [profile.theta_b_step for profile in walk.machine.profiles] == [2, 1]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from t3s_megatron.planning.facts import Answers, Chunk, Layout, Model, Stage
+from t3s_megatron.planning.facts import Answers, Chunk, Layout, Model, Stage, Storage
 from t3s_megatron.planning.memory import GpuMemory
 
 LAYOUT = dict(
@@ -13,7 +13,7 @@ LAYOUT = dict(
 )  # fmt: skip
 STAGE = dict(
     stages=(0,), parameters=500, whole_parameters=1000, matrix_parameters=900, weights=1000,
-    gradients=2000, optimizer=3000, snapshot=400, chunks=(Chunk(2, 10, 25),),
+    gradients=2000, optimizer=3000, snapshot=400, pinned=512, chunks=(Chunk(2, 10, 25),),
 )  # fmt: skip
 MODEL = dict(
     layers=8, hidden_size=16, heads=4, key_value_heads=2, head_size=4, vocabulary=50,
@@ -29,6 +29,10 @@ ANSWERS = dict(
     longest_prompt=40,
     cached=True,
 )
+STORAGE = dict(
+    save_interval=10, retain_interval=None, saves_optimizer=True, gathers_optimizer=False,
+    export=False,
+)  # fmt: skip
 GPU = dict(
     stages=(0,), layers=2, parameters=500, weights=100, gradients=200, optimizer=300,
     activations=400, generation=50, reserve=10,
@@ -45,6 +49,10 @@ def stage(**changes) -> Stage:
 
 def model(*stages: Stage, **changes) -> Model:
     return Model(stages=stages or (stage(stages=(0, 1, 2, 3)),), **MODEL | changes)
+
+
+def storage(**changes) -> Storage:
+    return Storage(**STORAGE | changes)
 
 
 def answers(**changes) -> Answers:

@@ -78,7 +78,6 @@ def test_by_confidence_the_corpus_is_scored_at_every_step_and_nothing_measured()
     # Steps 0 to 15, then theta_b and theta_0, of two samples of 40 positions.
     assert costs().of(run)["scoring"].tokens == (16 + 2) * 40
     assert "none in the profile; 2 later" in text(outcome(measuring=found))
-    assert found.beside.overlapped is None, "there is nothing to overlap"
 
 
 def test_alternatives_are_other_runs_whole():

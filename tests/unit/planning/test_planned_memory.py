@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import pytest
-from made_plans import answers, gpu, layout, model, stage
+from made_plans import answers, gpu, layout, model, stage, storage
 
 from t3s_megatron.planning.advice import advice
-from t3s_megatron.planning.facts import Chunk, Samples, Storage
+from t3s_megatron.planning.facts import Chunk, Samples
 from t3s_megatron.planning.memory import activations, disk, generation, gpu_memory, host_memory
 from t3s_megatron.planning.walk import walk
 from tests.support.asked import asked
@@ -53,21 +53,29 @@ def test_the_cache_holds_a_whole_batch_at_its_longest():
     # 5 answers, 100 positions, 2 layers, keys and values of 1 head of 4, 2 bytes.
     assert generation(layout(), model(), stage(), answers()) == 5 * 100 * 2 * 2 * 1 * 4 * 2
     last = generation(layout(), model(), stage(stages=(3,)), answers())
-    assert last - 16000 == 5 * 40 * 50 * 2 + 5 * 50 * 30
+    assert last - 16000 == 5 * 50 * 2 + 5 * 50 * 30
     more_ranks_than_heads = layout(tensor=8)
     assert generation(more_ranks_than_heads, model(), stage(), answers()) == 16000
 
 
 def test_a_host_holds_the_copies_of_all_its_gpus():
-    assert host_memory(model(), RUN, gpus_per_node=8) == 2 * 8 * 400
+    host = host_memory(model(), storage(), RUN, gpus_per_node=8)
+    assert (host.copies, host.saving, host.total) == (2 * 8 * 512, 0, 2 * 8 * 512)
     plain = walk(asked("sft", budget=5), bottleneck=1)
-    assert host_memory(model(), plain, gpus_per_node=8) == 0
+    assert host_memory(model(), storage(), plain, gpus_per_node=8).total == 0
+
+
+def test_a_host_holds_the_optimizer_state_that_is_gathered_to_be_saved():
+    """Parameter and two moments in float32, of every GPU's whole part of the model."""
+    gathers = storage(gathers_optimizer=True)
+    assert host_memory(model(), gathers, RUN, gpus_per_node=8).saving == 8 * 500 * 12
+    nothing_saved = storage(gathers_optimizer=True, save_interval=None)
+    assert host_memory(model(), nothing_saved, RUN, gpus_per_node=8).saving == 0
 
 
 def test_disk():
     samples = Samples(counted=True, lengths=(100, 60), prompts=(40, 40))  # 80 targets
-    storage = Storage(save_interval=10, retain_interval=None, saves_optimizer=True, export=True)
-    found = disk(model(), storage, RUN, samples)
+    found = disk(model(), storage(export=True), RUN, samples)
     assert found.checkpoint == 4000 * (2 + 12)
     assert found.checkpoints == 7  # six tens and the end
     assert found.state == 2 * 4 * 4000
@@ -77,22 +85,22 @@ def test_disk():
 
 
 @pytest.mark.parametrize(
-    "storage, checkpoints",
+    "saved, checkpoints",
     [
-        (Storage(None, None, True, False), 0),
-        (Storage(100, None, True, False), 1),
-        (Storage(10, 20, True, False), 4),  # 20, 40, 60 and the last
-        (Storage(5, None, True, False), 13),  # the end is one of them
+        (storage(save_interval=None), 0),
+        (storage(save_interval=100), 1),
+        (storage(retain_interval=20), 4),  # 20, 40, 60 and the last
+        (storage(save_interval=5), 13),  # the end is one of them
     ],
 )
-def test_checkpoints_that_stay(storage, checkpoints):
+def test_checkpoints_that_stay(saved, checkpoints):
     samples = Samples(True, (10,), (5,))
-    assert disk(model(), storage, RUN, samples).checkpoints == checkpoints
+    assert disk(model(), saved, RUN, samples).checkpoints == checkpoints
 
 
 def test_a_checkpoint_without_the_optimizer():
-    storage = Storage(10, None, False, False)
-    assert disk(model(), storage, RUN, Samples(True, (10,), (5,))).checkpoint == 4000 * 2
+    weights = storage(saves_optimizer=False)
+    assert disk(model(), weights, RUN, Samples(True, (10,), (5,))).checkpoint == 4000 * 2
 
 
 def knobs(now, limit, layout_changes=None, with_answers=None):

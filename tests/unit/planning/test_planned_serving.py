@@ -6,12 +6,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from made_plans import answers, layout, model
+from made_plans import answers, layout, model, storage
 from test_planned_measurements import FAST, PLAN, costs
 from test_planned_work import outcome
 
 from t3s_megatron.method.phases import ActionKind
-from t3s_megatron.planning.facts import Samples, Servers, Storage
+from t3s_megatron.planning.facts import Samples, Servers
 from t3s_megatron.planning.measurements import measuring
 from t3s_megatron.planning.memory import disk, generation, host_memory
 from t3s_megatron.planning.reading import in_process_of, unplanned
@@ -141,21 +141,22 @@ def test_the_gpus_hold_the_keys_and_values_of_probes_only():
     assert (probes.batch_size, probes.limit) == (8, 32)  # 16 on two data-parallel ranks
     # Prompts of 40 and 32 tokens, 2 layers, keys and values of 4 numbers of 2 bytes; logits.
     (stage,) = model().stages
-    held = 8 * 72 * 2 * 2 * 4 * 2 + 8 * 40 * 50 * 2 + 8 * 50 * 30
+    held = 8 * 72 * 2 * 2 * 4 * 2 + 8 * 50 * 2 + 8 * 50 * 30
     assert generation(layout(), model(), stage, probes) == held
     assert in_process_of(answers(), layout()) == answers()
 
 
 def test_weights_in_flight_are_on_the_host_and_exports_on_the_disk():
     run = walk(PLAN, 10, overlap=3)
-    assert host_memory(model(), run, gpus_per_node=8) == (2 + 3) * 8 * 400
-    storage, samples = Storage(None, None, True, False), Samples(True, (100,), (40,))
-    found = disk(model(), storage, run, samples, served(overlap=3).answers)
+    nothing = storage(save_interval=None)
+    assert host_memory(model(), nothing, run, gpus_per_node=8).copies == (2 + 3) * 8 * 512
+    samples = Samples(True, (100,), (40,))
+    found = disk(model(), nothing, run, samples, served(overlap=3).answers)
     assert found.state == (2 + 3) * 4 * 4000
     assert (found.served, found.served_size) == (3, 8000)
     assert found.total == found.state + found.stores + 3 * 8000
-    assert disk(model(), storage, run, samples, served().answers).served == 2
-    assert disk(model(), storage, run, samples, answers()).served == 0
+    assert disk(model(), nothing, run, samples, served().answers).served == 2
+    assert disk(model(), nothing, run, samples, answers()).served == 0
     said = text(outcome(longest=run, disk=found))
     assert "(theta_0, the candidate and 3 with a measurement in flight of the weights)" in said
 

@@ -12,7 +12,7 @@ from made_plans import answers, gpu, layout, model, stage
 
 from t3s_megatron.planning.facts import Samples, Teacher
 from t3s_megatron.planning.measurements import Costs
-from t3s_megatron.planning.memory import Disk
+from t3s_megatron.planning.memory import Disk, HostMemory
 from t3s_megatron.planning.report import PlannedRun, text
 from t3s_megatron.planning.walk import walk
 from t3s_megatron.planning.work import (
@@ -26,7 +26,8 @@ from t3s_megatron.planning.work import (
 )
 from tests.support.asked import asked
 
-SPEED = Speed(peak_flops=1000.0, mfu=0.5, memory_bandwidth=100.0)
+#: Python takes no time.
+SPEED = Speed(peak_flops=1000.0, mfu=0.5, memory_bandwidth=100.0, host=0.0)
 
 
 def test_matrices_and_half_of_the_square():
@@ -56,14 +57,33 @@ def test_answers_are_counted_at_their_length_and_batches_at_the_longest():
     assert most.tokens == 7 * 20 * 60
     # 20 answers, 5 at a time on 2 ranks: two batches. More of them take longer.
     one_at_a_time, _ = generating(layout(), model(), answers(batch_size=1), [20] * 7, SPEED)
-    assert one_at_a_time.seconds == pytest.approx(5 * likely.seconds)
+    weights = 60 * 3600 * 2 / 2 / 100  # bytes of the rank over the bandwidth, at each of 60 tokens
+    assert one_at_a_time.seconds > 5 * 7 * 2 * weights
+
+
+def test_the_keys_and_values_of_live_answers_are_read_at_every_token():
+    likely, most = generating(layout(), model(), answers(), [10], SPEED)
+    weights = 60 * 3600 * 2 / 2 / 100
+    # 8 layers, keys and values of 1 head of 4, 2 bytes; 5 answers that grow from 40 positions.
+    cache = 2 * 8 * 4 * 2 * 5 / 100
+    assert likely.seconds == pytest.approx(weights + cache * (40 * 30 + 30**2 / 2))
+    assert most.seconds == pytest.approx(weights + cache * (40 * 60 + 60**2 / 2))
+
+
+def test_python_launches_every_layer_of_every_token():
+    slow = replace(SPEED, host=100.0)
+    likely, most = generating(layout(), model(), answers(), [10], slow)
+    assert likely.seconds == most.seconds == 60 * 8 * 100.0
+    # Whatever a token computes: smaller batches take longer.
+    alone, _ = generating(layout(), model(), answers(batch_size=1), [10], slow)
+    assert alone.seconds == 5 * likely.seconds
 
 
 def test_each_profile_asks_its_teachers_prompts_and_trains_on_its_samples():
     plan = asked(budget=50, profile_iters=50, teachers=("a", "b"))
     run = walk(plan, bottleneck=10)  # 15 steps and 16 measurements in each profile, then 50 of both
     two = answers(asked=25, asked_in_profiles=(20, 10))
-    costs = Costs(layout(), model(), [10, 20, 40], two, True, SPEED, teachers=((0, 2), (1,)))
+    costs = Costs(layout(), model(), [10, 20, 40], two, SPEED, teachers=((0, 2), (1,)))
     found = costs.of(run)
     assert found["generation"].tokens == (16 * (20 + 10) + 50 * 25) * 30
     assert found["profile"].tokens == pytest.approx(15 * 64 * (25 + 20))
@@ -98,7 +118,8 @@ def outcome(**changes) -> PlannedRun:
     made = dict(
         release="0.19.2", layout=layout(), gpus_per_node=8, model=model(first, rest),
         samples=Samples(True, (100, 60), (40, 40)), answers=answers(),
-        gpus=[gpu(), gpu(stages=(1, 2, 3), optimizer=400)], gpu_limit=2000, host=10 * 2**30,
+        gpus=[gpu(), gpu(stages=(1, 2, 3), optimizer=400)], gpu_limit=2000,
+        host=HostMemory(10 * 2**30, 2**30),
         disk=Disk(1, 2, 3, 4, 0), expected=run, longest=run,
         work={"profile": (Work(3e6, 1e9, 60.0), Work(9e6, 3e9, 7300.0))}, speed=SPEED,
         measuring=None, notes=["one"], advice=[],

@@ -155,12 +155,11 @@ def test_a_line_that_is_not_json_is_named(ready):
         ready(samples=[make_samples(1, 0)[0], "{'prompt': '1'}"])
 
 
-def test_a_response_without_target_tokens(ready, tmp_path, tokenizer):
-    # Templates that cut out thinking do this to a response that is nothing but thinking.
+def test_a_response_that_the_template_cuts_away(ready, tmp_path, tokenizer):
     cutting = AutoTokenizer.from_pretrained(tokenizer)
     cutting.chat_template = CHAT_TEMPLATE.replace("m['content']", "m['content'].strip(';')")
     cutting.save_pretrained(tmp_path / "cutting")
-    with pytest.raises(DataError, match=r"line 6: the response has no tokens to learn"):
+    with pytest.raises(DataError, match=r"line 6: the chat template changes the response"):
         ready(samples=changed(5, response=";;"), tokenizer_model=str(tmp_path / "cutting"))
 
 

@@ -7,13 +7,8 @@ import json
 
 import pytest
 
-from t3s_megatron.servers.client import (
-    Client,
-    Completion,
-    Finish,
-    Request,
-    read_completion,
-)
+from t3s_megatron.servers.client import Client
+from t3s_megatron.servers.completion import Completion, Finish, Request, read_completion
 from tests.support.servers import scripted_server
 
 TURNS = ({"role": "system", "content": "Be brief."}, {"role": "user", "content": "2 + 2?"})

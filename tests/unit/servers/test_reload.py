@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from t3s_megatron.servers import reload
-from t3s_megatron.servers.client import ServerError
+from t3s_megatron.servers.exchange import ServerError
 from tests.support.servers import free_port, scripted_server
 
 

@@ -103,25 +103,151 @@ def test_the_first_s1k_has_geminis_traces(take):
     ("recipe", "row", "why"),
     [
         (BOBA, boba(1, task="code"), "not mathematics"),
-        (BOBA, boba(1, solutions=["4"]), "no boxed answer"),
-        (BOBA, boba(1, solutions=[]), "no boxed answer"),
+        (BOBA, {"task": "code", "input_output": "{}"}, "not mathematics"),
+        (BOBA, boba(1, solutions=["so it is\nfour"]), "no answer, in a box or alone"),
+        (BOBA, boba(1, solutions=[]), "no answer, in a box or alone"),
         (BOBA, boba(1, solutions=["\\boxed{1}", "\\boxed{2}"]), "several gold answers"),
+        (BOBA, boba(1, solutions="\\boxed{2}"), "`solutions` is no list of texts"),
+        (BOBA, boba(1, prompt=None), "`prompt` is no text"),
+        (BOBA, boba(1, prompt="<｜User｜><｜Assistant｜>"), "the problem is empty"),
+        (BOBA, boba(1, prompt="1? \ud800"), "its text is not valid Unicode"),
         (S1K, s1k(1, cot_type="crossword"), "not mathematics"),
+        pytest.param(
+            S1K,
+            s1k(1, cot_type="coding", solution=None),
+            "not mathematics",
+            id="simplescaling/s1 data/collect_data.py: USACO and LiveCodeBench",
+        ),
+        (S1K, {"cot_type": "science"}, "not mathematics"),
         (S1K, s1k(1, question="Prove that 1 < 2."), "asks for a proof"),
-        (S1K, s1k(1, question="Show that 1 < 2."), "asks for a proof"),
+        (S1K, s1k(1, question="Show that 1 < 2.", solution=None), "asks for a proof"),
         (S1K, s1k(1, source_type="x/Theorem proof/y"), "asks for a proof"),
-        (S1K, s1k(1, solution="it is 2"), "no boxed answer"),
-        (S1K, s1k(1, solution="\\boxed{2"), "no boxed answer"),
+        pytest.param(
+            S1K,
+            s1k(1, solution=None),
+            "no solution is published",
+            id="simplescaling/s1 data/featurization.py tests `solution` for None",
+        ),
+        (S1K, s1k(1, solution="it is 2"), "no answer, in a box or alone"),
+        (S1K, s1k(1, solution="2"), "no answer, in a box or alone"),
+        (S1K, s1k(1, solution="\\boxed{2"), "no answer, in a box or alone"),
         (S1K, s1k(1, solution="\\boxed{2} or \\boxed{3}"), "several gold answers"),
     ],
 )
-def test_what_does_not_qualify_is_counted(take, recipe, row, why):
+def test_what_does_not_qualify_is_counted_and_ends_nothing(take, recipe, row, why):
     good = boba(9) if recipe is BOBA else s1k(9)
     chosen = take(recipe, [good, row])
     assert len(chosen.problems) == chosen.qualified == 1 and chosen.rows == 2
-    assert chosen.left_out == {why: 1}
-    with pytest.raises(DataError, match=f"no problem for {recipe.name} in 1 rows \\(1 {why}\\)"):
+    assert chosen.left_out.counts == {why: 1}
+    assert chosen.left_out.first[why].endswith("line 2")
+    with pytest.raises(DataError, match="no problem for|No row has the fields") as found:
         take(recipe, [row])
+    assert why in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "solution", "gold"),
+    [
+        pytest.param("qq8933/AIME_1983_2024", "128", "128", id="s1 data/add_aime.py"),
+        pytest.param("qq8933/AIME_1983_2024", 128, "128", id="a number in a copy as JSON"),
+        pytest.param("TIGER-Lab/TheoremQA/float", "0.3333", "0.3333", id="s1: TheoremQA, Answer"),
+        ("TIGER-Lab/TheoremQA/bool", "True", "True"),
+        ("TIGER-Lab/TheoremQA/list of integer", "[1, 2]", "[1, 2]"),
+        pytest.param("daman1209arora/jeebench/math", "B", "B", id="s1: JEEBench, gold"),
+        ("daman1209arora/jeebench/phy", "$2.5$", "2.5"),
+        pytest.param("qfq/quant", "6", "6", id="s1: teasers, by the notebook's name"),
+        ("simplescaling/s1-teasers", "6", "6"),
+        ("qfq/openaimath/Algebra", "So \\boxed{7}.", "7"),
+        ("TIGER-Lab/TheoremQA/float", "We find \\boxed{7}.", "7"),
+    ],
+)
+def test_bare_answers_of_the_sources_that_have_them(take, source, solution, gold):
+    (one,) = take(S1K, [s1k(3, source_type=source, solution=solution)]).problems
+    assert one.prompt.answer == gold
+
+
+def test_an_explanation_of_such_a_source_is_no_answer(take):
+    row = s1k(3, source_type="TIGER-Lab/TheoremQA/float", solution="First we add.\nThen 4.")
+    chosen = take(S1K, [s1k(9), row])
+    assert chosen.left_out.counts == {"no answer, in a box or alone": 1}
+    why = "no answer, in a box or alone"
+    assert chosen.left_out.sources[why] == {"TIGER-Lab/TheoremQA/float": 1}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "qualifies"),
+    [("{'domain': ['Algebra'], 'answer': '4'}", True), ("{'answer': None}", False), ("{", False)],
+)
+def test_the_answer_of_omni_math_is_in_its_metadata(take, metadata, qualifies):
+    row = s1k(3, source_type="KbsdJames/Omni-MATH", solution="We add.", metadata=metadata)
+    chosen = take(S1K, [s1k(9), row])
+    assert (chosen.qualified == 2) is qualifies
+    assert {one.prompt.answer for one in chosen.problems} == ({"4", "10"} if qualifies else {"10"})
+
+
+@pytest.mark.parametrize(
+    ("solutions", "gold"),
+    [(["$\\frac{1}{2}$"], "\\frac{1}{2}"), (["$$4$$"], "4"), (["4", "\\boxed{4}"], "4"),
+     (["$4$ and $5$"], "$4$ and $5$")],
+)  # fmt: skip
+def test_bare_solutions_of_boba(take, solutions, gold):
+    (one,) = take(BOBA, [boba(3, solutions=solutions)]).problems
+    assert one.prompt.answer == gold
+
+
+QUESTION = ({"role": "user", "content": "1 + 1?"},)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "turns"),
+    [
+        ("1 + 1?", QUESTION),
+        pytest.param(
+            "<｜User｜>\n1 + 1?\n<｜Assistant｜><think>\n", QUESTION, id="RLinf's sample of boba"
+        ),
+        ("<｜begin▁of▁sentence｜><｜User｜>1 + 1?<｜Assistant｜>", QUESTION),
+        ("<｜User｜>1 + 1?", QUESTION),
+        (
+            "<｜begin▁of▁sentence｜>Be brief.<｜User｜>1 + 1?<｜Assistant｜><think>\n",
+            ({"role": "system", "content": "Be brief."}, *QUESTION),
+        ),
+        (
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n1 + 1?<|im_end|>\n"
+            "<|im_start|>assistant\n<think>\n",
+            ({"role": "system", "content": "Be brief."}, *QUESTION),
+        ),
+        (
+            "<|im_start|>user\n1 + 1?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+            QUESTION,
+        ),
+        ("<|im_start|>user\n1 + 1?<|im_end|>\n", QUESTION),
+        ("Is |x| < |y|?", ({"role": "user", "content": "Is |x| < |y|?"},)),
+    ],
+)
+def test_a_rendered_prompt_is_taken_apart(take, prompt, turns):
+    (one,) = take(BOBA, [boba(1, prompt=prompt)]).problems
+    assert one.prompt.messages == turns
+
+
+@pytest.mark.parametrize(
+    ("prompt", "why"),
+    [
+        ("<｜User｜>1?<｜Assistant｜><think>\nhm", "an answer is begun in its prompt"),
+        ("<｜User｜>1?<｜Assistant｜>1.<｜User｜>2?<｜Assistant｜>", "an answer is begun"),
+        ("<|im_start|>user\n1?<|im_end|>\n<|im_start|>assistant\n1", "an answer is begun"),
+        ("1? <|im_end|>", "markers that are not understood"),
+        ("<|im_start|>tool\n1?<|im_end|>", "markers that are not understood"),
+        (
+            "<|start_header_id|>user<|end_header_id|>\n\n1?<|eot_id|>",
+            "markers that are not understood",
+        ),
+        ("[INST] 1? [/INST]", "markers that are not understood"),
+        ("<start_of_turn>user\n1?<end_of_turn>", "markers that are not understood"),
+    ],
+)
+def test_what_cannot_be_taken_apart_is_left_out(take, prompt, why):
+    chosen = take(BOBA, [boba(9), boba(1, prompt=prompt)])
+    assert len(chosen.problems) == 1 and why in next(iter(chosen.left_out.counts))
 
 
 def test_one_gold_answer_twice_is_one(take):
@@ -135,7 +261,7 @@ def test_repeated_problems_are_one_and_contradictions_none_in_any_order(take):
     rows = [boba(1), again, boba(2), boba(2, solutions=["\\boxed{5}"]), boba(2), boba(3)]
     found = [take(BOBA, shuffled(rows, seed)) for seed in range(8)]
     for chosen in found:
-        assert chosen.left_out == {
+        assert chosen.left_out.counts == {
             "the same problem again": 1,
             "its gold answers contradict each other": 3,
         }
@@ -166,7 +292,7 @@ def test_gold_answers_that_the_verifier_cannot_read_are_replaced(take):
         # In the order of the draw: what numeric can read of it.
         drawn = [one for one in take(BOBA, rows).problems if one.prompt.answer != "yes"]
         assert keys(chosen) == [one.prompt.key for one in drawn][:5]
-        assert chosen.left_out["a gold answer that numeric cannot use"] >= 1
+        assert chosen.left_out.counts["a gold answer that numeric cannot use"] >= 1
         with pytest.raises(DataError, match="no problem for boba-200 in 1 rows"):
             take(BOBA, [boba(0, solutions=["\\boxed{yes}"])], pool=pool)
 
@@ -174,17 +300,14 @@ def test_gold_answers_that_the_verifier_cannot_read_are_replaced(take):
 @pytest.mark.parametrize(
     ("recipe", "row", "says"),
     [
-        (BOBA, {"question": "1?"}, "line 1: .* has `prompt` as text; the row has question"),
-        (BOBA, boba(1, solutions="\\boxed{2}"), "`solutions` has to be a list of texts"),
-        (BOBA, boba(1, prompt="<｜User｜><｜Assistant｜>"), "the problem is empty"),
-        (S1K, boba(1), "line 1: .* has `question` as text; the row has prompt"),
-        (S1K, s1k(1, solution=None), "`solution` as text; found None"),
+        (BOBA, {"question": "1?"}, "line 1: there is no `prompt`; the row has question. No row"),
+        (S1K, boba(1), "line 1: there is no `question`; the row has prompt, .*another release"),
         (S1K, [1], "has to be an object"),
     ],
 )
 def test_a_file_with_other_fields_is_refused(take, recipe, row, says):
     with pytest.raises(DataError, match=says):
-        take(recipe, [row])
+        take(recipe, [row, row])
 
 
 def test_a_published_parquet_file_and_prompts_on_disk(tmp_path):

@@ -11,7 +11,7 @@ from made_samples import row, shuffled, write
 
 from t3s_megatron.errors import DataError
 from t3s_megatron.teacher_data.filtering import Fate
-from t3s_megatron.teacher_data.traces import load_traces
+from t3s_megatron.teacher_data.traces import load_traces, note_on_thinking
 
 ASK = {"id": "a", "prompt": "1 + 1?", "answer": "2"}
 TURNS = [{"role": "user", "content": "1 + 1?"}]
@@ -106,16 +106,23 @@ def test_teachers_are_apart(load):
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        ([[1]], "line 1: a sample has to be an object"),
+        ([[1]], "entry 1: has to be an object"),
         (["{"], "line 1: not a line of JSON"),
         ([], "no samples in it"),
-        ([{"response": "x"}], "line 1: needs `prompt`"),
+        ([{"response": "x"}], "line 1: needs `messages`, or `prompt`"),
         ([ASK | {"prompt": 3, "response": "x"}], "`prompt` has to be text or a list"),
-        ([ASK | {"prompt": [{"role": "user"}]}], "a message needs `role` and `content`"),
-        ([ASK | {"messages": TURNS}], "`messages` have to end with the teacher's answer"),
+        (
+            [ASK | {"prompt": [{"role": "user"}], "response": "x"}],
+            "a message needs `role` and `content`",
+        ),
+        ([ASK | {"messages": TURNS}], "needs at least a prompt and a response"),
         ([ASK | {"responses": []}], "`responses` has to be a list that is not empty"),
         ([ASK | {"responses": ["x"], "finish_reasons": []}], "as long as `responses`"),
-        ([ASK | {"response": 3}], "`content` has to be text, found 3"),
+        ([ASK | {"response": 3}], "needs `role` and `content` as text"),
+        (
+            [ASK | {"responses": [3, {"content": 3}]}],
+            "response 1: `content` has to be text, found 3",
+        ),
         ([ASK | {"response": "x", "tokens": True}], "`tokens` has to be a whole number"),
         ([ASK | {"response": "x", "finish_reason": 1}], "`finish_reason` has to be text"),
         ([ASK | {"response": "x", "answer": " "}], "`answer` is empty"),
@@ -129,3 +136,25 @@ def test_teachers_are_apart(load):
 def test_what_cannot_be_read_is_refused_by_its_line(load, rows, says):
     with pytest.raises(DataError, match=says):
         load(*rows)
+
+
+def test_samples_that_do_not_think_among_others_that_do_are_told(load):
+    thinks, does_not = "<think>\nx\n</think>\n\ny", "Thinking Process: x, so y"
+    mixed = note_on_thinking(
+        load(*(ASK | {"response": text} for text in (thinks, does_not, thinks)))
+    )
+    assert mixed is not None and mixed.startswith("1 of 3 whole samples have no thinking")
+    for text in (thinks, does_not):
+        assert note_on_thinking(load(ASK | {"response": text})) is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "ended"), [("eos", True), ("STOP", True), ("max_tokens", False), ("refusal", False)]
+)
+def test_finish_reasons_of_other_servers(load, reason, ended):
+    assert load(ASK | {"response": "y", "finish_reason": reason})[0].traces[0].ended is ended
+
+
+def test_a_finish_reason_that_nobody_knows_is_named(load):
+    with pytest.raises(DataError, match="line 1: finish_reason 'done' is not known"):
+        load(ASK | {"response": "y", "finish_reason": "done"})

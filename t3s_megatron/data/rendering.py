@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A conversation as the tokenizer's chat template writes it, and the proof that it is all there.
+
+Templates drop roles that they do not know, the thinking of a response, or what stands before it,
+and say nothing. So a conversation of the same shape is rendered beside it, with a mark in the place
+of every text: what the template writes around the marks is its own, and the conversation has to be
+exactly that, with its texts in the marks' places. Only white space around a text may differ, and
+the thinking of earlier answers may be gone, as it is when the student is asked. Nothing here
+depends on the family.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from t3s_megatron.data.records import Record
+from t3s_megatron.data.thinking import join_thinking, split_thinking
+from t3s_megatron.errors import DataError
+
+#: Some templates write today's date, and the same data would be other samples tomorrow: in front of
+#: a template, this says that it is always the day of Llama's own fallback.
+_TODAY = (
+    "{%- macro strftime_now(form) -%}{{ form"
+    ".replace('%Y', '2024').replace('%y', '24').replace('%m', '07').replace('%d', '26')"
+    ".replace('%B', 'July').replace('%b', 'Jul') }}{%- endmacro -%}"
+)
+#: Keys of a message in which templates take the thinking apart from the answer.
+_FIELDS = ("reasoning_content", "thinking")
+_MARK = re.compile(r"t3sPart(\d+)Of")
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """`prompt`: what generation is given; `response`: what the template writes behind it, of which
+    the record's own text ends at `response_end`. `said`: where in `prompt` the texts of messages
+    stand, (start, end), in order."""
+
+    prompt: str
+    response: str
+    response_end: int
+    said: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One text of a conversation. `name`: what to call it to people; `message`: its number, from
+    1; `of_response`: that is the last one; `may_go`: it is the thinking of an earlier answer;
+    `may_move`: it is a system prompt, which some templates write in front of the last question."""
+
+    text: str
+    name: str
+    message: int
+    of_response: bool
+    may_go: bool
+    may_move: bool
+
+
+class _Lost(Exception):
+    """The rendered conversation is not the record's; the message says what is missing."""
+
+
+def render_chat(record: Record, tokenizer) -> Rendered:
+    """`tokenizer`: a Hugging Face one. DataError when it has no template, when the template refuses
+    the record, or when a part of it does not come out where it belongs."""
+    template = getattr(tokenizer, "chat_template", None)
+    if not template:
+        raise DataError(
+            "the tokenizer has no chat template: give one that has, or set "
+            "--t3s-prompt-format raw to train on prompt and response as they are"
+        )
+    # A template that takes the thinking in a field of its own knows best where it goes.
+    fields = [name for name in _FIELDS if name in str(template)]
+    for field in (*fields, None):
+        try:
+            return _render(record, tokenizer, field)
+        except _Lost as lost:
+            why = lost  # that of the last way: tags in the text
+    raise DataError(
+        f"{record.where}: {why}. Nothing of a record may be lost: change the record, or give the "
+        "tokenizer a chat template that writes it"
+    )
+
+
+def _render(record: Record, tokenizer, field: str | None) -> Rendered:
+    parts, messages, marked = _taken_apart(record, field)
+
+    def apply(turns: list[dict], **how: Any) -> str:
+        try:
+            template = tokenizer.get_chat_template()
+            if "strftime_now" in template:
+                how["chat_template"] = _TODAY + template
+            return str(tokenizer.apply_chat_template(turns, tokenize=False, **how))
+        except Exception as error:  # a template may raise anything, jinja's own types included
+            raise DataError(f"{record.where}: the chat template refuses it ({error})") from error
+
+    whole, prompt = apply(messages), apply(messages[:-1], add_generation_prompt=True)
+    around, order = _read_skeleton(apply(marked), parts)
+    places = _find(whole, around, [parts[number] for number in order])
+    first = next(place for place, number in enumerate(order) if parts[number].of_response)
+    start, end = places[first][0], places[-1][1]
+    if not whole.startswith(prompt) or len(prompt) > start:
+        raise _Lost(
+            "the chat template renders the prompt differently once the response is there, so the "
+            "response cannot be told apart; its generation prompt has to be a prefix of the "
+            "rendered conversation (one that opens the thinking needs a response that thinks)"
+        )
+    if _thought(record.messages[-1]) is None and whole[len(prompt) : start].strip():
+        # Empty thinking tags, or a header: the record does not have them, so they are context. The
+        # white space that the template writes behind them is, that of the response is not.
+        own = around[first][len(around[first].rstrip()) :]
+        prompt = whole[:start].rstrip() + own
+    said = tuple(place for place in places if place[1] <= len(prompt))
+    return Rendered(prompt, whole[len(prompt) :], end - len(prompt), said)
+
+
+def _thought(message: dict) -> str | None:
+    return split_thinking(message["content"]).thinking if message["role"] == "assistant" else None
+
+
+def _taken_apart(record: Record, field: str | None) -> tuple[list[_Part], list[dict], list[dict]]:
+    """(every text of the conversation, its messages, the same with marks for texts). `field`: the
+    key of a message under which the template is given thinking; None: in tags in its text."""
+    parts: list[_Part] = []
+    messages: list[dict] = []
+    marked: list[dict] = []
+
+    def mark(text: str, name: str, **kind: bool) -> str:
+        if not text.strip():
+            return text  # nothing that could be lost, and a template may ask whether it is empty
+        parts.append(_Part(text, name, number, of_response=is_last, **kind))
+        return f"t3sPart{len(parts) - 1}Of"
+
+    for number, message in enumerate(record.messages, start=1):
+        role, content = message["role"], message["content"]
+        is_last = number == len(record.messages)
+        name = "the response" if is_last else f"message {number}, of role {role}"
+        thought = _thought(message)
+        answer = content if thought is None else split_thinking(content).answer or ""
+        made = mark(answer, name, may_go=False, may_move=role == "system")
+        if thought is None:
+            messages.append({"role": role, "content": content})
+            marked.append({"role": role, "content": made})
+            continue
+        in_thought = mark(thought, f"the thinking of {name}", may_go=not is_last, may_move=False)
+        if field is not None:
+            said = {"content": answer.strip("\n"), field: thought.strip("\n")}
+            messages.append({"role": role, **said})
+            marked.append({"role": role, "content": made, field: in_thought})
+        else:
+            messages.append({"role": role, "content": content})
+            marked.append({"role": role, "content": join_thinking(in_thought, made)})
+    return parts, messages, marked
+
+
+def _read_skeleton(skeleton: str, parts: list[_Part]) -> tuple[list[str], list[int]]:
+    """(what the template writes around the texts, in its order; which text stands between)."""
+    found = _MARK.split(skeleton)
+    around, order = found[::2], [int(number) for number in found[1::2]]
+    for number, part in enumerate(parts):
+        times = order.count(number)
+        if times == 0 and not part.may_go:
+            raise _Lost(f"the chat template does not write {part.name}")
+        if times > 1:
+            raise _Lost(f"the chat template writes {part.name} {times} times")
+    messages = [parts[number].message for number in order if not parts[number].may_move]
+    if messages != sorted(messages):
+        raise _Lost("the chat template changes the order of the messages")
+    return around, order
+
+
+def _find(whole: str, around: list[str], texts: list[_Part]) -> list[tuple[int, int]]:
+    """Where each text stands in `whole`, white space around it aside."""
+    places: list[tuple[int, int]] = []
+    at = 0
+    for own, part in zip(around, texts, strict=False):
+        at = _behind(whole, at, own, part)
+        end = _behind(whole, at, part.text, part)
+        places.append((end - len(part.text.strip()), end))
+        at = end
+    if whole[_behind(whole, at, around[-1], texts[-1]) :].strip():
+        raise _Lost(f"the chat template changes {texts[-1].name}")
+    return places
+
+
+def _behind(whole: str, at: int, text: str, part: _Part) -> int:
+    """Where `whole` goes on after `text`, which has to stand at `at`, white space aside."""
+    text = text.strip()
+    while text and at < len(whole) and whole[at].isspace():
+        at += 1
+    if not whole.startswith(text, at):
+        raise _Lost(f"the chat template changes {part.name}, or writes it in another place")
+    return at + len(text)

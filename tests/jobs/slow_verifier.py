@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A verifier that takes its time: three answers are longer than torchrun's own patience."""
+
+from __future__ import annotations
+
+import os
+import time
+
+
+def check(text: str, answer: str, metadata: dict) -> bool:
+    """Says in the file SLOW that it was asked."""
+    with open(os.environ["SLOW"], "w"):
+        pass
+    time.sleep(13)
+    return False

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arguments of a model are built, or refused by name: none is dropped.
+
+Sources of the cases: NVIDIA/Megatron-LM #6305, #681, #1589, #1989, alibaba/ROLL #287 (arguments
+that change nothing), #1297, #1138 (raw tracebacks).
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+
+import pytest
+
+BASE = dict(transformer_impl="local", qk_l2_norm=False)
+REFUSED = {
+    "hybrid_layer_pattern": ("M*M*", "--hybrid-layer-pattern is not supported"),
+    "experimental_attention_variant": ("gated_delta_net", "--experimental-attention-variant"),
+    "heterogeneous_layers_config_path": ("x.json", "--heterogeneous-layers-config-path"),
+    "mtp_num_layers": (1, "--mtp-num-layers is not supported"),
+    "qk_l2_norm": (True, "--qk-l2-norm does nothing in --transformer-impl local"),
+}
+
+
+@pytest.mark.child
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_not_built_is_refused(name):
+    from t3s_megatron.errors import T3SError
+    from t3s_megatron.megatron.model import check_model_arguments
+
+    check_model_arguments(Namespace(**BASE))
+    value, reason = REFUSED[name]
+    with pytest.raises(T3SError, match=reason):
+        check_model_arguments(Namespace(**BASE | {name: value}))
+
+
+TINY = """--num-layers 2 --hidden-size 32 --num-attention-heads 4 --seq-length 16
+--max-position-embeddings 16 --micro-batch-size 1 --global-batch-size 1 --train-iters 1 --lr 1e-3
+--position-embedding-type rope --transformer-impl local --no-rope-fusion --vocab-size 32
+--no-persist-layer-norm --no-gradient-accumulation-fusion --no-masked-softmax-fusion
+--tokenizer-type NullTokenizer --make-vocab-size-divisible-by 1 --distributed-backend gloo"""
+
+
+def build(line: str = ""):
+    """The model of one process that the entry point builds for these arguments."""
+    import torch
+    from megatron.core import parallel_state, tensor_parallel
+    from megatron.training.arguments import parse_args, validate_args
+    from megatron.training.global_vars import set_args
+
+    from t3s_megatron.megatron.model import model_provider
+
+    sys.argv = ["pretrain", *TINY.split(), *line.split()]
+    args = parse_args()
+    validate_args(args, {})
+    args.padded_vocab_size = 32
+    set_args(args)
+    torch.distributed.init_process_group("fake", store=_store(), rank=0, world_size=1)
+    parallel_state.initialize_model_parallel()
+    tensor_parallel.model_parallel_cuda_manual_seed(1)
+    return model_provider()
+
+
+def _store():
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    return FakeStore()
+
+
+@pytest.mark.child
+@pytest.mark.filterwarnings("ignore")
+def test_positions_are_stretched_as_asked():
+    import torch
+
+    model = build("--rotary-seq-len-interpolation-factor 4")
+    assert model.rotary_pos_emb.seq_len_interpolation_factor == 4
+    angles = model.rotary_pos_emb(16)[:, 0, 0, 0]
+    assert torch.allclose(angles, torch.arange(16) / 4)
+
+
+@pytest.mark.child
+@pytest.mark.filterwarnings("ignore")
+def test_the_factor_of_a_scaled_rope_is_the_one_that_was_given():
+    factors = []
+    from t3s_megatron.megatron import model as module
+
+    class Recorder(module.GPTModel):
+        def __init__(self, **given):
+            factors.append(given["rope_scaling_factor"])
+            super().__init__(**given)
+
+    module.GPTModel = Recorder
+    build("--use-rope-scaling --rope-scaling-factor 32")
+    assert factors == [32]
+
+
+@pytest.mark.child
+@pytest.mark.filterwarnings("ignore")
+def test_latent_attention_is_built():
+    model = build("--multi-latent-attention --q-lora-rank 16 --kv-lora-rank 16")
+    assert any("linear_kv_up_proj" in name for name, _ in model.named_parameters())
+
+
+RAW = {
+    "an assertion without a word": ("--save /x", r"Megatron refuses.*save_interval"),
+    "a file of arguments": ("--yaml-cfg c.yaml", "--yaml-cfg is not supported"),
+    "a tokenizer": ("--tokenizer-type HuggingFaceTokenizer", "Megatron refuses.*okenizer"),
+}
+
+
+@pytest.mark.child
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("case", RAW)
+def test_what_megatron_refuses_is_one_error(case):
+    from t3s_megatron.errors import T3SError
+    from t3s_megatron.megatron.releases import parse_arguments
+
+    line, reason = RAW[case]
+    sys.argv = ["pretrain", *TINY.split(), *line.split()]
+    with pytest.raises(T3SError, match=reason):
+        parse_arguments(lambda parser: parser, {})

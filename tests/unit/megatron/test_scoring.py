@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Losses of a scoring pass: of float32 logits, whatever the model computes in; and the arrangement
+of the second pass, whose difference is noise."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+import torch
+
+pytestmark = pytest.mark.child
+
+S, B = 12, 2
+
+
+def losses(model, tokens):
+    positions = torch.arange(S).expand_as(tokens)
+    with torch.no_grad():
+        return model(tokens, positions, None, labels=tokens.roll(-1, 1))
+
+
+def reference(model, tokens):
+    """float64 cross-entropy of the hidden states and the weights that the model has. [B, S]."""
+    seen = []
+    hook = model.output_layer.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
+    losses(model, tokens)
+    hook.remove()
+    logits = seen[0].double() @ model.output_layer.weight.detach().double().t()
+    wanted = tokens.roll(-1, 1).t()
+    return -logits.log_softmax(-1).gather(-1, wanted[..., None])[..., 0].t()
+
+
+def tokens():
+    from tiny_gpt import VOCABULARY
+
+    return torch.randint(0, VOCABULARY, (B, S), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_bf16_models_are_scored_by_float32_logits(fused):
+    from tiny_gpt import VOCABULARY, make_parallel, tiny_gpt
+
+    import t3s_megatron.megatron.float32_logits as room
+
+    make_parallel()
+    model = tiny_gpt(bf16=True, params_dtype=torch.bfloat16, cross_entropy_loss_fusion=fused)
+    before, truth = losses(model, tokens()), reference(model, tokens())
+    with room.float32_logits([model]):
+        exact = losses(model, tokens())
+    room._CHUNK_BYTES = 4 * VOCABULARY * B * 5  # five positions a chunk, the last one of two
+    with room.float32_logits([model]):
+        assert torch.equal(losses(model, tokens()), exact)
+    assert exact.dtype == torch.float32 and exact.shape == (B, S)
+    assert (exact - truth).abs().max() < 1e-5
+    assert (before - truth).abs().max() > 1e-3  # what rounding the logits costs
+    assert torch.equal(losses(model, tokens()), before)  # and training goes on as it was
+
+
+def test_a_float32_model_is_scored_as_ever():
+    from tiny_gpt import make_parallel, tiny_gpt
+
+    from t3s_megatron.megatron.float32_logits import float32_logits
+
+    make_parallel()
+    model = tiny_gpt()
+    before = losses(model, tokens())
+    with float32_logits([model]):
+        assert "forward" not in vars(model.output_layer)
+        assert torch.equal(losses(model, tokens()), before)
+
+
+@pytest.mark.child(processes=2)
+@pytest.mark.parametrize("sequence_parallel", [False, True])
+def test_tensor_parallel_ranks_have_a_part_of_the_vocabulary_each(sequence_parallel):
+    from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
+    from tiny_gpt import make_parallel, tiny_gpt
+
+    from t3s_megatron.megatron.float32_logits import float32_logits
+
+    make_parallel(tensor_model_parallel_size=2)
+    model = tiny_gpt(
+        bf16=True, params_dtype=torch.bfloat16, tensor_model_parallel_size=2,
+        sequence_parallel=sequence_parallel,
+    )  # fmt: skip
+    seen = []
+    hook = model.output_layer.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
+    losses(model, tokens())
+    hook.remove()
+    hidden = gather_from_sequence_parallel_region(seen[0]) if sequence_parallel else seen[0]
+    parts = [torch.empty_like(model.output_layer.weight) for _ in range(2)]
+    torch.distributed.all_gather(parts, model.output_layer.weight.detach().contiguous())
+    logits = hidden.double() @ torch.cat(parts).double().t()
+    truth = -logits.log_softmax(-1).gather(-1, tokens().roll(-1, 1).t()[..., None])[..., 0].t()
+    with float32_logits([model]):
+        assert (losses(model, tokens()) - truth).abs().max() < 1e-5
+
+
+def arguments(**changed) -> argparse.Namespace:
+    from tests.support.arguments import namespace
+
+    return namespace("", micro_batch_size=2, seq_length=4096, **changed)
+
+
+def test_the_second_pass_has_rows_of_other_lengths():
+    from t3s_megatron.data.arrangement import Arrangement
+    from t3s_megatron.megatron.scoring import another_arrangement
+
+    own = another_arrangement(Arrangement("own", 4096, multiple=8), None)
+    assert (own.kind, own.multiple, own.seq_length) == ("own", 256, 4096)
+    short = another_arrangement(Arrangement("own", 48, multiple=8), None)
+    assert (short.kind, short.seq_length) == ("padded", 48)
+    packed = another_arrangement(Arrangement("packed", 4096), None)
+    assert (packed.kind, packed.multiple) == ("own", 256)
+    padded = another_arrangement(Arrangement("padded", 4096, micro_batch_size=2), arguments())
+    assert (padded.kind, padded.micro_batch_size) == ("own", 1)
+
+
+def test_where_shapes_are_fixed_there_is_no_second_pass():
+    from t3s_megatron.data.arrangement import Arrangement
+    from t3s_megatron.megatron.scoring import another_arrangement
+
+    padded = Arrangement("padded", 4096, micro_batch_size=2)
+    assert another_arrangement(padded, arguments(tp_comm_overlap=True)) is None
+
+
+def test_samples_of_the_second_pass_are_spread_over_all():
+    from t3s_megatron.megatron.scoring import _spread
+
+    assert _spread(range(200), 4) == [0, 50, 100, 150]
+    assert _spread([3, 5], 16) == [3, 5]
+    assert _spread([], 16) == []

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A new run starts from the student that its command describes, and from no other numbers.
+
+Sources of the cases: THUDM/slime #345, NVIDIA-NeMo/Megatron-Bridge #6032 (a load that reports
+success), NVIDIA/Megatron-LM #2616 and swiss-ai/Megatron-LM #106 (arguments that a checkpoint does
+not restore), NVIDIA/Megatron-LM #1754, alibaba/Pai-Megatron-Patch #338 (padding of the vocabulary).
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+SHAPE = dict(
+    num_layers=4, hidden_size=64, ffn_hidden_size=128, num_attention_heads=4, kv_channels=16,
+    group_query_attention=True, num_query_groups=2, normalization="RMSNorm", qk_layernorm=True,
+    layernorm_epsilon=1e-6, position_embedding_type="rope", rotary_base=1000000,
+    rotary_percent=1.0, use_rope_scaling=False, rope_scaling_factor=8.0, num_experts=None,
+    untie_embeddings_and_output_weights=True, multi_latent_attention=False, swiglu=True,
+    add_bias_linear=False,
+)  # fmt: skip
+
+
+def command(**changed) -> Namespace:
+    return Namespace(
+        **SHAPE
+        | dict(load=None, pretrained_checkpoint=None, ckpt_step=None, finetune=False,
+               padded_vocab_size=128, tensor_model_parallel_size=1)
+        | changed
+    )  # fmt: skip
+
+
+def save_student(folder: Path, **arguments) -> str:
+    """A checkpoint of iteration 5 with these arguments and an embedding of 128 rows."""
+    import torch
+    from megatron.core import dist_checkpointing
+    from megatron.core.dist_checkpointing import ShardedTensor
+
+    if not torch.distributed.is_initialized():  # Megatron's writer asks who is who
+        store = f"file://{folder}.store"
+        torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    name = "embedding.word_embeddings.weight"
+    embedding = ShardedTensor.from_rank_offsets(name, torch.zeros(128, 4))
+    where = folder / "iter_0000005"
+    where.mkdir(parents=True)
+    content = {"args": Namespace(**SHAPE | arguments), "model": embedding}
+    dist_checkpointing.save(content, str(where))
+    (folder / "latest_checkpointed_iteration.txt").write_text("5")
+    return str(folder)
+
+
+def refusal(args: Namespace, required: bool = True) -> str:
+    from t3s_megatron.errors import T3SError
+    from t3s_megatron.megatron.student import find_student
+
+    with pytest.raises(T3SError) as error:
+        find_student(args, required=required)
+    return str(error.value)
+
+
+@pytest.mark.child
+def test_the_checkpoint_of_the_command_is_found(tmp_path):
+    from t3s_megatron.megatron.student import find_student
+
+    student = save_student(tmp_path / "student", lr=1.0, rope_scaling_factor=32.0)
+    for argument in ("load", "pretrained_checkpoint"):
+        found = find_student(command(**{argument: student}), required=True)
+        assert found is not None and found.path.endswith("student/iter_0000005")
+    both = command(load=str(tmp_path / "new"), pretrained_checkpoint=student)
+    found = find_student(both, required=True)
+    assert found is not None and found.argument == "--pretrained-checkpoint"
+
+
+@pytest.mark.child
+def test_every_difference_to_the_command_is_named(tmp_path):
+    student = save_student(tmp_path / "student")
+    changed = dict(rotary_base=10000, layernorm_epsilon=1e-5, rotary_percent=0.5,
+                   untie_embeddings_and_output_weights=False, qk_layernorm=False)  # fmt: skip
+    said = refusal(command(pretrained_checkpoint=student, **changed))
+    assert f"--pretrained-checkpoint {student} is not the model" in said
+    for line in (
+        "--rotary-base is 1000000 in the checkpoint, here 10000",
+        "--norm-epsilon is 1e-06 in the checkpoint, here 1e-05",
+        "--rotary-percent is 1.0 in the checkpoint, here 0.5",
+        "--untie-embeddings-and-output-weights is given in the checkpoint, here not given",
+        "--qk-layernorm is given in the checkpoint, here not given",
+    ):
+        assert line in said
+    assert said.count("in the checkpoint") == 5
+
+
+@pytest.mark.child
+def test_other_rows_of_the_vocabulary_say_what_to_add(tmp_path):
+    student = save_student(tmp_path / "student")
+    wider = dict(padded_vocab_size=256, tensor_model_parallel_size=2)
+    said = refusal(command(load=student, finetune=True, **wider))
+    assert "128 rows in the checkpoint, here 256" in said
+    assert "Add --make-vocab-size-divisible-by 64" in said
+    said = refusal(command(load=student, padded_vocab_size=129, tensor_model_parallel_size=3))
+    assert "--tensor-model-parallel-size 3 does not divide them" in said
+    assert "fewer" in refusal(command(load=student, padded_vocab_size=100))
+
+
+@pytest.mark.child
+def test_no_student_is_refused_and_a_path_to_none_is_named(tmp_path):
+    from t3s_megatron.megatron.student import find_student
+
+    assert "no student: neither --load nor" in refusal(command())
+    assert find_student(command(), required=False) is None  # a script may have its own weights
+    gone = str(tmp_path / "studnet")
+    assert f"--load {gone}: no such folder" in refusal(command(load=gone, finetune=True))
+    named = command(pretrained_checkpoint=gone)
+    assert f"--pretrained-checkpoint {gone}: no such folder" in refusal(named, required=False)
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "config.json").write_text("{}")
+    said = refusal(command(pretrained_checkpoint=str(tmp_path / "hf")))
+    assert "a Hugging Face folder, which is given as --t3s-hf-model" in said
+    student = save_student(tmp_path / "student")
+    said = refusal(command(pretrained_checkpoint=f"{student}/iter_0000005"))
+    assert f"give the folder above it, {student}" in said
+    said = refusal(command(load=student, finetune=True, ckpt_step=3))
+    assert "--ckpt-step 3" in said and "--load has iter_0000005" in said
