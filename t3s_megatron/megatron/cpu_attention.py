@@ -109,8 +109,8 @@ class LatentAttention(DotProductAttention):
     With a key-value cache there are more keys than queries; the queries are the last.
     """
 
-    def __init__(self, *args, k_channels: int, v_channels: int, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args, k_channels=None, v_channels=None, **kwargs):
+        super().__init__(*args, **kwargs)  # Megatron first builds one without widths
 
     def forward(self, query, key, value, *_mask, packed_seq_params=None, **_unused):
         if packed_seq_params is None:
