@@ -9,7 +9,6 @@ by name what it does not build.
 from __future__ import annotations
 
 from megatron.core.models.gpt import GPTModel
-from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.spec_utils import import_module
 from megatron.training import get_args
 from megatron.training.arguments import core_transformer_config_from_args
@@ -110,7 +109,4 @@ def _use_cpu_attention(spec, args, arrangement: str) -> None:
         return
     layers = getattr(spec, "layer_specs", None) or [spec]  # a MoE block lists its layers
     for layer in layers:
-        parts = layer.submodules.self_attention.submodules
-        parts.core_attention = attention
-        if args.multi_latent_attention and args.q_lora_rank is None:
-            parts.q_layernorm = IdentityOp  # Megatron's local layers list one that has no place
+        layer.submodules.self_attention.submodules.core_attention = attention
