@@ -25,7 +25,7 @@ from t3s_megatron.teacher_data.prompts import load_prompts, write_rows
 from t3s_megatron.teacher_data.recipes import RECIPES, choose, trace_rows
 from t3s_megatron.teacher_data.report import make_report, text, to_json
 from t3s_megatron.teacher_data.sample_file import SampleFile
-from t3s_megatron.teacher_data.traces import Asked, Trace, load_traces, note_on_thinking
+from t3s_megatron.teacher_data.traces import Asked, Trace, load_traces
 from t3s_megatron.teacher_data.unanswered import by_prompt
 
 #: `generate`: some samples were not answered.
@@ -296,8 +296,6 @@ def _filter(options: argparse.Namespace) -> int:
         asked = [one for one in asked if one.teacher == options.teacher]
         if not asked:
             raise DataError(f"--teacher {options.teacher}: only {', '.join(names)} answered")
-    if not options.require_thinking and (note := note_on_thinking(asked)) is not None:
-        _say(note)
     length, unit = _length(options.tokenizer_model, asked)
     results = verify_and_choose(
         asked,

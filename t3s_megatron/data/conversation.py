@@ -150,6 +150,8 @@ def _message(turn: object, where: str) -> _Turn:
         raise DataError(f"{where}: a message has to be an object, found {reprlib.repr(turn)}")
     names = ("from", "value") if "role" not in turn and "from" in turn else ("role", "content")
     role, content = (turn.get(name) for name in names)
+    if role == "assistant" and content is None:
+        content = ""  # a server that was cut off in the thinking has said nothing yet
     if not isinstance(role, str) or not isinstance(content, str):
         raise DataError(f"{where}: a message needs `role` and `content` as text")
     for part in (role, content):

@@ -13,9 +13,18 @@ from t3s_megatron.data.thinking import CLOSE, OPEN, foreign_tag, join_thinking, 
 from t3s_megatron.errors import DataError
 
 #: What ends a response in the files of one family or another: the run writes its own.
-_ENDS = re.compile(
-    r"(?:\s*(?:<\|(?:im_end|endoftext|end_of_text|eot_id|eom_id|end|return|endofresponse)\|>"
-    r"|</s>|<eos>|<end_of_turn>|<｜end▁of▁sentence｜>))+\s*\Z"
+_ENDS = (
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|end|>",
+    "<|return|>",
+    "</s>",
+    "<eos>",
+    "<end_of_turn>",
+    "<｜end▁of▁sentence｜>",
 )
 _OPEN_THOUGHTS = re.compile(
     r"\s*<\|begin_of_thought\|>(.*)<\|end_of_thought\|>"
@@ -73,7 +82,8 @@ def whole(
     `thinking`: what stands in a field of its own; `asked_for`: the question, which may ask for
     tags of another family.
     """
-    content = _ENDS.sub("", content)
+    while (shorter := content.rstrip()).endswith(_ENDS):
+        content = shorter[: -len(next(end for end in _ENDS if shorter.endswith(end)))]
     if not content.strip() and thinking is None:
         return ("", Flaw.EMPTY, "is empty") if ended else ("", Flaw.TRUNCATED, _CUT)
     if (other := _of_open_thoughts(content)) and "<|begin_of_thought|>" not in asked_for:

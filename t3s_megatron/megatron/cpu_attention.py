@@ -109,8 +109,9 @@ class LatentAttention(DotProductAttention):
     With a key-value cache there are more keys than queries; the queries are the last.
     """
 
-    def __init__(self, *args, k_channels=None, v_channels=None, **kwargs):
-        super().__init__(*args, **kwargs)  # Megatron first builds one without widths
+    # Megatron makes it twice: its common attention without the widths, the latent one with them.
+    def __init__(self, *args, k_channels: int = 0, v_channels: int = 0, **kwargs):
+        super().__init__(*args, **kwargs)
 
     def forward(self, query, key, value, *_mask, packed_seq_params=None, **_unused):
         if packed_seq_params is None:

@@ -46,7 +46,13 @@ def check_model_arguments(args) -> None:
                 f"{argument} is not supported: it {why}. Drop it, or train it "
                 "from a pretrain script of your own, with the plugin"
             )
-    if getattr(args, "qk_l2_norm", False) and args.transformer_impl == "local":
+    local = args.transformer_impl == "local"
+    if getattr(args, "multi_latent_attention", False) and local and not is_cpu_layer_active():
+        raise T3SError(
+            "--multi-latent-attention with --transformer-impl local: Megatron's local attention "
+            "has keys and values of one width. Use --transformer-impl transformer_engine"
+        )
+    if getattr(args, "qk_l2_norm", False) and local:
         raise T3SError(
             "--qk-l2-norm does nothing in --transformer-impl local: drop it, or use "
             "--transformer-impl transformer_engine"

@@ -141,6 +141,9 @@ class Profile:
             return False
         if options.simple and step >= options.simple_step:
             self._fix(options.simple_step, f"T3S-simple takes step {options.simple_step}")
+        elif options.trains_to_theta_f and self.finder.shock_seen:
+            # All of plain fine-tuning was seen: it was not patience that ended the search.
+            self._fix(self.finder.theta_b_step, "lowest training accuracy")
         elif self.finder.confirmed_by is not None:
             self._fix(self.finder.theta_b_step, self.finder.confirmed_by)
         elif step >= self.last_step:

@@ -134,11 +134,10 @@ def text(report: dict[str, Any]) -> str:
         lines.append(f"{teacher}: kept {found['kept']} of {found['prompts']} prompts ({share:.1%})")
         fates = {k: n for k, n in found["samples_by_fate"].items() if n}
         lines += _table(f"  {found['samples']} samples", fates, found["samples"])
-        without = found["samples"] - found["samples_with_thinking"]
-        if without:
+        if not found["samples_with_thinking"]:  # of some and others, `note_on_thinking` speaks
             lines.append(
-                f"  {without} samples have no thinking in <think> tags: if {teacher} thinks, its "
-                "thoughts are learned as answers; --require-thinking leaves such samples out"
+                f"  no sample has its thinking in <think> tags: if {teacher} thinks, its thoughts "
+                "are learned as answers, and its server has to be started with a reasoning parser"
             )
         dropped = {k: n for k, n in found["dropped"].items() if n}
         if dropped:

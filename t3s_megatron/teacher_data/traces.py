@@ -17,7 +17,6 @@ from t3s_megatron.data.conversation import read_conversation
 from t3s_megatron.data.fields import fields_of, optional_metadata, optional_text
 from t3s_megatron.data.files import raw_rows
 from t3s_megatron.data.responses import Trace
-from t3s_megatron.data.thinking import split_thinking
 from t3s_megatron.errors import DataError
 from t3s_megatron.teacher_data.prompts import prompt_key, written
 
@@ -88,22 +87,11 @@ def load_traces(
     return sorted(found.values(), key=lambda asked: (asked.teacher or "", asked.uid, asked.key))
 
 
-def note_on_thinking(asked: Sequence[Asked]) -> str | None:
-    """What to tell people when some usable answers think and others do not."""
-    usable = [trace for one in asked for trace in one.traces if trace.flaw is None]
-    without = sum(split_thinking(trace.response).thinking is None for trace in usable)
-    if without in (0, len(usable)):
-        return None
-    return (
-        f"{without} of {len(usable)} whole samples have no thinking, while the others have: if "
-        "their teacher always thinks, these are thoughts without tags, or cut off; "
-        "--require-thinking leaves them out"
-    )
-
-
 def _add(
     row: dict, where: str, teacher: str | None, found: dict[tuple[str | None, str], Asked]
 ) -> Asked:
+    if "prompt" in row and "responses" not in row:
+        row = {"response": "", **row}  # nothing came: that is an empty sample among others
     said = read_conversation(row, where)
     named = optional_text(row, "teacher", where) or teacher
     key = prompt_key(said.prompt)

@@ -310,6 +310,7 @@ def test_bad_input_ends_with_a_message_before_the_model_is_built(tmp_path, start
         (["--t3s-data", "/nowhere.jsonl"], "/nowhere.jsonl: no such file"),
         (["--t3s-mask-share", 0.5], "--t3s-mask-share only applies to the baselines"),
         (["--t3s-verifier", "magic"], "--t3s-verifier magic: unknown"),
+        (["--load", "/studnet"], "no student: --load /studnet: no such folder"),
     ):
         job = run([*start, *T3S, "--t3s-dir", tmp_path, *extra], expect=1)
         refused_cleanly(job, wanted)

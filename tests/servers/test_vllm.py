@@ -26,6 +26,7 @@ from t3s_megatron.errors import T3SError
 from t3s_megatron.servers import reload
 from t3s_megatron.servers.client import Client
 from t3s_megatron.servers.completion import Finish, Request
+from tests.conftest import pretrain_student
 from tests.support.launch import run
 from tests.support.reference import read_tensors
 from tests.support.resumable import SCHEDULE, errors_of
@@ -37,6 +38,8 @@ pytestmark = pytest.mark.skipif(VLLM is None, reason="bash tests/servers/run_vll
 GREEDY = ["--t3s", "--t3s-max-new-tokens", 16, "--t3s-temperature", 0, "--t3s-patience", 2,
           "--t3s-profile-iters", 8, "--t3s-simple-step", 2,
           "--t3s-targeted-accuracy-interval", 2]  # fmt: skip
+#: vLLM's attention for CPUs has no heads of 16.
+WIDE = ["--kv-channels", 32]
 #: Seconds until a server is up, on a machine that is busy.
 _START = 900
 
@@ -90,21 +93,21 @@ def _healthy(url: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def exported(once, student, task) -> str:
+def wide_student(once, task) -> str:
+    """Folder of a checkpoint, as `student`, of a model that vLLM can run."""
+    return once("wide_student", lambda folder: pretrain_student(folder, task[1], WIDE))
+
+
+@pytest.fixture(scope="session")
+def exported(once, wide_student, task) -> str:
     """The student as a Hugging Face folder: what vLLM is started with."""
 
     def export(folder: str) -> None:
         run(
-            [
-                "--tokenizer-model",
-                task[1],
-                "--load",
-                student,
-                "--t3s-hf-export",
-                f"{folder}/student",
-            ],
+            [*WIDE, "--tokenizer-model", task[1],
+             "--load", wide_student, "--t3s-hf-export", f"{folder}/student"],
             module="t3s_megatron.convert",
-        )
+        )  # fmt: skip
 
     return once("exported", export) + "/student"
 
@@ -116,10 +119,10 @@ def vllm(exported, tmp_path_factory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def start(student, data_arguments):
+def start(wide_student, data_arguments):
     def arguments(folder, *extra) -> list:
-        return [*data_arguments, *SCHEDULE, *GREEDY,
-                "--save", folder, "--load", folder, "--pretrained-checkpoint", student,
+        return [*WIDE, *data_arguments, *SCHEDULE, *GREEDY,
+                "--save", folder, "--load", folder, "--pretrained-checkpoint", wide_student,
                 "--save-interval", 2, *extra]  # fmt: skip
 
     return arguments

@@ -180,7 +180,7 @@ def turns(*pairs) -> dict:
         (turns(("assistant", "x")), "at least a prompt and a response"),
         (turns(("user", "x"), ("user", "y")), "last message .* assistant.* found role 'user'"),
         (turns(("user", "x"), ("assistant", "")), "the response is empty"),
-        (turns(("user", "x"), ("assistant", None)), "needs `role` and `content` as text"),
+        (turns(("user", "x"), ("assistant", None)), "the response is empty"),
         (turns((None, "x"), ("assistant", "y")), "needs `role` and `content` as text"),
         (GOOD | {"answer": ["2"]}, r"`answer` has to be text or a finite number, found \['2'\]"),
         (GOOD | {"answer": True}, "`answer` has to be text or a finite number, found True"),

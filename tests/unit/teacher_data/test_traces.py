@@ -11,7 +11,7 @@ from made_samples import row, shuffled, write
 
 from t3s_megatron.errors import DataError
 from t3s_megatron.teacher_data.filtering import Fate
-from t3s_megatron.teacher_data.traces import load_traces, note_on_thinking
+from t3s_megatron.teacher_data.traces import load_traces
 
 ASK = {"id": "a", "prompt": "1 + 1?", "answer": "2"}
 TURNS = [{"role": "user", "content": "1 + 1?"}]
@@ -138,16 +138,6 @@ def test_what_cannot_be_read_is_refused_by_its_line(load, rows, says):
         load(*rows)
 
 
-def test_samples_that_do_not_think_among_others_that_do_are_told(load):
-    thinks, does_not = "<think>\nx\n</think>\n\ny", "Thinking Process: x, so y"
-    mixed = note_on_thinking(
-        load(*(ASK | {"response": text} for text in (thinks, does_not, thinks)))
-    )
-    assert mixed is not None and mixed.startswith("1 of 3 whole samples have no thinking")
-    for text in (thinks, does_not):
-        assert note_on_thinking(load(ASK | {"response": text})) is None
-
-
 @pytest.mark.parametrize(
     ("reason", "ended"), [("eos", True), ("STOP", True), ("max_tokens", False), ("refusal", False)]
 )
@@ -158,3 +148,23 @@ def test_finish_reasons_of_other_servers(load, reason, ended):
 def test_a_finish_reason_that_nobody_knows_is_named(load):
     with pytest.raises(DataError, match="line 1: finish_reason 'done' is not known"):
         load(ASK | {"response": "y", "finish_reason": "done"})
+
+
+@pytest.mark.parametrize(
+    ("fields", "flaw"),
+    [
+        ({"response": None}, "empty"),
+        ({"response": None, "reasoning_content": "x"}, "empty"),
+        ({"response": None, "reasoning_content": "x", "finish_reason": "length"}, "truncated"),
+        ({"prompt": None, "messages": [*TURNS, {"role": "assistant", "content": None}]}, "empty"),
+        (
+            {
+                "prompt": None,
+                "messages": [*TURNS, {"role": "assistant", "content": None, "reasoning": "x"}],
+            },
+            "empty",
+        ),
+    ],
+)
+def test_a_sample_without_an_answer_is_counted_and_ends_nothing(load, fields, flaw):
+    assert load(ASK | fields)[0].traces[0].flaw == flaw
