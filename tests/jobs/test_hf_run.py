@@ -168,7 +168,7 @@ def test_tensors_of_another_shape_are_named_with_their_file(tmp_path, data_argum
         module="t3s_megatron.convert",
         expect=1,
     )  # fmt: skip
-    refused_cleanly(job, f"{name} [100, 64] in model.safetensors")
+    refused_cleanly(job, f"{name} [100, 64] in model.safetensors", built=True)
     config = json.loads((tmp_path / "model" / "config.json").read_text()) | {"vocab_size": 30}
     (tmp_path / "model" / "config.json").write_text(json.dumps(config))
     save_file(tensors, file, metadata={"format": "pt"})

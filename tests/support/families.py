@@ -104,12 +104,11 @@ STUDENTS: dict[str, dict] = {
             "original_max_position_embeddings": 4096,
         },
     ),
-    # No YaRN and no low rank of the queries: Moonlight's.
     "deepseek_v3-plain": dict(
         model_type="deepseek_v3",
         **_SIGMOID_ROUTER,
         num_key_value_heads=4,
-        q_lora_rank=None,
+        q_lora_rank=24,
         kv_lora_rank=16,
         qk_nope_head_dim=16,
         qk_rope_head_dim=8,

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DeepSeek-V3 and R1, and Moonlight: multi-head latent attention, GLM-4.5's router and experts.
+"""DeepSeek-V3 and R1: multi-head latent attention, GLM-4.5's router and experts.
 
-Released in 8-bit blocks, DeepSeek's own folders have to be brought to bfloat16 first.
+Released in 8-bit blocks, DeepSeek's own folders have to be brought to bfloat16 first. Moonlight,
+whose queries have no low rank, is refused: Megatron 0.19 has a norm before such queries
+(mla_qk_norm_config.py), and these models have none.
 """
 
 from __future__ import annotations
@@ -52,7 +54,6 @@ _ROPE_TYPE = Argument(
 )
 
 ATTENTION = (
-    decoder.in_layer("self_attention.linear_q_proj.weight", "self_attn.q_proj.weight", Column()),
     decoder.in_layer(
         "self_attention.linear_q_down_proj.weight", "self_attn.q_a_proj.weight", ColumnOrWhole()
     ),
@@ -111,6 +112,9 @@ DEEPSEEK_V3 = Family(
             Limit(f"rope_parameters.{name}", partial(_figure, name, value), (value,))
             for name, value in _YARN.items()
         ),
+        Limit("low rank of queries", lambda config: config.q_lora_rank is not None, (True,)),
+        # What Hugging Face's code takes for the norms of the latents, whatever config.json says.
+        Limit("rms_norm_eps", lambda config: config.rms_norm_eps, (1e-6,)),
         Limit("rope_interleave", lambda config: bool(config.rope_interleave), (True,)),
         decoder.NO_ATTENTION_BIAS,
         *experts.CHOSEN_BY_BIAS_LIMITS,

@@ -27,7 +27,7 @@ PARAMETERS = {
     "Qwen1.5-MoE-A2.7B": 14_315_784_192,
     "Mixtral-8x7B-v0.1": 46_702_792_704,
     "GLM-4.5-Air": None,
-    "Moonlight-16B-A3B": None,
+    "DeepSeek-V3, eight layers": None,
     "Ling-mini-2.0": 16_255_643_392,
 }
 
@@ -37,7 +37,15 @@ _QK_NORM = ["self_attn.q_norm.weight", "self_attn.k_norm.weight"]
 _BIAS = ["mlp.gate.weight", "mlp.gate.e_score_correction_bias"]
 _BAILING = [f"attention.{x}.weight" for x in ("query_key_value", "dense")]
 _BAILING += [f"attention.{x}_layernorm.weight" for x in ("query", "key")]
-_LATENT = ["q_proj", "kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj", "o_proj"]
+_LATENT = [
+    "q_a_proj",
+    "q_a_layernorm",
+    "q_b_proj",
+    "kv_a_proj_with_mqa",
+    "kv_a_layernorm",
+    "kv_b_proj",
+    "o_proj",
+]
 
 #: (in every layer's attention, number of experts, router, experts, shared experts)
 SCHEMES = {
