@@ -70,10 +70,10 @@ def boba_problem(row: dict, where: str) -> Published:
     solutions = row.get("solutions")
     if solutions is None:
         # The shape of AReaL's files for supervised fine-tuning: the answer is a whole response.
-        gold = _only_answer([_last_boxed(_text(row, "answer"))])
+        gold = _only_answer([boxed(_text(row, "answer"))])
         metadata["gold"] = "boxed in the published response"
     elif isinstance(solutions, list) and all(isinstance(text, str) for text in solutions):
-        gold = _only_answer([_last_boxed(text) or _bare(text) for text in solutions])
+        gold = _only_answer([boxed(text) or _bare(text) for text in solutions])
     else:
         raise OtherFields("`solutions` is no list of texts")
     return Published(_prompt(turns, gold, metadata, where), {})
@@ -183,16 +183,10 @@ def _bare(text: str) -> str | None:
     return text
 
 
-def _last_boxed(text: str) -> str | None:
-    r"""The content of the last `\boxed{...}`; None where there is none, or it does not close."""
-    found = boxed(text)
-    return None if found is None else found.content
-
-
-def _all_boxed(text: str) -> list[str | None]:
-    r"""Contents of every `\boxed{...}`, the last one first; None for one that does not close."""
+def _all_boxed(text: str) -> list[str]:
+    r"""Contents of every `\boxed{...}`, the last one first, up to one that does not close."""
     contents = []
-    while (found := boxed(text)) is not None:
-        contents.append(found.content)
+    while (content := boxed(text)) is not None:
+        contents.append(content)
         text = text[: max(text.rfind("\\boxed"), text.rfind("\\fbox"))]
     return contents
