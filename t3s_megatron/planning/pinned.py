@@ -21,7 +21,8 @@ def pack(sizes: list[int]) -> tuple[list[int], list[tuple[int, int]]]:
     """
     needs = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in sizes]
     numbers = sorted(range(len(sizes)), key=lambda number: -needs[number])
-    pieces, places = [], dict[int, tuple[int, int]]()
+    pieces: list[int] = []
+    places: dict[int, tuple[int, int]] = {}
     for group in _divided(numbers, needs, PIECE):
         start = 0
         for number in group:
