@@ -38,8 +38,13 @@ def pinned_bytes(sizes: list[int]) -> int:
 
 
 def _divided(numbers: list[int], needs: list[int], capacity: int) -> list[list[int]]:
-    """Tensors (largest first) in groups of at most `capacity` bytes, or one that is larger; a group
-    that would leave much of its piece empty is divided again."""
+    """Tensors (largest first) in groups of at most `capacity` bytes, or one that is larger with
+    what fits beside it; a group that would leave much of its piece empty is divided again."""
+    groups = _filled(numbers, needs, capacity)
+    return [part for group in groups for part in _halved(group, needs)]
+
+
+def _filled(numbers: list[int], needs: list[int], capacity: int) -> list[list[int]]:
     groups: list[list[int]] = []
     room: list[int] = []
     for number in numbers:
@@ -51,16 +56,19 @@ def _divided(numbers: list[int], needs: list[int], capacity: int) -> list[list[i
             room.append(max(capacity, _power_of_two(need)))
         groups[group].append(number)
         room[group] -= need
-    return [part for group in groups for part in _halved(group, needs)]
+    return groups
 
 
 def _halved(group: list[int], needs: list[int]) -> list[list[int]]:
-    whole = _power_of_two(sum(needs[number] for number in group))
-    if len(group) == 1 or whole <= _SMALLEST:
+    whole = _piece(group, needs)
+    if whole <= _SMALLEST or len(_filled(group, needs, whole // 2)) == 1:
         return [group]
     parts = _divided(group, needs, whole // 2)
-    size = sum(_power_of_two(sum(needs[number] for number in part)) for part in parts)
-    return parts if size < whole else [group]
+    return parts if sum(_piece(part, needs) for part in parts) < whole else [group]
+
+
+def _piece(group: list[int], needs: list[int]) -> int:
+    return _power_of_two(sum(needs[number] for number in group))
 
 
 def _power_of_two(size: int) -> int:
