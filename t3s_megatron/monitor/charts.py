@@ -84,7 +84,7 @@ def line_chart(
         *(_line(one, axes) for one in series),
         _titles(x_title, y_title),
     ]
-    legend = [_legend(one) for one in series] if len(series) > 1 else []
+    legend = [_legend(one.name, _stroke(one)) for one in series] if len(series) > 1 else []
     return _figure(title, drawn, legend)
 
 
@@ -131,7 +131,10 @@ def histogram(
         *(_mark(place, name, axes) for place, name in marks),
         _titles(x_title, "tokens (logarithmic)"),
     ]
-    legend = [_legend(Series(name, (), number)) for number, (name, _) in enumerate(counts)]
+    legend = [
+        _legend(name, tag("rect", width=24, height=12, class_=f"bar c{number}"))
+        for number, (name, _) in enumerate(counts)
+    ]
     return _figure(title, drawn, legend)
 
 
@@ -255,8 +258,11 @@ def _line(series: Series, axes: Axes) -> Markup:
     return joined(parts)
 
 
-def _legend(series: Series) -> Markup:
-    kind = f"c{series.colour % COLOURS}"
-    stroke = tag("line", x1=0, x2=24, y1=6, y2=6, class_=f"line {kind}{' dashed' * series.dashed}")
-    swatch = tag("svg", stroke, viewBox="0 0 24 12", width=24, height=12, aria_hidden="true")
-    return tag("li", swatch, " ", series.name)
+def _stroke(series: Series) -> Markup:
+    kind = f"c{series.colour % COLOURS}{' dashed' * series.dashed}"
+    return tag("line", x1=0, x2=24, y1=6, y2=6, class_=f"line {kind}")
+
+
+def _legend(name: str, swatch: Markup) -> Markup:
+    picture = tag("svg", swatch, viewBox="0 0 24 12", width=24, height=12, aria_hidden="true")
+    return tag("li", picture, " ", name)

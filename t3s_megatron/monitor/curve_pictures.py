@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from t3s_megatron.method.outcome import NOT_ASKED
 from t3s_megatron.monitor.charts import Band, Point, Series, line_chart
 from t3s_megatron.monitor.markup import Markup, joined
 
@@ -42,7 +43,9 @@ def accuracy_of_several(summaries: Sequence[dict], names: Sequence[str]) -> Mark
                 p["phase"] == "targeted" for p in summary["phases"]
             )
             title = f"{name}, {_named(key)}"
-            series.append(Series(title, _accuracies(entries, 0), number, dashed))
+            # A little aside, or the bars of runs that agree would hide one another.
+            aside = (number - (len(summaries) - 1) / 2) * min(0.06, 0.3 / len(summaries))
+            series.append(Series(title, _accuracies(entries, aside), number, dashed))
     return line_chart(
         "Training accuracy of all runs by steps from theta_0, one standard error up and down",
         series,
@@ -90,7 +93,7 @@ def _groups(summary: dict, what: str, title: str, y_title: str) -> Markup:
     offsets = _offsets(summary)
     series = []
     for key, entries in _by_phase(summary.get("figure_4", [])).items():
-        for colour, (group, name) in enumerate((("anchor", "anchors"), ("other", "others"))):
+        for colour, (group, name) in enumerate((("other", "others"), ("anchor", "anchors"))):
             points = _points(entries, f"{what}_{group}", offsets.get(key, 0))
             series.append(Series(f"{name}, {_named(key)}", points, colour, key[0] == "profile"))
     return line_chart(
@@ -145,7 +148,7 @@ def _points(entries: Sequence[dict], key: str, offset: int) -> list[Point]:
     ]
 
 
-def _accuracies(entries: Sequence[dict], offset: int) -> list[Point]:
+def _accuracies(entries: Sequence[dict], offset: float) -> list[Point]:
     """Those that are not void."""
     return [
         Point(offset + e["step"], e["accuracy"], e["standard_error"], accuracy_label(e))
@@ -156,7 +159,16 @@ def _accuracies(entries: Sequence[dict], offset: int) -> list[Point]:
 
 def accuracy_label(entry: dict) -> str:
     """A measurement in a few words."""
-    return f"step {entry['step']}: {entry['accuracy']:.3f} ± {entry['standard_error']:.3f}"
+    return f"step {entry['step']}: {accuracy_text(entry)}"
+
+
+def accuracy_text(entry: dict) -> str:
+    """An accuracy with its standard error; "~" before one that is an estimate over what was asked
+    before the measurement ended early."""
+    if entry["accuracy"] is None:
+        return "void"
+    about = "~" if NOT_ASKED in entry.get("marks", "") else ""
+    return f"{about}{entry['accuracy']:.3f} ± {entry['standard_error']:.3f}"
 
 
 def _top(series: Sequence[Series]) -> float:

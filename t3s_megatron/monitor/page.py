@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from t3s_megatron.data.durable import write_bytes
 from t3s_megatron.method.evidence import Evidence
 from t3s_megatron.monitor import curve_pictures
+from t3s_megatron.monitor.curve_pictures import accuracy_text
 from t3s_megatron.monitor.markup import Markup, folded, joined, pairs, table, tag, text
 from t3s_megatron.monitor.style import STYLE
 from t3s_megatron.monitor.tokens import RunTokens
@@ -85,12 +86,12 @@ def _contents(runs: Sequence[ReportedRun], names: Sequence[str]) -> Markup:
 
 def _together(runs: Sequence[ReportedRun], names: Sequence[str]) -> Markup:
     summaries = [run.summary for run in runs]
-    rows = []
+    rows: list[tuple] = []
     for name, summary in zip(names, summaries, strict=True):
         tokens = summary["tokens"]
         measured = [m for m in summary["measurements"] if m["accuracy"] is not None]
-        first = _accuracy(measured[0]) if measured else "-"
-        last = _accuracy(measured[-1]) if measured else "-"
+        first = accuracy_text(measured[0]) if measured else "-"
+        last = accuracy_text(measured[-1]) if measured else "-"
         where = f"{measured[-1]['phase']} step {measured[-1]['step']}" if measured else "-"
         rows.append(
             (
@@ -115,7 +116,7 @@ def _together(runs: Sequence[ReportedRun], names: Sequence[str]) -> Markup:
 
 def _evaluations(runs: Sequence[ReportedRun], names: Sequence[str]) -> Markup:
     rows = [
-        (name, e["weights"], e["split"], f"{e['temperature']:g}", _accuracy(e), _counts(e))
+        (name, e["weights"], e["split"], f"{e['temperature']:g}", accuracy_text(e), _counts(e))
         for run, name in zip(runs, names, strict=True)
         for e in run.summary["evaluations"]
     ]
@@ -205,7 +206,7 @@ def _measurements(summary: dict) -> Markup | None:
         (
             f"{m['phase']} {m.get('teacher') or ''}".strip(),
             m["step"],
-            _accuracy(m),
+            accuracy_text(m),
             _counts(m),
             _of_total(m, "truncated"),
             _of_total(m, "unparseable"),
@@ -239,10 +240,17 @@ def _faults(summary: dict) -> Markup:
     ):
         if names:
             parts.append(folded(title, tag("div", _first(names, _NAMES), class_="log")))
-    for line in summary["log"]:
-        if line.startswith("WARNING: ") and "may be chance" not in line:
-            parts.append(tag("p", line, class_="warning"))
+    parts += [tag("p", line, class_="warning") for line in _other_warnings(summary)]
     return joined(parts)
+
+
+def _other_warnings(summary: dict) -> list[str]:
+    """Those of the log that are not about how sure theta_b is."""
+    found = [summary, *summary.get("teachers", {}).values()]
+    known = [Evidence.from_dict(e) for of in found if (e := of.get("theta_b_evidence"))]
+    shown = {warning for evidence in known for warning in evidence.warnings()}
+    lines = [line for line in summary["log"] if "WARNING: " in line]
+    return [line for line in lines if line.partition("WARNING: ")[2] not in shown]
 
 
 def _timings(summary: dict) -> Markup:
@@ -304,12 +312,6 @@ def _theta_b(found: dict) -> str:
         if of.get("theta_b_step") is not None
     ]
     return ", ".join(steps) or "none"
-
-
-def _accuracy(measurement: dict) -> str:
-    if measurement["accuracy"] is None:
-        return "void"
-    return f"{measurement['accuracy']:.3f} ± {measurement['standard_error']:.3f}"
 
 
 def _counts(measurement: dict) -> str:

@@ -58,7 +58,7 @@ def _distribution(run: RunTokens) -> Markup:
     inside = np.clip(delta, low, high)
     groups = [("tokens", np.ones(delta.size, dtype=bool))]
     if run.keep is not None:
-        groups = [("masked tokens", ~run.keep), ("kept tokens", run.keep)]
+        groups = [("kept tokens", run.keep), ("masked tokens", ~run.keep)]
     counts = [(name, np.histogram(inside[which], edges)[0].tolist()) for name, which in groups]
     marks = [(run.tau, f"threshold {run.tau:g}")] if low <= run.tau <= high else []
     picture = histogram(
@@ -93,8 +93,9 @@ def _figure_3(run: RunTokens) -> Markup:
     most = max((abs(change.mean_delta) for change in rises + falls), default=1.0)
     rule = tag(
         "p",
-        f"By token of the vocabulary: the mean of delta_c over all its occurrences, of those that "
-        f"occur at least {often} times. In context: single occurrences. Spaces are shown as ␣.",
+        "By token of the vocabulary: the mean of delta_c over all its occurrences, of tokens that "
+        f"occur {'at all' if often == 1 else f'{often} times or more'}. In context: single "
+        "occurrences. Spaces are shown as ␣, line breaks as ↵.",
     )
     by_token = tag(
         "div",
@@ -132,8 +133,9 @@ def _changes(
 def _in_context(run: RunTokens, delta: np.ndarray, targets: np.ndarray, caption: str) -> Markup:
     rows = []
     for target in targets.tolist():
-        sample = run.corpus.samples[int(run.corpus.sample_index(np.int64(target)))]
-        number = int(np.flatnonzero(sample.is_target)[target - _first(run, target)])
+        index = int(run.corpus.sample_index(np.asarray(target)))
+        sample = run.corpus.samples[index]
+        number = int(np.flatnonzero(sample.is_target)[target - int(run.corpus.offsets[index])])
         ids = sample.tokens.tolist()
         begin, end = max(0, number - _AROUND), number + 1 + _AROUND
         around = list(pieces(run.tokenizer, ids[:begin], ids[begin:end]))
@@ -141,17 +143,16 @@ def _in_context(run: RunTokens, delta: np.ndarray, targets: np.ndarray, caption:
         said = joined(
             (
                 _short("".join(around[:at]), from_end=True),
-                tag("mark", _short(around[at]) or "(part of a character)"),
+                tag(
+                    "mark",
+                    _short(around[at]) or "(part of a character)",
+                    class_=level(float(delta[target])) or None,
+                ),
                 _short("".join(around[at + 1 :])),
             )
         )
         rows.append((tag("code", said), f"{delta[target]:+.3f}", sample.uid))
     return table(("token", "delta_c", "sample"), rows, caption)
-
-
-def _first(run: RunTokens, target: int) -> int:
-    """The number of the first target of this target's sample."""
-    return int(run.corpus.offsets[int(run.corpus.sample_index(np.int64(target)))])
 
 
 def _short(plain: str, from_end: bool = False) -> str:
