@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from t3s_megatron.monitor.markup import Markup, joined, tag
 
 _WIDTH, _HEIGHT = 760, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 60, 744, 28, 254
+_LEFT, _RIGHT, _TOP, _BOTTOM = 74, 744, 28, 254
 #: How many colours of series the style sheet has.
 COLOURS = 6
 

@@ -193,10 +193,11 @@ def _decisions(summary: dict) -> Iterator[Markup]:
 
 
 def _seen_before(log: Sequence[str], teacher: str | None, step: int | None) -> str | None:
-    """The line of the log before the one in which theta_b is fixed."""
-    said = ("" if teacher is None else f"teacher {teacher}: ") + f"theta_b is step {step} "
+    """What a detector said last before theta_b was fixed; None where no detector has decided."""
+    whose = "" if teacher is None else f"teacher {teacher}: "
+    said = f"{whose}theta_b is step {step} "
     at = next((number for number, line in enumerate(log) if line.startswith(said)), 0)
-    return log[at - 1] if at else None
+    return log[at - 1] if at and log[at - 1].startswith(f"{whose}step ") else None
 
 
 def _measurements(summary: dict) -> Markup | None:

@@ -52,7 +52,7 @@ caption { text-align: left; font-weight: 600; padding: .5rem 0 .2rem; }
 th, td { padding: .2rem .7rem .2rem 0; text-align: left; border-bottom: 1px solid var(--line);
   vertical-align: top; }
 th { font-weight: 500; } thead th { color: var(--soft); }
-td { overflow-wrap: anywhere; }
+td { overflow-wrap: break-word; } th code { display: inline-block; min-width: 5rem; }
 code, pre, .trace, .log { font-family: ui-monospace, "DejaVu Sans Mono", Consolas, monospace;
   font-size: .86rem; }
 code { white-space: pre-wrap; overflow-wrap: anywhere; }

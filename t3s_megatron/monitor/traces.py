@@ -55,7 +55,8 @@ def _distribution(run: RunTokens) -> Markup:
     low, high = (float(v) for v in np.quantile(delta, (0.005, 0.995)))
     low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
     edges = np.linspace(low, high, _BINS + 1)
-    inside = np.clip(delta, low, high)
+    # In the precision of the edges, or what is clipped to one may fall outside of it.
+    inside = np.clip(delta.astype(np.float64), low, high)
     groups = [("tokens", np.ones(delta.size, dtype=bool))]
     if run.keep is not None:
         groups = [("kept tokens", run.keep), ("masked tokens", ~run.keep)]
