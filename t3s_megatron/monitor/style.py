@@ -13,7 +13,7 @@ STYLE = """
   --page: #15181c; --text: #e6e8ea; --soft: #a3abb5; --line: #3a4048; --panel: #1f242a;
   --band0: #1d2734; --band1: #1e2b21; --warn: #ffc46b; --warnback: #352a14;
   --c0: #6cb2f2; --c1: #f39a55; --c2: #72c985; --c3: #cf92e3; --c4: #dcbf55; --c5: #f2809f;
-  --r1: #38291a; --r2: #553511; --r3: #7a480c; --r4: #9d5a06;
+  --r1: #38291a; --r2: #553511; --r3: #7a480c; --r4: #925305;
   --f1: #1c2a3b; --f2: #1f3c5e; --f3: #205084; --f4: #2164a8; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--text);
