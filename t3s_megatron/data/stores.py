@@ -45,7 +45,9 @@ class LogProbStore:
             "created_by": __version__,
         }
         sizes = np.diff(self.corpus.offsets)
-        save_table(path, STORE_TYPE[0], self.c.astype(np.float32), sizes, corpus_keys(self.corpus), info)
+        save_table(
+            path, STORE_TYPE[0], self.c.astype(np.float32), sizes, corpus_keys(self.corpus), info
+        )
 
     @classmethod
     def load(cls, path: str, corpus: Corpus) -> LogProbStore:

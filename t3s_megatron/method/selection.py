@@ -84,8 +84,8 @@ class Method:
     `keep`: from scored tokens to bool[n], True for those that stay in the loss; None for a method
     that trains on all of them, to theta_f. `needs`: weights at which it reads log-probs.
     `baseline`: it masks as many tokens as T3S would, or --t3s-mask-share of them, for which theta_b
-    is needed only if `needs` names it. `transfers`: theta_0 + (theta_f - theta_b) takes the place of theta_f
-    (section 2.2).
+    is needed only if `needs` names it. `transfers`: theta_0 + (theta_f - theta_b) takes the place
+    of theta_f (section 2.2).
     """
 
     name: str
