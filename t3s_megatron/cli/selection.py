@@ -200,7 +200,8 @@ def _show(options: argparse.Namespace) -> int:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    a, b = (read_selected(p, _corpus_if_given(options, p)) for p in (options.a, options.b))
+    a = read_selected(options.a, _corpus_if_given(options, options.a))
+    b = read_selected(options.b, _corpus_if_given(options, options.b), alike=a)
     found = difference(a.keep, b.in_order_of(a, (options.b, options.a)), a.sizes)
     print(f"target tokens         {found.tokens}")
     print(f"differ                {_percent(found.share)}")
@@ -229,7 +230,7 @@ def _from_stores(options: argparse.Namespace) -> int:
     seed = _asked(options.folder).get("seed") if options.seed is None else options.seed
     if seed is None and not METHODS[options.method].needs:  # it draws
         raise T3SError(
-            f"{options.folder}: no summary.json, so that the seed of the run is unknown: give --seed"
+            f"{options.folder}: no summary.json to take the seed of the run from: give --seed"
         )
     found = reselect(
         scores, options.method, tau=options.tau, share=options.share, seed=seed or 0,

@@ -18,10 +18,12 @@ from t3s_megatron.errors import DataError, MismatchError
 @dataclass(frozen=True)
 class Selected:
     """A selection of m samples with n targets in all. `sizes` int64[m]; `keep` bool[n], sample
-    after sample; `teachers[i]`: sample i's, None where there is one teacher."""
+    after sample; `teachers[i]`: sample i's, None where there is one teacher; `hashes[i]`: of its
+    tokens, None where they are not known."""
 
     uids: list[str]
     teachers: list[str | None]
+    hashes: list[str | None]
     sizes: np.ndarray
     keep: np.ndarray
 
@@ -30,59 +32,78 @@ class Selected:
 
         MismatchError, naming the first sample, when they are not selections of the same samples.
         """
-        mine = dict(
-            zip(self.uids, zip(np.cumsum(self.sizes), self.sizes, strict=True), strict=True)
-        )
+        ends = np.cumsum(self.sizes)
+        places = {uid: i for i, uid in enumerate(self.uids)}
         parts = []
-        for uid, size in zip(other.uids, other.sizes, strict=True):
-            if uid not in mine:
+        for uid, size, hashed in zip(other.uids, other.sizes, other.hashes, strict=True):
+            place = places.pop(uid, None)
+            if place is None:
                 raise MismatchError(f"{names[0]}: has no sample {uid!r}, which {names[1]} has")
-            end, its = mine.pop(uid)
-            if its != size:
+            mine = self.hashes[place]
+            if self.sizes[place] != size or (mine and hashed and mine != hashed):
                 raise MismatchError(
-                    f"{names[0]}: sample {uid!r} has {its} targets, in {names[1]} {size}; they are "
-                    "selections of other data"
+                    f"{names[0]}: sample {uid!r} has other tokens or targets than in {names[1]}; "
+                    "they are selections of other data"
                 )
-            parts.append(self.keep[end - its : end])
-        if mine:
-            raise MismatchError(
-                f"{names[1]}: has no sample {next(iter(mine))!r}, as {names[0]} has"
-            )
+            parts.append(self.keep[ends[place] - size : ends[place]])
+        if places:
+            left = next(iter(places))
+            raise MismatchError(f"{names[1]}: has no sample {left!r}, which {names[0]} has")
         return np.concatenate(parts)
 
 
-def read_selected(path: str, corpus: Corpus | None = None) -> Selected:
+def read_selected(
+    path: str, corpus: Corpus | None = None, alike: Selected | None = None
+) -> Selected:
     """`path`: a run's folder, a selection file, or rows that `selection export` wrote.
 
-    A selection file leaves the numbers of targets to the samples: of one, `corpus` has to be
-    given, or the log-probs of the run lie in its folder. MismatchError, DataError for what cannot
-    be read.
+    A selection file leaves the numbers of targets to the samples: those of `corpus` or of `alike`,
+    a selection of the same samples, or else of the log-probs in its folder. MismatchError,
+    DataError for what cannot be read.
     """
     if path.lower().endswith((".parquet", ".jsonl")):
         return _from_rows(path)
     file = os.path.join(path, SELECTION) if os.path.isdir(path) else path
     if corpus is not None:
         keep = Selection.load(file, corpus).keep
-        samples = corpus.samples
-        sizes = np.diff(corpus.offsets)
-        return Selected([s.uid for s in samples], [s.teacher for s in samples], sizes, keep)
+        return Selected(
+            [sample.uid for sample in corpus.samples],
+            [sample.teacher for sample in corpus.samples],
+            list(corpus.sample_hashes),
+            np.diff(corpus.offsets),
+            keep,
+        )
+    if alike is not None:
+        sizes_of = dict(zip(alike.uids, alike.sizes.tolist(), strict=True))
+        teacher_of = dict(zip(alike.uids, alike.teachers, strict=True))
+    else:
+        sizes_of, teacher_of = _beside(file)
+    bits = read_bits(file, sizes_of)
+    uids = list(bits.keep)
+    return Selected(
+        uids,
+        [teacher_of[uid] for uid in uids],
+        bits.header["sample_hashes"],
+        np.array([sizes_of[uid] for uid in uids], dtype=np.int64),
+        np.concatenate(list(bits.keep.values())),
+    )
+
+
+def _beside(file: str) -> tuple[dict[str, int], dict[str, str | None]]:
+    """Numbers of targets and teachers by uid, of the log-probs in the folder of `file`."""
     try:
         scores = read_scores(os.path.dirname(os.path.abspath(file)))
     except MismatchError as error:
         raise MismatchError(
             f"{file}: does not say how many targets its samples have, and no log-probs beside it "
-            f"do ({error}). Give --data and --tokenizer-model"
+            f"do ({error}). Give --data and --tokenizer-model, or compare it to the run's folder, "
+            "named first"
         ) from None
-    sizes_of, teacher_of = {}, {}
+    sizes, teachers = {}, {}
     for of_teacher in scores:
         for uid, size in zip(of_teacher.uids, of_teacher.sizes.tolist(), strict=True):
-            sizes_of[uid], teacher_of[uid] = size, of_teacher.teacher
-    bits = read_bits(file, sizes_of)
-    uids = list(bits.keep)
-    sizes = np.array([sizes_of[uid] for uid in uids], dtype=np.int64)
-    return Selected(
-        uids, [teacher_of[uid] for uid in uids], sizes, np.concatenate(list(bits.keep.values()))
-    )
+            sizes[uid], teachers[uid] = size, of_teacher.teacher
+    return sizes, teachers
 
 
 def _from_rows(path: str) -> Selected:
@@ -101,4 +122,4 @@ def _from_rows(path: str) -> Selected:
     if not parts:
         raise DataError(f"{path}: no rows in it")
     sizes = np.array([len(part) for part in parts], dtype=np.int64)
-    return Selected(uids, teachers, sizes, np.concatenate(parts))
+    return Selected(uids, teachers, [None] * len(uids), sizes, np.concatenate(parts))
