@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import NoReturn, Protocol
 
 from t3s_megatron.accuracy.pool import Judged, Limits, Question, VerifierPool
-from t3s_megatron.accuracy.verifiers import FAILURES, Builtin, Verdict, entry
+from t3s_megatron.accuracy.verdicts import FAILURES, Verdict
+from t3s_megatron.accuracy.verifiers import Builtin, entry
 from t3s_megatron.errors import DataError
 
 

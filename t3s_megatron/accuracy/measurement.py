@@ -10,7 +10,7 @@ from typing import Any
 
 from t3s_megatron.accuracy.answers import Answer
 from t3s_megatron.accuracy.pool import Judged, Question, VerifierPool
-from t3s_megatron.accuracy.verifiers import FAILURES, Verdict
+from t3s_megatron.accuracy.verdicts import FAILURES, Verdict
 from t3s_megatron.data.thinking import answer_of
 from t3s_megatron.data.tokenizing import Sample
 from t3s_megatron.method.outcome import NOT_ASKED, RIGHT, UNKNOWN, WRONG, Outcome

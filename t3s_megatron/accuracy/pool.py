@@ -31,7 +31,7 @@ import weakref
 from collections import deque
 from dataclasses import dataclass
 
-from t3s_megatron.accuracy.verifiers import FAILURES, Verdict
+from t3s_megatron.accuracy.verdicts import FAILURES, Verdict
 from t3s_megatron.errors import T3SError
 
 #: Seconds a worker has to import its verifier: a shared file system can be slow.

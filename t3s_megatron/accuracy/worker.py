@@ -18,7 +18,8 @@ import sys
 import traceback
 
 from t3s_megatron.accuracy.child import die_with, limit
-from t3s_megatron.accuracy.verifiers import TooHard, Verdict, entry
+from t3s_megatron.accuracy.verdicts import TooHard, Verdict
+from t3s_megatron.accuracy.verifiers import entry
 from t3s_megatron.errors import T3SError
 
 #: Answers after which the parent replaces the process, so that a small leak stays small.

@@ -12,7 +12,8 @@ import os
 import signal
 from pathlib import Path
 
-from t3s_megatron.accuracy.verifiers import Verdict, make_verifier
+from t3s_megatron.accuracy.verdicts import Verdict
+from t3s_megatron.accuracy.verifiers import make_verifier
 
 #: measurement -> what happens to the first answers, and whether again to the same on a retry
 FAULTS = {

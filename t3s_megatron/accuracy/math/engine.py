@@ -20,7 +20,7 @@ import math_verify
 import sympy
 from math_verify.grader import INVERSE_RELATIONS
 
-from t3s_megatron.accuracy.verifiers import TooHard
+from t3s_megatron.accuracy.verdicts import TooHard
 
 # It warns at each comparison that it has no timeout.
 logging.getLogger("math_verify").setLevel(logging.ERROR)

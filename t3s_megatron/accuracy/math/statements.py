@@ -16,7 +16,7 @@ from t3s_megatron.accuracy.extraction import letter
 from t3s_megatron.accuracy.math import engine
 from t3s_megatron.accuracy.math.notation import WORD, bracketed, tidy, top_level
 from t3s_megatron.accuracy.math.readings import Congruence, based, clock, congruence, quantity
-from t3s_megatron.accuracy.verifiers import Verdict
+from t3s_megatron.accuracy.verdicts import Verdict
 
 CORRECT, WRONG, UNPARSEABLE = Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSEABLE
 

@@ -9,7 +9,7 @@ import re
 from t3s_megatron.accuracy.extraction import final_answer, marked
 from t3s_megatron.accuracy.math import engine
 from t3s_megatron.accuracy.math.statements import compare
-from t3s_megatron.accuracy.verifiers import Verdict
+from t3s_megatron.accuracy.verdicts import Verdict
 
 _FORMULA = r"\$[^$\n]+\$|\\\([^\n]+?\\\)"
 _JOINED = r"\s*(?:,|;|,?\s*\b(?:and|or)\b)\s*"

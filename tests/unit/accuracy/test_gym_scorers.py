@@ -14,7 +14,8 @@ from made_answers import gold
 
 from t3s_megatron.accuracy.gold import check_verifier
 from t3s_megatron.accuracy.pool import Limits
-from t3s_megatron.accuracy.verifiers import Verdict, entry
+from t3s_megatron.accuracy.verdicts import Verdict
+from t3s_megatron.accuracy.verifiers import entry
 from t3s_megatron.errors import DataError
 
 reasoning_gym = pytest.importorskip("reasoning_gym")

@@ -16,7 +16,7 @@ from made_answers import gold
 from t3s_megatron.accuracy.answers import Answer
 from t3s_megatron.accuracy.measurement import Grader, Measurement, may_fail, measure
 from t3s_megatron.accuracy.pool import Limits, VerifierPool
-from t3s_megatron.accuracy.verifiers import FAILURES, Verdict
+from t3s_megatron.accuracy.verdicts import FAILURES, Verdict
 
 
 def counted(*, max_failed_share=0.1, **counts) -> Measurement:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from t3s_megatron.accuracy import pool as pool_module
 from t3s_megatron.accuracy.pool import Limits, Question, VerifierPool
-from t3s_megatron.accuracy.verifiers import Verdict
+from t3s_megatron.accuracy.verdicts import Verdict
 from t3s_megatron.errors import T3SError
 
 CORRECT, WRONG, TIMED_OUT, CRASHED, SKIPPED = (

@@ -23,7 +23,7 @@ import pytest
 from t3s_megatron.accuracy.code import sandbox
 from t3s_megatron.accuracy.code.programs import last_program, same_output, same_value
 from t3s_megatron.accuracy.pool import Limits, Question, VerifierPool
-from t3s_megatron.accuracy.verifiers import Verdict
+from t3s_megatron.accuracy.verdicts import Verdict
 from t3s_megatron.errors import T3SError
 from tests.support.sandboxed import needs_sandbox
 

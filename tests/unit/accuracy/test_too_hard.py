@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from t3s_megatron.accuracy.pool import Limits, Question, VerifierPool
-from t3s_megatron.accuracy.verifiers import Verdict
+from t3s_megatron.accuracy.verdicts import Verdict
 
 UNPARSEABLE, CORRECT, WRONG = Verdict.UNPARSEABLE, Verdict.CORRECT, Verdict.WRONG
 

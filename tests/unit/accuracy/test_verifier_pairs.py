@@ -20,7 +20,7 @@ from make_verifier_pairs import pairs
 
 from t3s_megatron.accuracy.gold import check_gold
 from t3s_megatron.accuracy.pool import Limits, Question, VerifierPool
-from t3s_megatron.accuracy.verifiers import Verdict
+from t3s_megatron.accuracy.verdicts import Verdict
 from t3s_megatron.data.thinking import answer_of
 from t3s_megatron.errors import DataError
 from tests.support.sandboxed import needs_sandbox, refusal

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from t3s_megatron.accuracy.verifiers import Verdict, make_verifier
+from t3s_megatron.accuracy.verdicts import Verdict
+from t3s_megatron.accuracy.verifiers import make_verifier
 from t3s_megatron.errors import T3SError
 
 CORRECT, WRONG, UNPARSEABLE = Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSEABLE

@@ -16,7 +16,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from t3s_megatron.accuracy.gold import check_gold
-from t3s_megatron.accuracy.verifiers import Verdict, make_verifier
+from t3s_megatron.accuracy.verdicts import Verdict
+from t3s_megatron.accuracy.verifiers import make_verifier
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.records import load_records
 from t3s_megatron.data.thinking import join_thinking

@@ -10,7 +10,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from t3s_megatron.accuracy.answers import Answer
 from t3s_megatron.accuracy.measurement import measure
-from t3s_megatron.accuracy.verifiers import Verdict
+from t3s_megatron.accuracy.verdicts import Verdict
 from t3s_megatron.monitor.curves import Curves, measurement_figures
 
 NAN = float("nan")

@@ -10,7 +10,7 @@ import pytest
 
 from t3s_megatron.accuracy.answers import Answer
 from t3s_megatron.accuracy.measurement import measure
-from t3s_megatron.accuracy.verifiers import Verdict
+from t3s_megatron.accuracy.verdicts import Verdict
 from t3s_megatron.method.phases import PhaseMachine
 from t3s_megatron.monitor.curves import Curves
 from t3s_megatron.monitor.journal import Journal

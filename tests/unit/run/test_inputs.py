@@ -434,7 +434,7 @@ def test_a_teacher_of_whom_nothing_can_be_asked_is_refused_where_its_profile_is_
         for sample in of_teachers(r1=8, qwq=3)
     ]
     line = "--t3s-verifier math --t3s-targeted-accuracy-interval 1"
-    with pytest.raises(DataError, match=r"not one of 3 gold answers can be read, .*line 2: '\{'"):
+    with pytest.raises(DataError, match=r"3 gold answers cannot be used, first .*line 2: "):
         ready(line, samples=samples)
     made = ready(f"{line} --t3s-signal confidence", samples=samples)
     assert [sample.teacher for sample in made.asked(None)] == ["r1"] * 8
