@@ -18,9 +18,9 @@ from t3s_megatron.method.selection import delta_c, keep_mask, selection_counts
 
 @dataclass(frozen=True)
 class Reselected:
-    """`parts`: by sample, bool of its targets, in the order of `keys`, which tie them to samples
-    and tokenizer. `by_teacher`: bool[n of the teacher], in the order of the teachers. `theta_b_step`:
-    one, or with several teachers one for each."""
+    """A selection and what its file says. `parts`: by sample, bool of its targets, in the order of
+    `keys`, which tie them to samples and tokenizer. `by_teacher`: bool[n of the teacher].
+    `theta_b_step`: one, or with several teachers one for each."""
 
     parts: list[np.ndarray]
     keys: dict
@@ -38,9 +38,11 @@ def reselect(
     seed: int = 0,
     order: list[str] | None = None,
 ) -> Reselected:
-    """Arguments as of `method.selection.keep_mask`. `order`: of all samples by uid, and so of the
-    teachers; None: these scores one after another. T3SError for what does not go together, or has not been
-    scored."""
+    """The selection of `scores`, with arguments as of `method.selection.keep_mask`.
+
+    `order`: of all samples by uid, and so of the teachers; None: these scores one after another.
+    T3SError for what does not go together, or has not been scored.
+    """
     if order is not None:
         place = {uid: i for i, uid in enumerate(order)}
         scores = sorted(scores, key=lambda of: min(place.get(uid, 0) for uid in of.uids))

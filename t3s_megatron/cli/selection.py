@@ -157,7 +157,7 @@ def _corpus_if_given(options: argparse.Namespace, path: str) -> Corpus | None:
         return None
     if not options.tokenizer_model:
         raise T3SError("--data needs --tokenizer-model, to know its tokens")
-    return _samples(options, path if os.path.isdir(path) else None)[0]
+    return _samples(options, path if os.path.isdir(path) else os.path.dirname(path))[0]
 
 
 def _log_probs(folder: str, tag: str, corpus: Corpus, parts: list[Part]) -> np.ndarray | None:
