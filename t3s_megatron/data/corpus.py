@@ -39,9 +39,7 @@ class Corpus:
         self.offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self.lengths = [len(sample.tokens) - 1 for sample in self.samples]
         self.sample_hashes = [_hash(sample) for sample in self.samples]
-        uids = [sample.uid for sample in self.samples]
-        whole = json.dumps([uids, self.sample_hashes])
-        self.fingerprint = hashlib.sha256(whole.encode()).hexdigest()
+        self.fingerprint = fingerprint_of([s.uid for s in self.samples], self.sample_hashes)
 
     @classmethod
     def build(
@@ -151,6 +149,11 @@ def _hash(sample: Sample) -> str:
     digest = hashlib.sha256(np.ascontiguousarray(sample.tokens, dtype="<i4").tobytes())
     digest.update(np.packbits(sample.is_target).tobytes())
     return digest.hexdigest()[:16]
+
+
+def fingerprint_of(uids: list[str], sample_hashes: list[str]) -> str:
+    """`Corpus.fingerprint` of samples of which only this is known."""
+    return hashlib.sha256(json.dumps([uids, sample_hashes]).encode()).hexdigest()
 
 
 def tokenizer_fingerprint(tokenizer) -> str:

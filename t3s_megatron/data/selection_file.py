@@ -16,7 +16,9 @@ from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.tables import corpus_keys, load_table, places_of, save_table
 from t3s_megatron.errors import MismatchError
 
-_KIND = "selection"
+#: Kind and dtype of its table, and what stands in its header.
+SELECTION_TYPE = ("selection", np.uint8)
+SELECTION_NEEDS = ("method", "theta_b_step", "counts")
 
 
 @dataclass
@@ -41,19 +43,9 @@ class Selection:
                 f"keep has to be bool[{self.corpus.n_targets}], found {self.keep.dtype}"
                 f"{list(self.keep.shape)}"
             )
-        packed = [
-            np.packbits(self.keep[self.corpus.target_slice(i)])
-            for i in range(len(self.corpus.samples))
-        ]
-        sizes = np.array([len(p) for p in packed], dtype=np.int64)
-        info = {
-            "method": self.method,
-            "theta_b_step": self.theta_b_step,
-            "counts": self.counts,
-            "model": self.model,
-            "created_by": __version__,
-        }
-        save_table(path, _KIND, np.concatenate(packed), sizes, corpus_keys(self.corpus), info)
+        parts = [self.keep[self.corpus.target_slice(i)] for i in range(len(self.corpus.samples))]
+        info = selection_info(self.method, self.theta_b_step, self.counts, self.model)
+        save_bits(path, parts, corpus_keys(self.corpus), info)
 
     @classmethod
     def load(cls, path: str, corpus: Corpus) -> Selection:
@@ -61,18 +53,12 @@ class Selection:
 
         MismatchError when the file is damaged, or belongs to other samples or another tokenizer.
         """
-        needs = ("method", "theta_b_step", "counts")
-        values, sizes, header = load_table(path, _KIND, np.uint8, needs)
+        values, sizes, header = load_table(path, *SELECTION_TYPE, SELECTION_NEEDS)
         ends = np.cumsum(sizes)
         parts = []
         for sample, i in zip(corpus.samples, places_of(path, header, corpus), strict=True):
             packed = values[ends[i] - sizes[i] : ends[i]]
-            if len(packed) != -(-sample.n_targets // 8):
-                raise MismatchError(
-                    f"{path}: damaged, sample {sample.uid!r} has {sample.n_targets} targets and "
-                    f"{len(packed)} bytes of bits in the file; select again"
-                )
-            parts.append(np.unpackbits(packed, count=sample.n_targets).astype(bool))
+            parts.append(unpack(path, sample.uid, packed, sample.n_targets))
         return cls(
             np.concatenate(parts),
             corpus,
@@ -81,3 +67,34 @@ class Selection:
             header["counts"],
             header.get("model", {}),
         )
+
+
+def selection_info(
+    method: str, theta_b_step: int | dict[str, int] | None, counts: dict, model: dict
+) -> dict:
+    """What the header of a selection says beside what it belongs to."""
+    return {
+        "method": method,
+        "theta_b_step": theta_b_step,
+        "counts": counts,
+        "model": model,
+        "created_by": __version__,
+    }
+
+
+def save_bits(path: str, parts: list[np.ndarray], keys: dict, info: dict) -> None:
+    """A selection from its samples' bool arrays, one each; `keys`: as of `corpus_keys`, `info`: as
+    of `selection_info`. Durable."""
+    packed = [np.packbits(part) for part in parts]
+    sizes = np.array([len(p) for p in packed], dtype=np.int64)
+    save_table(path, SELECTION_TYPE[0], np.concatenate(packed), sizes, keys, info)
+
+
+def unpack(path: str, uid: str, packed: np.ndarray, n_targets: int) -> np.ndarray:
+    """bool[n_targets] of one sample. MismatchError when that many bits have other bytes."""
+    if len(packed) != -(-n_targets // 8):
+        raise MismatchError(
+            f"{path}: damaged, sample {uid!r} has {n_targets} targets and {len(packed)} bytes of "
+            "bits in the file; select again"
+        )
+    return np.unpackbits(packed, count=n_targets).astype(bool)

@@ -12,7 +12,9 @@ from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.tables import corpus_keys, load_table, places_of, save_table
 from t3s_megatron.errors import MismatchError, T3SError
 
-_KIND = "log-prob store"
+#: Kind and dtype of its table, and what stands in its header.
+STORE_TYPE = ("log-prob store", np.float32)
+STORE_NEEDS = ("tag", "step")
 
 
 @dataclass
@@ -43,12 +45,14 @@ class LogProbStore:
             "created_by": __version__,
         }
         sizes = np.diff(self.corpus.offsets)
-        save_table(path, _KIND, self.c.astype(np.float32), sizes, corpus_keys(self.corpus), info)
+        save_table(
+            path, STORE_TYPE[0], self.c.astype(np.float32), sizes, corpus_keys(self.corpus), info
+        )
 
     @classmethod
     def load(cls, path: str, corpus: Corpus) -> LogProbStore:
         """MismatchError when the file is damaged or belongs to other samples."""
-        values, sizes, header = load_table(path, _KIND, np.float32, ("tag", "step"))
+        values, sizes, header = load_table(path, *STORE_TYPE, STORE_NEEDS)
         ends = np.cumsum(sizes)
         parts = []
         for sample, i in zip(corpus.samples, places_of(path, header, corpus), strict=True):

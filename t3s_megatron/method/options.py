@@ -45,7 +45,7 @@ class MethodOptions:
     simple_step: int = option(10, "the step that T3S-simple takes as theta_b", at_least=1)
     mask_share: float | None = option(
         None,
-        "share of target tokens the random and confidence baselines mask (default: as t3s)",
+        "share of target tokens that a masking baseline masks (default: as t3s)",
         above=0,
         below=1,
     )
@@ -130,13 +130,14 @@ class MethodOptions:
 
     @property
     def starts_targeted(self) -> bool:
-        """There is no profile: the selection is there, or a share of its own makes one."""
+        """There is no profile: the selection is there, or a share alone makes one."""
         return bool(self.selection_load) or self.counts_no_anchors
 
     @property
     def counts_no_anchors(self) -> bool:
-        """A masking baseline with a share of its own does not mask as many tokens as T3S would."""
-        return self.chosen.baseline and self.mask_share is not None
+        """A masking baseline with a share of its own, which reads nothing at theta_b."""
+        shares = self.chosen.baseline and self.mask_share is not None
+        return shares and "theta_b" not in self.chosen.needs
 
     @property
     def trains_to_theta_f(self) -> bool:

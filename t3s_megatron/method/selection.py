@@ -55,9 +55,14 @@ class Scored:
     seed: int
 
     @property
+    def delta(self) -> np.ndarray:
+        """float32[n], Eq. 3."""
+        return delta_c(self.at("theta_b"), self.at("theta_0"))
+
+    @property
     def anchors(self) -> np.ndarray:
         """bool[n], Eq. 4."""
-        return anchors(delta_c(self.at("theta_b"), self.at("theta_0")), self.tau)
+        return anchors(self.delta, self.tau)
 
     @property
     def masked(self) -> int:
@@ -78,9 +83,9 @@ class Method:
 
     `keep`: from scored tokens to bool[n], True for those that stay in the loss; None for a method
     that trains on all of them, to theta_f. `needs`: weights at which it reads log-probs.
-    `baseline`: it masks as many tokens as T3S would, or --t3s-mask-share of them, for which no
-    theta_b is needed. `transfers`: theta_0 + (theta_f - theta_b) takes the place of theta_f
-    (section 2.2).
+    `baseline`: it masks as many tokens as T3S would, or --t3s-mask-share of them, for which theta_b
+    is needed only if `needs` names it. `transfers`: theta_0 + (theta_f - theta_b) takes the place
+    of theta_f (section 2.2).
     """
 
     name: str
@@ -117,6 +122,12 @@ def _masked_by_confidence(tokens: Scored, sign: int) -> np.ndarray:
     return _without(order[: tokens.masked], tokens.n)
 
 
+def _masked_by_delta(tokens: Scored) -> np.ndarray:
+    """Without the tokens whose delta_c is lowest: those that stay are the top share by delta_c."""
+    # Stable, so that ties are cut by position and the count is exact.
+    return _without(np.argsort(tokens.delta, kind="stable")[: tokens.masked], tokens.n)
+
+
 def _without(masked: np.ndarray, n: int) -> np.ndarray:
     keep = np.ones(n, dtype=bool)
     keep[masked] = False
@@ -150,6 +161,14 @@ METHODS = {
             ("theta_0",),
             baseline=True,
         ),
+        Method(
+            "keep-top-delta",
+            "keep the tokens with the largest delta_c (Rho-1, TokenCleaning with theta_b as the "
+            "reference), as many as t3s keeps, or all but --t3s-mask-share",
+            _masked_by_delta,
+            ANCHORS,
+            baseline=True,
+        ),
     )
 }
 
@@ -168,8 +187,8 @@ def keep_mask(
 ) -> np.ndarray:
     """bool[n], True for tokens that stay in the loss (Eq. 5).
 
-    `share` is the masked share of the baselines; None masks as many tokens as T3S would. `c_b` is
-    not needed with a share, `c_0` not for a random mask with a share. ValueError for an unknown
+    `share` is the masked share of the baselines; None masks as many tokens as T3S would. With a
+    share only the log-probs are needed that the method's `needs` names. ValueError for an unknown
     method, another number of tokens than n, log-probs that are missing or not finite, a share
     outside 0 to 1 or of another method.
     """

@@ -434,6 +434,11 @@ def test_confidence_masks_with_a_share_only_score_theta_0(method):
     assert Walk(plan(method, mask_share=0.2)).run().trace == SELECTED_AFTER_REWIND
 
 
+def test_keep_top_delta_has_a_profile_even_with_a_share_of_its_own():
+    """Its order of the tokens is that of delta_c, which needs theta_b."""
+    assert Walk(plan("keep-top-delta", mask_share=0.2)).run().trace == Walk(plan("t3s")).run().trace
+
+
 @pytest.mark.parametrize("method", SELECTING)
 def test_a_loaded_selection_starts_targeted(method):
     walk = Walk(plan(method, selection_load="s")).run()

@@ -91,8 +91,24 @@ def test_ties_in_confidence_are_cut_by_position(method):
 
 @pytest.mark.parametrize("share, masked", [(1 / 6, 1), (0.5, 3), (2 / 3, 4), (0.0, 0), (1.0, 6)])
 @pytest.mark.parametrize("method", MASKING_BASELINES)
-def test_a_share_of_its_own_is_exact_and_needs_no_theta_b(method, share, masked):
-    assert kept(method, c_b=None, share=share).count(False) == masked
+def test_a_share_of_its_own_is_exact(method, share, masked):
+    assert kept(method, share=share).count(False) == masked
+
+
+@pytest.mark.parametrize("method", [m for m in MASKING_BASELINES if m != "keep-top-delta"])
+def test_a_share_of_its_own_needs_no_theta_b(method):
+    assert kept(method, c_b=None, share=0.5) == kept(method, share=0.5)
+
+
+def test_keep_top_delta_needs_theta_b_even_with_a_share():
+    with pytest.raises(ValueError, match="keep-top-delta needs log-probs at theta_b"):
+        kept("keep-top-delta", c_b=None, share=0.5)
+
+
+def test_keep_top_delta_by_hand():
+    """Two anchors, so two are masked: token 5 at -2, and token 1 of the two that tie at -0.5."""
+    assert kept("keep-top-delta") == [True, False, True, True, True, False]
+    assert kept("keep-top-delta", share=5 / 6) == [False, False, False, True, False, False]
 
 
 def test_a_random_mask_with_a_share_needs_no_log_probs():
@@ -200,6 +216,18 @@ def test_confidence_masks_equal_a_sorted_list(scored, share):
         expected = sorted(range(n), key=lambda i, s=s: (s * c_0[i], i))[:masked]
         keep = keep_mask(method, n=n, c_0=c_0, c_b=None, share=share)
         assert np.flatnonzero(~keep).tolist() == sorted(expected)
+
+
+@given(scored_corpora(), st.floats(0, 1))
+def test_keep_top_delta_keeps_what_a_partition_puts_on_top(scored, share):
+    """Against the definition of Rho-1 (top k of c_ref - c) with theta_b as the reference; which of
+    several that tie is kept may differ, the values that are kept may not."""
+    c_0, c_b = scored
+    n = len(c_0)
+    keep = keep_mask("keep-top-delta", n=n, c_0=c_0, c_b=c_b, share=share)
+    k = n - round(share * n)
+    top = np.sort(c_b - c_0)[::-1][:k]
+    np.testing.assert_array_equal(np.sort((c_b - c_0)[keep])[::-1], top)
 
 
 # ------------------------------------------------------------------------------ figures of a mask

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Selections as rows, one a sample, for other programs to read and to write (docs/selections.md).
+
+Out of a run go tokens, mask and log-probs; into a run comes a mask of 0 and 1. Both are read and
+written in pieces: besides the corpus, one piece is in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.durable import replace_file
+from t3s_megatron.data.files import raw_rows
+from t3s_megatron.data.tokenizing import Sample
+from t3s_megatron.errors import DataError, T3SError
+
+#: Where nothing is learned, in `labels`: what PyTorch's cross entropy leaves out.
+NO_LABEL = -100
+#: Columns with one value a token, and the type of it in Parquet.
+TOKEN_COLUMNS = {
+    "input_ids": "int32",
+    "labels": "int32",
+    "target": "int8",
+    "mask": "int8",
+    "c_theta_0": "float32",
+    "c_theta_b": "float32",
+    "delta_c": "float32",
+}
+_FLOATS = ("c_theta_0", "c_theta_b", "delta_c")
+_PIECE = 2**20  # tokens
+_ROWS_AT_ONCE = 32
+#: Columns under which others have a weight a token.
+_WEIGHTS = ("weight", "weights", "loss_weight", "loss_weights", "loss_scale")
+
+
+@dataclass(frozen=True)
+class SelectionRow:
+    """One sample of L tokens. `columns`: by name of TOKEN_COLUMNS, an array [L]; NaN stands for no
+    log-prob."""
+
+    uid: str
+    teacher: str | None
+    columns: dict[str, np.ndarray]
+
+
+def selection_rows(
+    corpus: Corpus, keep: np.ndarray, c_0: np.ndarray | None, c_b: np.ndarray | None
+) -> Iterator[SelectionRow]:
+    """The samples of `corpus` in its order. `keep` bool, `c_0` and `c_b` float32, each
+    [n_target_tokens]; None or NaN where it was not scored."""
+    for i, sample in enumerate(corpus.samples):
+        where = corpus.target_slice(i)
+        mask = np.zeros(len(sample.tokens), dtype=np.int8)
+        mask[sample.is_target] = keep[where]
+        at_0, at_b = (_spread(sample, c, where) for c in (c_0, c_b))
+        columns = {
+            "input_ids": sample.tokens,
+            # Many read this column and no other: it has to be the selection.
+            "labels": np.where(mask == 1, sample.tokens, NO_LABEL).astype(np.int32),
+            "target": sample.is_target.astype(np.int8),
+            "mask": mask,
+            "c_theta_0": at_0,
+            "c_theta_b": at_b,
+            "delta_c": at_b - at_0,
+        }
+        yield SelectionRow(sample.uid, sample.teacher, columns)
+
+
+def _spread(sample: Sample, c: np.ndarray | None, where: slice) -> np.ndarray:
+    """float32[L], NaN but for the targets."""
+    spread = np.full(len(sample.tokens), np.nan, dtype=np.float32)
+    if c is not None:
+        spread[sample.is_target] = c[where]
+    return spread
+
+
+def write_rows(path: str, rows: Iterable[SelectionRow]) -> None:
+    """Durable; what `path` ends with says how. WriteError when it cannot be written."""
+    write = _WRITERS[checked_ending(path)]
+    replace_file(path, lambda temporary: write(temporary, rows))
+
+
+def checked_ending(path: str) -> str:
+    """T3SError when the name does not end as a file of rows does."""
+    ending = os.path.splitext(path)[1].lower()
+    if ending not in _WRITERS:
+        raise T3SError(f"{path}: has to end in {' or '.join(_WRITERS)}")
+    return ending
+
+
+def _write_jsonl(path: str, rows: Iterable[SelectionRow]) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        for row in rows:
+            columns = {name: values.tolist() for name, values in row.columns.items()}
+            for name in _FLOATS:
+                columns[name] = [None if c != c else c for c in columns[name]]
+            line = {"id": row.uid, "teacher": row.teacher, **columns}
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _write_parquet(path: str, rows: Iterable[SelectionRow]) -> None:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    schema = pa.schema(
+        [("id", pa.string()), ("teacher", pa.string())]
+        + [(name, pa.list_(getattr(pa, kind)())) for name, kind in TOKEN_COLUMNS.items()]
+    )
+
+    def table(piece: list[SelectionRow]) -> pa.Table:
+        ends = np.cumsum([0, *(len(row.columns["mask"]) for row in piece)], dtype=np.int32)
+        arrays = [pa.array([row.uid for row in piece], pa.string())]
+        arrays.append(pa.array([row.teacher for row in piece], pa.string()))
+        for name in TOKEN_COLUMNS:
+            values = np.concatenate([row.columns[name] for row in piece])
+            flat = pa.array(values, mask=np.isnan(values) if name in _FLOATS else None)
+            arrays.append(pa.ListArray.from_arrays(ends, flat))
+        return pa.Table.from_arrays(arrays, schema=schema)
+
+    with ParquetWriter(path, schema, compression="zstd") as writer:
+        for piece in _pieces(rows):
+            writer.write_table(table(piece))
+
+
+def _pieces(rows: Iterable[SelectionRow]) -> Iterator[list[SelectionRow]]:
+    """At least a row each, and no more tokens than _PIECE where several are in it."""
+    piece: list[SelectionRow] = []
+    tokens = 0
+    for row in rows:
+        length = len(row.columns["mask"])
+        if piece and tokens + length > _PIECE:
+            yield piece
+            piece, tokens = [], 0
+        piece.append(row)
+        tokens += length
+    if piece:
+        yield piece
+
+
+_WRITERS: dict[str, Callable[[str, Iterable[SelectionRow]], None]] = {
+    ".parquet": _write_parquet,
+    ".jsonl": _write_jsonl,
+}
+
+
+# ------------------------------------------------------------------------------------ a user's own
+
+
+def read_row_columns(path: str, columns: tuple[str, ...]) -> Iterator[tuple[str, dict]]:
+    """(file and row, these columns of it, those that are there) of a .parquet or .jsonl file.
+    DataError when it cannot be read."""
+    if checked_ending(path) == ".jsonl":
+        for where, row in raw_rows(path, "train"):
+            if not isinstance(row, dict):
+                raise DataError(f"{where}: not a JSON object")
+            yield where, {name: row[name] for name in columns if name in row}
+        return
+    import pyarrow
+    from pyarrow.parquet import ParquetFile
+
+    number = 0
+    try:
+        with ParquetFile(path) as file:
+            there = [name for name in columns if name in file.schema_arrow.names]
+            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=there):
+                batch.validate(full=True)
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", row
+    except (OSError, pyarrow.ArrowException, ValueError) as error:
+        if isinstance(error, T3SError):
+            raise
+        raise DataError(f"{path}: cannot be read as Parquet ({error})") from error
+
+
+def read_mask(path: str, corpus: Corpus) -> np.ndarray:
+    """bool[n_target_tokens of `corpus`] from rows with `id`, `input_ids` and `mask`, in any order.
+
+    DataError, naming sample and position, for other tokens than the corpus has, for a mask that is
+    not 0 and 1 or keeps what is no target, for a sample that is missing, unknown or there twice.
+    """
+    numbers = {sample.uid: i for i, sample in enumerate(corpus.samples)}
+    keep = np.zeros(corpus.n_targets, dtype=bool)
+    places: dict[int, str] = {}
+    for where, row in read_row_columns(path, ("id", "input_ids", "mask", *_WEIGHTS)):
+        number = numbers.get(uid) if isinstance(uid := row.get("id"), str) else None
+        if number is None:
+            raise DataError(
+                f"{where}: sample {uid!r} is not in the data. `id` is that of the sample, as "
+                "`selection export` writes it (with several teachers teacher/id)"
+            )
+        if number in places:
+            raise DataError(f"{where}: sample {uid!r} was already in {places[number]}")
+        places[number] = where
+        sample = corpus.samples[number]
+        mask = _checked_mask(row, sample, f"{where}: sample {uid!r}")
+        keep[corpus.target_slice(number)] = mask[sample.is_target]
+    missing = [sample.uid for i, sample in enumerate(corpus.samples) if i not in places]
+    if missing:
+        raise DataError(
+            f"{path}: has nothing for {len(missing)} of {len(corpus.samples)} samples: "
+            f"{', '.join(map(repr, missing[:3]))}{', ...' if len(missing) > 3 else ''}. A sample "
+            "of which nothing is learned has a mask of zeros; leave it out of the data otherwise"
+        )
+    if not keep.any():
+        raise DataError(f"{path}: the mask keeps no token at all: there is nothing to learn")
+    return keep
+
+
+def _checked_mask(row: dict, sample: Sample, whose: str) -> np.ndarray:
+    """bool[L]."""
+    weights = [name for name in _WEIGHTS if row.get(name) is not None]
+    if weights and row.get("mask") is None:
+        raise DataError(f"{whose} has `{weights[0]}` and no `mask`: {_NO_WEIGHTS}")
+    tokens, mask = row.get("input_ids"), row.get("mask")
+    for name, values in (("input_ids", tokens), ("mask", mask)):
+        if not isinstance(values, list):
+            raise DataError(f"{whose} has no `{name}`, a list with one entry for each token")
+    assert isinstance(tokens, list) and isinstance(mask, list)
+    for position, (found, token) in enumerate(zip(tokens, sample.tokens.tolist(), strict=False)):
+        if found != token:
+            raise DataError(
+                f"{whose}, position {position}: token {found!r}, where the data has {token} "
+                f"({sample.where}); the mask was made for other text or with another tokenizer"
+            )
+    for name, values in (("input_ids", tokens), ("mask", mask)):
+        if len(values) != len(sample.tokens):
+            raise DataError(
+                f"{whose} has {len(values)} entries in `{name}`, and the sample has "
+                f"{len(sample.tokens)} tokens ({sample.where})"
+            )
+    for position, (bit, is_target) in enumerate(zip(mask, sample.is_target, strict=True)):
+        if not isinstance(bit, (bool, int, float)) or bit not in (0, 1):
+            raise DataError(f"{whose}, position {position}: the mask is {bit!r}. {_NO_WEIGHTS}")
+        if bit and not is_target:
+            raise DataError(
+                f"{whose}, position {position}: the mask is 1 where nothing is learned; only "
+                "tokens of the response can be kept"
+            )
+    return np.array(mask, dtype=bool)
+
+
+_NO_WEIGHTS = (
+    "float weights are not supported yet: the loss mask of a run is 0 or 1, so give a `mask` of "
+    "0 and 1"
+)

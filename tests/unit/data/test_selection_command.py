@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`t3s-megatron selection` on folders as runs leave them: stores, a selection, a summary."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from made_data import byte_tokenizer, rewrite
+
+from t3s_megatron.cli import main
+from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.selection_file import Selection
+from t3s_megatron.data.stores import LogProbStore
+from t3s_megatron.data.teachers import load_training_records, parts_of
+from t3s_megatron.method.selection import delta_c, keep_mask, selection_counts
+from t3s_megatron.monitor.report import _KEYS
+from t3s_megatron.monitor.summary import FORMAT
+
+ROOT = Path(__file__).parents[3]
+SUMMARY = {"format": FORMAT, "measurements": [], "evaluations": [], "tokens": {}, "phases": []}
+
+
+class Folder:
+    """What a run has left, and what it was made of. `c_0`, `c_b`: float32[n] in corpus order."""
+
+    def __init__(self, path: Path, teachers: list[str | None], method="t3s", tau=0.0, share=None):
+        self.path, self.t3s = path, path / "t3s"
+        self.t3s.mkdir(parents=True)
+        self.data = path / "train.jsonl"
+        self.data.write_text(
+            "".join(json.dumps(self._row(i, t)) + "\n" for i, t in enumerate(teachers))
+        )
+        self.tokenizer = path / "tokenizer"
+        byte_tokenizer().save_pretrained(self.tokenizer)
+        records = load_training_records((str(self.data),))
+        self.corpus = Corpus.build(records, byte_tokenizer(), seq_length=10**6)
+        self.parts = parts_of(self.corpus, records)
+        draw, n = np.random.default_rng(0), self.corpus.n_targets
+        self.c_0, self.c_b = (-draw.random(n).astype(np.float32).round(1) for _ in range(2))
+        self.keep = self.select(method, tau, share)
+        steps = {part.teacher: 3 for part in self.parts}
+        for part in self.parts:
+            for tag, c, step in (("theta_0", self.c_0, 0), ("theta_b", self.c_b, 3)):
+                store = LogProbStore(c[part.targets], part.corpus, tag, step, {"num_layers": 2})
+                store.save(str(self.t3s / f"{part.file_name(f'c_{tag}')}.safetensors"))
+        counts = selection_counts(self.keep, delta_c(self.c_b, self.c_0), tau)
+        step = 3 if len(self.parts) == 1 else steps
+        made = Selection(self.keep, self.corpus, method, step, counts, {"num_layers": 2})
+        made.save(str(self.t3s / "selection.safetensors"))
+        self.summarise(seed=7)
+
+    @staticmethod
+    def _row(i: int, teacher: str | None) -> dict:
+        row = {"id": f"s{i}", "prompt": f"what is {i} and {i}?", "response": f"five {'or ' * i}six"}
+        return row if teacher is None else row | {"teacher": teacher}
+
+    def select(self, method: str, tau: float, share: float | None) -> np.ndarray:
+        """As `run.selector`: each teacher's tokens among themselves."""
+        keep = np.ones(self.corpus.n_targets, dtype=bool)
+        for part in self.parts:
+            keep[part.targets] = keep_mask(
+                method, n=part.corpus.n_targets, c_0=self.c_0[part.targets],
+                c_b=self.c_b[part.targets], seed=7, share=share, tau=tau,
+            )  # fmt: skip
+        return keep
+
+    def summarise(self, **arguments) -> None:
+        asked = {"data_split": "train", "prompt_format": "chat", "overlong": "error",
+                 "ignore_fields": []} | arguments  # fmt: skip
+        summary = dict.fromkeys(_KEYS) | SUMMARY | {"method": "t3s", "arguments": asked}
+        (self.t3s / "summary.json").write_text(json.dumps(summary))
+
+    @property
+    def samples(self) -> list[str]:
+        """The arguments for the data."""
+        return ["--data", str(self.data), "--tokenizer-model", str(self.tokenizer)]
+
+    def load(self, path: Path) -> Selection:
+        return Selection.load(str(path), self.corpus)
+
+
+ONE, TWO = [None] * 5, ["r1", "qwq", "r1", "qwq", "r1"]  # two teachers' samples, mixed
+
+
+@pytest.fixture
+def one(tmp_path) -> Folder:
+    return Folder(tmp_path / "one", ONE)
+
+
+@pytest.fixture
+def two(tmp_path) -> Folder:
+    return Folder(tmp_path / "two", TWO)
+
+
+def run(*words) -> int:
+    return main(["selection", *map(str, words)])
+
+
+# ------------------------------------------------------------------------------------ from-stores
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--method t3s",
+        "--method t3s --tau 0.25",
+        "--method inverse --tau -0.1",
+        "--method random",
+        "--method random --share 0.3",
+        "--method mask-top-confidence",
+        "--method mask-bottom-confidence --share 0.5",
+        "--method keep-top-delta --share 0.4",
+    ],
+)
+@pytest.mark.parametrize("teachers", [ONE, TWO], ids=["one teacher", "two"])
+def test_from_stores_makes_the_file_of_a_run_byte_for_byte(tmp_path, teachers, line):
+    words = line.split()
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    share = float(given["--share"]) if "--share" in given else None
+    asked = Folder(
+        tmp_path / "asked", teachers, given["--method"], float(given.get("--tau", 0)), share
+    )
+    other = Folder(tmp_path / "other", teachers)
+    assert run("from-stores", other.t3s, *words, "--to", tmp_path / "made.safetensors") == 0
+    theirs = (asked.t3s / "selection.safetensors").read_bytes()
+    assert (tmp_path / "made.safetensors").read_bytes() == theirs
+
+
+def test_the_t3s_mask_against_plain_numpy(one, tmp_path):
+    run("from-stores", one.t3s, "--tau", 0.2, "--to", tmp_path / "made.safetensors")
+    found = one.load(tmp_path / "made.safetensors")
+    np.testing.assert_array_equal(found.keep, ~(one.c_b - one.c_0 > np.float32(0.2)))
+
+
+def test_theta_b_is_missed_by_name(one, tmp_path, capsys):
+    (one.t3s / "c_theta_b.safetensors").unlink()
+    to = tmp_path / "made.safetensors"
+    assert run("from-stores", one.t3s, "--to", to) == 2 and not to.exists()
+    assert "t3s needs log-probs at theta_b" in capsys.readouterr().err
+    assert run("from-stores", one.t3s, "--method", "mask-top-confidence", "--share", 0.5,
+               "--to", to) == 0  # fmt: skip
+
+
+def test_a_share_of_another_method_is_refused(one, tmp_path, capsys):
+    assert run("from-stores", one.t3s, "--share", 0.2, "--to", tmp_path / "x.safetensors") == 2
+    assert "does not apply to 't3s'" in capsys.readouterr().err
+
+
+def test_a_random_mask_without_the_run_s_seed_is_refused(one, tmp_path, capsys):
+    (one.t3s / "summary.json").unlink()
+    words = ["from-stores", one.t3s, "--method", "random", "--to", tmp_path / "x.safetensors"]
+    assert run(*words) == 2 and "give --seed" in capsys.readouterr().err
+    assert run(*words, "--seed", 7) == 0
+
+
+def test_stores_of_two_runs_are_refused(one, two, tmp_path, capsys):
+    (two.t3s / "c_theta_b-r1.safetensors").rename(one.t3s / "c_theta_b.safetensors")
+    assert run("from-stores", one.t3s, "--to", tmp_path / "x.safetensors") == 2
+    assert "different runs" in capsys.readouterr().err
+
+
+def test_a_folder_without_log_probs(tmp_path, capsys):
+    assert run("sweep", tmp_path, "--tau", 0) == 2
+    assert "no log-probs in it" in capsys.readouterr().err
+
+
+def test_a_damaged_store_is_refused(one, capsys):
+    rewrite(str(one.t3s / "c_theta_0.safetensors"), {"step": 9})
+    assert run("sweep", one.t3s, "--tau", 0) == 2
+    assert "checksum" in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------------------- show, diff, sweep
+
+
+def test_sweep_counts_what_lies_above(two, capsys):
+    assert run("sweep", two.t3s, "--tau", -0.25, 0, 0.25) == 0
+    delta = two.c_b - two.c_0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    masked = [int((delta > np.float32(tau)).sum()) for tau in (-0.25, 0, 0.25)]
+    assert [int(line.split()[1]) for line in lines] == masked
+    assert "qwq" not in "".join(lines) and all(line.count("%") == 3 for line in lines)
+
+
+def test_show_of_a_folder_a_file_and_exported_rows_is_the_same(two, tmp_path, capsys):
+    rows = tmp_path / "rows.parquet"
+    run("export", two.t3s, *two.samples, "--to", rows)
+    said = []
+    capsys.readouterr()
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes((two.t3s / "selection.safetensors").read_bytes())
+    for words in ([two.t3s], [two.t3s / "selection.safetensors"], [rows], [moved, *two.samples]):
+        assert run("show", *words) == 0
+        said.append(capsys.readouterr().out)
+    assert said == [said[0]] * 4
+    assert f"masked         {int((~two.keep).sum())} (" in said[0]
+    mine = ~two.keep[two.parts[1].targets]
+    assert f"masked of teacher qwq: {100 * mine.mean():.1f} %" in said[0]
+
+
+def test_a_file_alone_does_not_say_how_many_targets_it_has(one, tmp_path, capsys):
+    moved = tmp_path / "moved.safetensors"
+    moved.write_bytes((one.t3s / "selection.safetensors").read_bytes())
+    assert run("show", moved) == 2
+    assert "Give --data and --tokenizer-model" in capsys.readouterr().err
+
+
+def test_diff_of_a_run_with_another_selection_of_its_stores(two, tmp_path, capsys):
+    made = tmp_path / "made.safetensors"
+    run("from-stores", two.t3s, "--tau", 0.3, "--to", made)
+    capsys.readouterr()
+    assert run("diff", two.t3s, made) == 0
+    out = capsys.readouterr().out
+    a, b = ~two.keep, ~two.load(made).keep
+    assert f"differ                {100 * (a != b).mean():.1f} %" in out
+    assert f"Jaccard of the masked {(a & b).sum() / (a | b).sum():.4f}" in out
+
+
+def test_selections_of_other_samples_are_not_compared(one, two, capsys):
+    assert run("diff", one.t3s, two.t3s) == 2
+    assert "'r1/s0' is not among" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------- export, import
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl"])
+def test_export_and_import_give_the_bits_back(two, tmp_path, ending):
+    rows, made = tmp_path / f"rows.{ending}", tmp_path / "made.safetensors"
+    assert run("export", two.t3s, *two.samples, "--to", rows) == 0
+    assert run("import", rows, *two.samples, "--to", made) == 0
+    found = two.load(made)
+    np.testing.assert_array_equal(found.keep, two.keep)
+    assert (found.method, found.theta_b_step) == ("imported", None)
+
+
+def test_export_joins_the_log_probs_of_two_teachers(two, tmp_path):
+    run("export", two.t3s, *two.samples, "--to", tmp_path / "rows.parquet")
+    rows = datasets.load_dataset("parquet", data_files=str(tmp_path / "rows.parquet"),
+                                 split="train", cache_dir=str(tmp_path / "cache"))  # fmt: skip
+    assert rows["teacher"][:] == TWO and rows["id"][1] == "qwq/s1"
+    flat = [c for row in rows for c in row["delta_c"] if c is not None]
+    np.testing.assert_array_equal(np.float32(flat), two.c_b - two.c_0)
+
+
+def test_the_length_of_a_run_that_dropped_samples_has_to_be_given(one, tmp_path, capsys):
+    one.summarise(overlong="drop")
+    words = ["export", one.t3s, *one.samples, "--to", tmp_path / "rows.parquet"]
+    assert run(*words) == 2
+    assert "give --seq-length" in capsys.readouterr().err
+    assert run(*words, "--seq-length", 10**6) == 0
+
+
+def test_export_with_other_data_is_refused(one, tmp_path, capsys):
+    text = one.data.read_text().replace("six", "ten")
+    one.data.write_text(text)
+    assert run("export", one.t3s, *one.samples, "--to", tmp_path / "rows.parquet") == 2
+    assert "other tokens or targets" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------- what the docs show
+
+
+def blocks() -> dict[str, str]:
+    """Python blocks of docs/selections.md by the reader that their heading names."""
+    page = (ROOT / "docs/selections.md").read_text()
+    found = re.findall(r"^### (.+?)$.*?^```python\n(.*?)^```$", page, re.M | re.S)
+    return {name: code for name, code in found}
+
+
+def test_the_blocks_for_other_trainers_make_what_those_read(one, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    run("export", one.t3s, *one.samples, "--to", "rows.parquet")
+    code = blocks()
+    assert set(code) == {"TRL", "Megatron-Bridge"}
+
+    made: dict = {}
+    exec(code["TRL"], made)
+    assert set(made["train"].column_names) == {"input_ids", "labels"}
+    learned = sum(label != -100 for row in made["train"] for label in row["labels"])
+    assert learned == one.keep.sum()
+
+    exec(code["Megatron-Bridge"], {})
+    packed = datasets.load_dataset("parquet", data_files="packed.idx.parquet", split="train")
+    for row, sample, i in zip(packed, one.corpus.samples, range(5), strict=True):
+        assert row["seq_start_id"] == [0] and row["input_ids"] == sample.tokens.tolist()
+        # Its reader cuts the last place off and takes the token behind each one for its label.
+        keep = np.zeros(len(sample.tokens), dtype=int)
+        keep[sample.is_target] = one.keep[one.corpus.target_slice(i)]
+        assert row["loss_mask"][:-1] == keep[1:].tolist()
