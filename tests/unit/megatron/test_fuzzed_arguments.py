@@ -100,7 +100,7 @@ def test_any_command_line(task, tmp_path):
             ends["refused"] += 1
         else:
             assert isinstance(found, Inputs)
-            found.plan.validate()
+            found.config.check()
             ends["ready"] += 1
 
     check()

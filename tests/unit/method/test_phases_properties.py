@@ -149,7 +149,10 @@ def test_a_run_is_refused_when_its_start_or_all_that_it_goes_by_says_nothing(pla
     walk = Walk(plan, curve).run()
     measured = [action.split(": ")[0].split() for action in walk.trace if "measure" in action]
     found = {(phase, int(step)): curve(phase, int(step)) for phase, step in measured}
-    first = [accuracy for (phase, step), accuracy in found.items() if step == 0][:1]
+    # That of theta_0 before the first step of the run, if it is measured there: where nothing
+    # measures the profile, the first measurement comes after it, and is one of many.
+    began = walk.trace[0].split()[0]
+    first = [a for (phase, step), a in found.items() if step == 0 and phase == began][:1]
     seeks = plan.detects and plan.measures_profile
     useless = [math.isnan(a) or (seeks and a <= plan.min_delta) for a in first]
     later = [a for (phase, step), a in found.items() if step and phase == "profile"]

@@ -40,6 +40,7 @@ def test_a_summary_starts_empty_and_unfinished(path):
         "theta_b_reason": None,
         "theta_b_evidence": None,
         "turn_step": None,
+        "noise": None,
         "measurements": [],
         "confidence": [],
         "evaluations": [],
