@@ -4,7 +4,8 @@
 Without weights: the models are built on the meta device, and the folders' tensor names are written
 out here from the published naming schemes. The parameter counts are published ones (Qwen3: half of
 the `total_size` in model.safetensors.index.json, in bfloat16; for the 8B model worked out) or, for
-those of eight layers, what transformers counts in its own model. Tensors for multi-token prediction do not count.
+those of eight layers, what transformers counts in its own model. Tensors for multi-token prediction
+do not count.
 """
 
 from __future__ import annotations
