@@ -121,7 +121,7 @@ def arm(point: str) -> None:
             T3SRun, "on_train_step_end", lambda self, _: self.machine.live_step == 4
         ),
         "between the minimum and its confirmation": lambda: before(
-            T3SRun, "on_train_step_start", lambda self, _: self.machine.finder.waited == 1
+            T3SRun, "on_train_step_start", lambda self, _: self.machine.profile.finder.waited == 1
         ),
         "while theta_b is scored": lambda: before(selector, "score_corpus"),
         "while theta_0 is scored": lambda: before(selector, "score_corpus", on_call(2)),
