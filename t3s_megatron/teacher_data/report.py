@@ -134,10 +134,12 @@ def text(report: dict[str, Any]) -> str:
         lines.append(f"{teacher}: kept {found['kept']} of {found['prompts']} prompts ({share:.1%})")
         fates = {k: n for k, n in found["samples_by_fate"].items() if n}
         lines += _table(f"  {found['samples']} samples", fates, found["samples"])
-        if not found["samples_with_thinking"]:  # of some and others, `note_on_thinking` speaks
+        without = found["samples"] - found["samples_with_thinking"]
+        if without:
             lines.append(
-                f"  no sample has its thinking in <think> tags: if {teacher} thinks, its thoughts "
-                "are learned as answers, and its server has to be started with a reasoning parser"
+                f"  {without} of {found['samples']} samples have no thinking in <think> tags: if "
+                f"{teacher} thinks, its thoughts are learned as answers. Start its server with a "
+                "reasoning parser; --require-thinking leaves such samples out"
             )
         dropped = {k: n for k, n in found["dropped"].items() if n}
         if dropped:
