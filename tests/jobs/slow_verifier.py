@@ -8,8 +8,8 @@ import time
 
 
 def check(text: str, answer: str, metadata: dict) -> bool:
-    """Says in the file SLOW that it was asked."""
+    """Says in the file SLOW that it was asked. Always right: a start at 0 would end the run."""
     with open(os.environ["SLOW"], "w"):
         pass
     time.sleep(13)
-    return False
+    return True
