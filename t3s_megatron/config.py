@@ -15,9 +15,18 @@ from typing import Any
 from t3s_megatron.accuracy.options import AccuracyOptions
 from t3s_megatron.data.lengths import choose_arrangement
 from t3s_megatron.data.options import DataOptions
+from t3s_megatron.diffusion.options import DiffusionOptions
 from t3s_megatron.errors import T3SError
 from t3s_megatron.method.options import MethodOptions
-from t3s_megatron.options import FILLED_IN, add_arguments, option, values_of
+from t3s_megatron.options import (
+    FILLED_IN,
+    add_arguments,
+    argument_name,
+    default_of,
+    option,
+    options_of,
+    values_of,
+)
 from t3s_megatron.servers.options import ServerOptions
 
 _NOT_READ = "would not be read, since the samples are those of --t3s-data"
@@ -44,6 +53,15 @@ UNSUPPORTED = {
     "per_split_data_args_path": _NOT_READ,
 }
 
+#: Those that do not go together with a diffusion student: it ...
+UNSUPPORTED_WITH_DIFFUSION = {
+    "multi_latent_attention": "has keys and values of other widths than the block attention takes",
+    "attention_dropout": "is not done by the block attention (set it to 0)",
+    "window_size": "hides keys by their distance, across copies",
+    "mtp_num_layers": "predicts tokens that follow, and nothing follows here",
+    "fp16": "has no loss scale that the run keeps; use --bf16",
+}
+
 #: Those that do not go together with measuring accuracy, where the live weights generate (with
 #: servers too, since they answer the probes): (the argument, it ...).
 _EIGHT_BITS = (
@@ -58,6 +76,15 @@ UNSUPPORTED_WITH_ANSWERS = {
         "cuts every sequence up, and that of a decoding step is one token",
     ),
 }
+
+#: Options without a meaning for a diffusion student, which is never profiled: its tokens come from
+#: the run of --t3s-selector, with which they belong.
+NOT_OF_DIFFUSION = (
+    "signal", "simple", "simple_step", "mask_share", "anchor_threshold", "selection_save",
+    "selection_load", "stop_after", "patience", "min_delta", "confirm_level", "shock_level",
+    "accuracy_overlap", "accuracy_interval_coarse", "accuracy_blocks", "accuracy_stop_level",
+    "profile_iters", "no_shock", "accuracy_interval",
+)  # fmt: skip
 
 #: Megatron's optimizers whose state the rewind and the copies of the weights know.
 OPTIMIZERS = ("adam", "sgd")
@@ -99,7 +126,9 @@ class RunOptions:
 
 # The bases in reverse: a dataclass takes its fields from the last one first.
 @dataclass(frozen=True, kw_only=True)
-class T3SConfig(RunOptions, ServerOptions, AccuracyOptions, MethodOptions, DataOptions):
+class T3SConfig(
+    RunOptions, DiffusionOptions, ServerOptions, AccuracyOptions, MethodOptions, DataOptions
+):
     """Every `--t3s-*` argument: the field `accuracy_interval` is `--t3s-accuracy-interval`."""
 
     @classmethod
@@ -110,6 +139,8 @@ class T3SConfig(RunOptions, ServerOptions, AccuracyOptions, MethodOptions, DataO
         """
         given = values_of(cls, args)
         _check_megatron(args, given)
+        if given["diffusion"]:
+            _check_diffusion(given, args)
         config = cls(**_filled_in(given, args), budget=args.train_iters)
         config.check()
         config._check_positions(args)
@@ -132,8 +163,14 @@ class T3SConfig(RunOptions, ServerOptions, AccuracyOptions, MethodOptions, DataO
         config.check()
         return config
 
+    @property
+    def selected_before(self) -> bool:
+        """What is trained on is known before the run: a diffusion student has no profile."""
+        return self.diffusion or super().selected_before
+
     def check(self) -> None:
         """T3SError for arguments of different rooms, or of one, that do not go together."""
+        self.check_diffusion(self.method)
         super().check()
         if self.heldout_data and not self.report_temperatures:
             raise T3SError(
@@ -202,10 +239,46 @@ def _check_megatron(args: argparse.Namespace, given: dict[str, Any]) -> None:
         )
 
 
+def _check_diffusion(given: dict[str, Any], args: argparse.Namespace) -> None:
+    """T3SError for what has no meaning for a diffusion student, or cannot be done for one."""
+    defaults = {declared.name: default_of(declared) for declared, _ in options_of(T3SConfig)}
+    for name in NOT_OF_DIFFUSION:
+        if given[name] != defaults[name]:
+            raise T3SError(
+                f"{argument_name(name)} has no meaning with --t3s-diffusion: which tokens fell is "
+                "found in the run of --t3s-selector. Give it there, and drop it here"
+            )
+    if given["targeted_accuracy_interval"] or given["report_temperatures"]:
+        raise T3SError(
+            "--t3s-diffusion: answers of a diffusion student cannot be generated yet. Drop "
+            "--t3s-targeted-accuracy-interval and --t3s-report-temperatures, and measure the "
+            "checkpoint outside"
+        )
+    refuse_with_diffusion(args)
+
+
+def refuse_with_diffusion(args: argparse.Namespace) -> None:
+    """T3SError for arguments of Megatron's that do not go together with block diffusion."""
+    for name, why in UNSUPPORTED_WITH_DIFFUSION.items():
+        if getattr(args, name, None):
+            raise T3SError(
+                f"--{name.replace('_', '-')} does not work with --t3s-diffusion: it {why}. Drop it"
+            )
+    position = getattr(args, "position_embedding_type", "rope")
+    if position != "rope":
+        raise T3SError(
+            f"--position-embedding-type {position} does not work with --t3s-diffusion: both copies "
+            "of a sample have to have the same positions, as those of rope have. Use rope"
+        )
+    if (softmax := getattr(args, "softmax_type", "vanilla")) != "vanilla":
+        raise T3SError(f"--softmax-type {softmax} does not work with --t3s-diffusion: use vanilla")
+
+
 def _filled_in(given: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """The values `given`, and those of the arguments that were left to depend on others."""
     folder = os.path.join(args.save or "", "t3s") if given["dir"] is None else given["dir"]
     asks = not given["simple"] and given["signal"] != "confidence"
+    asks = asks and not given["stop_after"] and not given["diffusion"]
     of_server = 1 if given["server_reload"] == "model" else 64
     defaults = {
         "arrangement": choose_arrangement(args),

@@ -46,8 +46,9 @@ class T3S:
         run: KindOfRun | None = None,
         random_model: bool = False,
     ):
-        """`run`: the kind of run, called once all input is read; None: a `T3SRun`. `random_model`:
-        the script's model starts as random numbers, so that a run without a student is refused."""
+        """`run`: the kind of run, called once all input is read; None: a `T3SRun`, or with
+        --t3s-diffusion a `DiffusionRun`. `random_model`: the script's model starts as random
+        numbers, so that a run without a student is refused."""
         self._extra_args_provider = extra_args_provider
         self._kind = run
         self._random_model = random_model
@@ -83,12 +84,12 @@ class T3S:
                 provider = self._with_folders(provider)
             return provider, forward_step
         from t3s_megatron.megatron.batches import take_over_batches
-        from t3s_megatron.megatron.forward import TrainingForward
+        from t3s_megatron.run.students import training_forward
 
         if args is not None:
             self._prepare(args)
             take_over_batches(args)
-        forward = TrainingForward()
+        forward = training_forward(args)
 
         def data_provider(num_samples, vp_stage=None):
             return self._training_batches(forward), None, None
@@ -158,15 +159,14 @@ class T3S:
 
     def _training_batches(self, forward):
         """This rank's batches for one (virtual) stage; on the first call also the run and seam."""
-        from t3s_megatron.megatron.batches import RowMaker, TrainingBatches
+        from t3s_megatron.megatron.batches import TrainingBatches
         from t3s_megatron.megatron.process import get_args
+        from t3s_megatron.run.students import training_rows
 
         args = get_args()
         inputs = self._prepare(args)
         if self._run is None:
-            arrangement = inputs.training_rows.arrangement
-            rows = RowMaker(inputs.corpus, inputs.pad_token, arrangement)
-            self._run = self._start(args, inputs, rows, forward)
+            self._run = self._start(args, inputs, training_rows(inputs), forward)
             self._run.seam = self._install()
         return TrainingBatches(self._run.rows, inputs.training_rows, args.consumed_train_samples)
 
@@ -176,7 +176,7 @@ class T3S:
         from t3s_megatron.megatron.nodes import require_equal, require_shared_folder
         from t3s_megatron.megatron.process import print_rank_0
         from t3s_megatron.run.identity import identity
-        from t3s_megatron.run.t3s import T3SRun
+        from t3s_megatron.run.students import usual_run
 
         if args.save:
             require_shared_folder("--save", args.save)
@@ -188,7 +188,7 @@ class T3S:
         ):
             print_rank_0(f"[t3s] {line}")
         take_over_batches(args)  # there is no validation set: accuracy takes its place
-        return (self._kind or T3SRun)(inputs, rows, forward)
+        return (self._kind or usual_run(inputs))(inputs, rows, forward)
 
 
 def _asked_for(args, *names: str) -> bool:

@@ -26,11 +26,13 @@ ARRANGEMENTS = ("own", "padded", "packed")
 class Row:
     """Indices of the samples in it, in their order, and its positions, padding included.
 
-    No samples: there is nothing to learn or to score in it.
+    No samples: there is nothing to learn or to score in it. `epochs`, in training: how often each
+    of them was drawn before.
     """
 
     samples: tuple[int, ...]
     length: int
+    epochs: tuple[int, ...] = ()
 
 
 #: [micro-batch][data-parallel rank][row]
@@ -192,7 +194,20 @@ class TrainingRows:
     def _make(self, consumed: int) -> StepRows:
         places = range(consumed, consumed + self.global_batch_size)
         samples = [self.samples[self.order.sample_at(place)] for place in places]
-        return StepRows.of(self.arrangement.arrange(samples, self.lengths), self.lengths)
+        epochs = [place // self.order.n for place in places]
+
+        # By number in the batch: one that is larger than the corpus holds a sample more than once.
+        def named(row: Row) -> Row:
+            of_row = row.samples
+            return Row(
+                tuple(samples[i] for i in of_row), row.length, tuple(epochs[i] for i in of_row)
+            )
+
+        arranged = self.arrangement.arrange(
+            range(len(samples)), [self.lengths[sample] for sample in samples]
+        )
+        named_rows = [[[named(row) for row in rows] for rows in ranks] for ranks in arranged]
+        return StepRows.of(named_rows, self.lengths)
 
     def summary(self, steps: int) -> dict:
         """kind, micro_batches_per_step (on each rank) and `StepRows.efficiency` over the first

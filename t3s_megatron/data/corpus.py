@@ -19,7 +19,8 @@ from t3s_megatron.errors import DataError, T3SError
 class Corpus:
     """`offsets` int64[n + 1]: targets of sample i are numbers offsets[i] to offsets[i + 1] - 1 of
     the corpus, the numbering of every flat per-target array (log-probs, selections).
-    `lengths`: positions that each sample needs in a row, one less than it has tokens.
+    `lengths`: positions that each sample needs in a row: one less than it has tokens; for a student
+    that learns by blocks of `block_size` tokens as many as it has, up to a whole block.
 
     `fingerprint`: sha256 over ids, token ids and targets in order; blind to where they came from.
     `counts`: samples kept, tokens, target_tokens; of one that was read also records,
@@ -29,6 +30,7 @@ class Corpus:
     samples: list[Sample]
     tokenizer_fingerprint: str
     counts: dict
+    block_size: int | None = None
     offsets: np.ndarray = field(init=False)
     lengths: list[int] = field(init=False)
     sample_hashes: list[str] = field(init=False)
@@ -37,7 +39,7 @@ class Corpus:
     def __post_init__(self):
         sizes = [sample.n_targets for sample in self.samples]
         self.offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        self.lengths = [len(sample.tokens) - 1 for sample in self.samples]
+        self.lengths = [_positions(sample, self.block_size) for sample in self.samples]
         self.sample_hashes = [_hash(sample) for sample in self.samples]
         self.fingerprint = fingerprint_of([s.uid for s in self.samples], self.sample_hashes)
 
@@ -51,15 +53,19 @@ class Corpus:
         prompt_format: str = "chat",
         overlong: str = "error",
         vocab_size: int | None = None,
+        block_size: int | None = None,
     ) -> Corpus:
         """Tokenise, then apply the policy for samples that do not fit a row of `seq_length`.
 
         A row holds tokens[:-1] and predicts tokens[1:]: a sample of L tokens needs L - 1 places.
+        With a `block_size`, which divides `seq_length`, it predicts what stands in its own place:
+        L places, up to a whole block.
         DataError, with `overlong="error"`, for samples that do not fit.
         """
+        longest = seq_length + 1 if block_size is None else seq_length  # tokens
         made = Tokenization(tokenizer, prompt_format, vocab_size)
         samples = [made(record) for record in records]
-        long = [sample for sample in samples if len(sample.tokens) - 1 > seq_length]
+        long = [sample for sample in samples if len(sample.tokens) > longest]
         if long and overlong == "error":
             named = "; ".join(f"{s.where} ({len(s.tokens)} tokens)" for s in long[:3])
             raise DataError(
@@ -69,10 +75,10 @@ class Corpus:
             )
         kept, truncated = [], 0
         for sample in samples:
-            if len(sample.tokens) - 1 <= seq_length:
+            if len(sample.tokens) <= longest:
                 kept.append(sample)
-            elif overlong == "truncate" and sample.is_target[: seq_length + 1].any():
-                kept.append(_truncate(sample, seq_length + 1))
+            elif overlong == "truncate" and sample.is_target[:longest].any():
+                kept.append(_truncate(sample, longest))
                 truncated += 1
         if not kept:
             raise DataError(
@@ -84,12 +90,12 @@ class Corpus:
             "dropped_overlong": len(samples) - len(kept),
             "truncated_overlong": truncated,
         }
-        return cls(kept, tokenizer_fingerprint(tokenizer), counts | _counts(kept))
+        return cls(kept, tokenizer_fingerprint(tokenizer), counts | _counts(kept), block_size)
 
     def subset(self, indices: Sequence[int]) -> Corpus:
         """The samples of these indices as a corpus of their own, with its own numbering."""
         samples = [self.samples[i] for i in indices]
-        return Corpus(samples, self.tokenizer_fingerprint, _counts(samples))
+        return Corpus(samples, self.tokenizer_fingerprint, _counts(samples), self.block_size)
 
     def target_slice(self, index: int) -> slice:
         """Where sample `index` stands in a flat per-target array."""
@@ -130,7 +136,14 @@ def build_corpus(records: list[Record], args, tokenizer) -> Corpus:
         prompt_format=args.t3s_prompt_format,
         overlong=args.t3s_overlong,
         vocab_size=vocab_size,
+        block_size=args.t3s_block_size if args.t3s_diffusion else None,
     )
+
+
+def _positions(sample: Sample, block_size: int | None) -> int:
+    if block_size is None:
+        return len(sample.tokens) - 1
+    return -(-len(sample.tokens) // block_size) * block_size
 
 
 def _counts(samples: list[Sample]) -> dict:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 
 from t3s_megatron.data.arrangement import Arrangement, TrainingRows
 from t3s_megatron.data.corpus import Corpus
@@ -22,6 +23,9 @@ FIXED_SHAPE = {
 #: Tokens of a rank that the blocks of 8-bit matrix multiplications (MXFP8: 32) divide evenly.
 _FP8_BLOCK = 32
 
+#: Lengths of a diffusion student's copies on CUDA: each other length of a row is compiled anew.
+_FLEX_LENGTH = 1024
+
 #: With fewer micro-batches than this for each stage, a pipeline waits more than it works.
 _MICRO_BATCHES_A_STAGE = 4
 
@@ -36,6 +40,8 @@ def choose_arrangement(args: argparse.Namespace) -> str:
         _refuse_padded_moe_losses(args)
     else:
         _refuse_fixed_shapes(kind, args)
+    if args.t3s_diffusion:
+        _refuse_whole_rows(kind, args)
     if kind == "packed" and args.context_parallel_size > 1:
         raise T3SError(
             "--t3s-arrangement packed does not work with --context-parallel-size > 1, which cuts "
@@ -92,7 +98,34 @@ def _multiple(kind: str, args) -> int:
         multiple *= args.tensor_model_parallel_size
     if kind != "padded" and (getattr(args, "fp8", None) or getattr(args, "fp4", None)):
         multiple *= _FP8_BLOCK
+    if args.t3s_diffusion and uses_flex_attention(args):
+        multiple = math.lcm(multiple, math.gcd(_FLEX_LENGTH, args.seq_length))
     return multiple
+
+
+def uses_flex_attention(args: argparse.Namespace) -> bool:
+    """Whether a diffusion student attends by FlexAttention, which cannot be trained on a CPU."""
+    chosen = args.t3s_diffusion_attention
+    return chosen == "flex" or (chosen == "auto" and args.distributed_backend != "gloo")
+
+
+def _refuse_whole_rows(kind: str, args) -> None:
+    """What does not go with rows of two copies of a sample, cut into blocks."""
+    if kind == "padded":
+        raise T3SError(
+            "--t3s-diffusion has rows of different lengths: use --micro-batch-size 1, and "
+            "--t3s-arrangement own or packed"
+        )
+    if args.context_parallel_size > 1:
+        raise T3SError(
+            "--context-parallel-size does not work with --t3s-diffusion: it would cut blocks, and "
+            "part the noisy copy of a sample from the clean one. Set it to 1"
+        )
+    if args.seq_length % args.t3s_block_size:
+        raise T3SError(
+            f"--seq-length {args.seq_length}, here the length of one copy of a sample, has to be "
+            f"divisible by --t3s-block-size {args.t3s_block_size}"
+        )
 
 
 def _refuse_fixed_shapes(kind: str, args) -> None:

@@ -22,8 +22,8 @@ from megatron.training import get_args
 from t3s_megatron.megatron.router_losses import RouterLosses
 from t3s_megatron.megatron.uneven import count_real_tokens, packed_seq_params
 
-#: What the model and the loss need on the device, all [b, s].
-_DEVICE_KEYS = ("tokens", "labels", "loss_mask", "position_ids")
+#: What the model and the loss need on the device, [b, s] but for `masked_index`.
+_DEVICE_KEYS = ("tokens", "labels", "loss_mask", "position_ids", "masked_index")
 #: About whole rows, not about their positions: what every stage needs, and stays on the host.
 _ROW_KEYS = ("sample", "lengths", "cu_seqlens", "kept_share")
 #: Keeps sum / count finite in Megatron's report when no token of a batch is kept, and vanishes in
@@ -58,7 +58,7 @@ def next_batch(data_iterator, model) -> dict[str, torch.Tensor]:
             for key, value in batch.items()
         }
     device = torch.cuda.current_device()
-    moved = {key: batch[key].to(device, non_blocking=True) for key in _DEVICE_KEYS}
+    moved = {key: batch[key].to(device, non_blocking=True) for key in _DEVICE_KEYS if key in batch}
     return batch | moved
 
 
@@ -126,7 +126,11 @@ class TrainingForward:
         count_real_tokens(batch, model)
         if "kept_share" in batch:
             self._router_losses.weigh(get_model_config(model), float(batch["kept_share"]))
-        return call_model(model, batch), partial(self.loss, batch)
+        return self.call_model(model, batch), partial(self.loss, batch)
+
+    def call_model(self, model, batch) -> torch.Tensor:
+        """Per-token loss [b, s / cp] on the last stage, hidden states elsewhere."""
+        return call_model(model, batch)
 
     def loss(self, batch, per_token_loss):
         """(sum of kept losses, number of kept tokens, report): Megatron's per-token convention."""

@@ -95,6 +95,32 @@ class TokenMeter(TokenReader):
         return StepTokens(seen.target, seen.c, step)
 
 
+def masked_figures(tokens: StepTokens, fell: np.ndarray | None) -> dict[str, float]:
+    """Sums over all ranks of one step of a diffusion student, whose tokens are the masked targets.
+    `fell` bool[n_target_tokens]: those that fell in the selector. Collective over last-stage ranks;
+    empty elsewhere.
+
+    Keys: masked, and with `fell` also masked_fell, loss_fell, loss_other (means over the masked
+    tokens of the batch; NaN for none).
+    """
+    if not on_last_stage():
+        return {}
+    c = tokens.c.astype(np.float64)
+    which = np.zeros(len(c), bool) if fell is None else fell[tokens.target]
+    sums = [len(c), which.sum(), -c[which].sum(), -c[~which].sum()]
+    summed = torch.tensor(sums, dtype=torch.float64, device=torch.cuda.current_device())
+    dist.all_reduce(summed, group=data_and_context_group())
+    masked, of_fell, loss_fell, loss_other = summed.tolist()
+    if fell is None:
+        return {"masked": masked}
+    return {
+        "masked": masked,
+        "masked_fell": of_fell,
+        "loss_fell": loss_fell / of_fell if of_fell else float("nan"),
+        "loss_other": loss_other / (masked - of_fell) if masked > of_fell else float("nan"),
+    }
+
+
 @dataclass(frozen=True)
 class TokenGroups:
     """Anchors and the others, with c(theta_0), as a last-stage rank needs them."""

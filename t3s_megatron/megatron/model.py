@@ -16,6 +16,7 @@ from megatron.training.arguments import core_transformer_config_from_args
 from t3s_megatron.data.lengths import choose_arrangement
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.arguments import given
+from t3s_megatron.megatron.block_attention import use_block_attention
 from t3s_megatron.megatron.device import is_cpu_layer_active
 from t3s_megatron.megatron.releases import layer_spec
 from t3s_megatron.megatron.uneven import let_lengths_vary
@@ -68,7 +69,9 @@ def model_provider(
     spec = layer_spec(args, config, vp_stage) if args.spec is None else import_module(args.spec)
     # A script may use this provider without the plugin's samples.
     arrangement = choose_arrangement(args) if getattr(args, "t3s_data", None) else "padded"
-    if is_cpu_layer_active():
+    if getattr(args, "t3s_diffusion", False):
+        use_block_attention(spec, args)
+    elif is_cpu_layer_active():
         _use_cpu_attention(spec, args, arrangement)
     model = GPTModel(
         config=config,

@@ -217,6 +217,17 @@ def layer_spec(args, config, vp_stage):
     return specs.get_gpt_layer_local_spec(**layers, normalization=config.normalization)
 
 
+def require_output_processor() -> None:
+    """T3SError for a release in which a model cannot be told to compute the logits of some
+    positions only, which a diffusion student's losses need: 0.17."""
+    from megatron.core.models.gpt import GPTModel
+
+    if "output_processor" not in inspect.signature(GPTModel.forward).parameters:
+        raise T3SError(
+            f"--t3s-diffusion needs megatron-core 0.18 or newer, found {megatron_version()}"
+        )
+
+
 def without_validation(args) -> None:
     """Set Megatron's arguments for a run that has no validation set."""
     args.eval_iters = 0

@@ -56,6 +56,11 @@ class MethodOptions:
         "skip profiling and train with this selection (made by any model, same tokenizer)",
         free=True,
     )
+    stop_after: str | None = option(
+        None,
+        "selection: end the run once the selection and its log-probs are written, at theta_0",
+        choices=("selection",),
+    )
     patience: int = option(
         8,
         "measurements without a new minimum after which the minimum is confirmed as theta_b",
@@ -129,9 +134,19 @@ class MethodOptions:
         return METHODS[self.method]
 
     @property
+    def selected_before(self) -> bool:
+        """What is trained on is known before the run."""
+        return bool(self.selection_load)
+
+    @property
     def starts_targeted(self) -> bool:
         """There is no profile: the selection is there, or a share alone makes one."""
-        return bool(self.selection_load) or self.counts_no_anchors
+        return self.selected_before or self.counts_no_anchors
+
+    @property
+    def targeted_steps(self) -> int:
+        """Steps of the targeted phase."""
+        return 0 if self.stop_after else self.budget
 
     @property
     def counts_no_anchors(self) -> bool:
@@ -204,6 +219,7 @@ class MethodOptions:
         """T3SError for a run that cannot be carried out, naming the arguments and the way out."""
         check_bounds(self)
         self._check_method()
+        self._check_stop()
         self._check_measurements()
         self._check_teachers()
         self._check_ends()
@@ -237,6 +253,25 @@ class MethodOptions:
             raise T3SError(
                 f"--t3s-selection-load has no meaning with {given}, which trains on every token: "
                 "drop one of the two"
+            )
+
+    def _check_stop(self) -> None:
+        if not self.stop_after:
+            return
+        if not self.chosen.selects or self.starts_targeted:
+            raise T3SError(
+                "--t3s-stop-after selection: this run has no profile that makes one "
+                f"(--t3s-method {self.method}). Drop it, or choose --t3s-method t3s"
+            )
+        if self.targeted_accuracy_interval:
+            raise T3SError(
+                "--t3s-targeted-accuracy-interval measures after the selection, where "
+                "--t3s-stop-after selection has ended the run: drop one of the two"
+            )
+        if self.detects and self.no_shock == "sft":
+            raise T3SError(
+                "--t3s-no-shock sft goes on without a selection, and --t3s-stop-after selection "
+                "ends with one: choose --t3s-no-shock simple or stop"
             )
 
     def _check_measurements(self) -> None:

@@ -156,9 +156,9 @@ class PhaseMachine:
             return self.total_steps
         whole = options.trains_to_theta_f or self.goes_on_as_sft
         if self.phase is not Phase.PROFILE or whole:
-            return self.offset + options.budget
+            return self.offset + options.targeted_steps
         profiles = len(self.profiles) - self.number
-        return self.offset + options.longest_profile * profiles + options.budget
+        return self.offset + options.longest_profile * profiles + options.targeted_steps
 
     def next_action(self) -> Action | None:
         """What to do now; None when the next training step is due (or the run is done)."""
@@ -235,7 +235,8 @@ class PhaseMachine:
             self._say(f"profile {self.number + 1} of {len(self.profiles)} begins")
         elif action.kind is ActionKind.SELECT:
             self.profile.close()
-            self._say(f"targeted training begins: {self.options.budget} steps")
+            steps = self.options.targeted_steps
+            self._say(f"targeted training begins: {steps} steps" if steps else "selection made")
         elif action.kind is ActionKind.RESIDUAL_TRANSFER:
             self._say(f"weights are theta_0 + (theta_f - theta_b), theta_b = {self.theta_b_step}")
             self._close_record()
@@ -254,7 +255,7 @@ class PhaseMachine:
             keep = [Action(ActionKind.KEEP_THETA_0)] if options.chosen.has_theta_b else []
             self._pending = keep + self._at_step_0()
             return
-        if not options.selection_load:
+        if not options.selected_before:
             if "theta_0" in options.chosen.reads(options.mask_share):
                 self._pending.append(Action(ActionKind.SCORE_THETA_0))
             self._pending.append(Action(ActionKind.SELECT))
@@ -318,7 +319,9 @@ class PhaseMachine:
             self._pending += [Action(ActionKind.NEXT_PROFILE), *self._at_step_0()]
             return
         self._pending.append(Action(ActionKind.SELECT))
-        if not self.options.profile_interval and self.options.targeted_accuracy_interval:
+        if self.options.stop_after:
+            self._pending.append(Action(ActionKind.FINISH))
+        elif not self.options.profile_interval and self.options.targeted_accuracy_interval:
             self._pending.append(Action(ActionKind.MEASURE))  # step 0 was never measured
 
     # ------------------------------------------------------------------------------- bookkeeping

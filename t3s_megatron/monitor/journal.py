@@ -26,6 +26,10 @@ _PHASES = {Phase.PROFILE: 0, Phase.TARGETED: 1}
 _FIGURE_4 = ("loss_anchor", "loss_other", "delta_anchor", "delta_other")
 
 
+#: Those of a diffusion student's step.
+_MASKED = ("masked_share", "masked_fell", "loss_fell", "loss_other")
+
+
 class Journal:
     """The journal of one run. `iteration()`: Megatron's count of finished steps, which is where a
     curve has its next point."""
@@ -113,6 +117,20 @@ class Journal:
         """The anchors among a profile's tokens. `delta`: their delta_c at theta_b, float32[n]."""
         self.curves.histogram("delta_c_at_theta_b", delta, self.iteration(), teacher)
         self._draw({"anchor_share": share}, teacher)
+
+    def masked(self, step: int, figures: dict) -> None:
+        """A step of a diffusion student: `megatron.meter.masked_figures` and the share of its
+        targets that were masked."""
+        self._draw({name: figures[name] for name in _MASKED if name in figures})
+        finite = {name: None if value != value else value for name, value in figures.items()}
+        self.summary.append("masked_losses", {"step": step} | finite)
+
+    def fallen(self, delta: np.ndarray, shares: dict[str, float]) -> None:
+        """Tokens that fell in the selector. `delta`: their delta_c there, float32[n]; `shares`: of
+        those that fell, by threshold."""
+        self.curves.histogram("delta_c_of_selector", delta, self.iteration(), None)
+        named = ", ".join(f"{share:.1%} at {tau}" for tau, share in shares.items())
+        self.say(f"target tokens that fell in the selector, by threshold: {named}")
 
     def spent(self, what: str, seconds: float) -> None:
         """Seconds of generation, verification, scoring, rewind or waiting."""

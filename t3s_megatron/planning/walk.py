@@ -103,7 +103,9 @@ def walk(asked: MethodOptions, bottleneck: int, *, overlap: int = 0) -> Walk:
         scoring_passes=(did[ActionKind.SCORE] + stored) // profiles,
         scored=stored // profiles,
         # At theta_0, at theta_f before a residual transfer, and at the end.
-        evaluations=1 + did[ActionKind.RESIDUAL_TRANSFER] + did[ActionKind.FINISH],
+        evaluations=1
+        + did[ActionKind.RESIDUAL_TRANSFER]
+        + (0 if asked.stop_after else did[ActionKind.FINISH]),
         keeps_theta_0=did[ActionKind.KEEP_THETA_0] > 0,
         keeps_candidate=did[ActionKind.KEEP_CANDIDATE] > 0,
         in_flight=in_flight,

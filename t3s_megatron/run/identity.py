@@ -53,7 +53,7 @@ def parallel_layout(args) -> dict:
 def identity(inputs: Inputs) -> dict:
     """What has to be equal in a resumed run. JSON-able, so that it can be compared to a file's."""
     loaded = inputs.selection
-    heldout = inputs.heldout
+    heldout, targeting = inputs.heldout, inputs.targeting
     return (
         {
             "dataset fingerprint": inputs.corpus.fingerprint,
@@ -62,6 +62,8 @@ def identity(inputs: Inputs) -> dict:
             "loaded selection": None
             if loaded is None
             else hashlib.sha256(np.packbits(loaded.keep)).hexdigest(),
+            "forced tokens": None if targeting is None else targeting.fingerprint,
+            "mask token": inputs.mask_token,
             "megatron-core release": megatron_version(),
         }
         | fixed_values(inputs.config)

@@ -20,6 +20,8 @@ from t3s_megatron.data.names import is_missing_path
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.teachers import Part, asked_once, load_heldout_corpus, load_training_corpus
 from t3s_megatron.data.tokenizing import Sample, load_tokenizer, pad_token
+from t3s_megatron.diffusion.mask_token import mask_token
+from t3s_megatron.diffusion.targeting import Targeting, load_scores, target
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.arguments import number_arguments
 from t3s_megatron.servers.exchange import require_httpx
@@ -37,6 +39,7 @@ class Inputs:
     `unusable_gold`: uids of samples whose gold answer the verifier cannot read. They are trained
     on, and never asked. `parts`: the corpus by teacher; one part where there is one teacher.
     `megatron_arguments`: those that change numbers, before training has changed the namespace.
+    `mask_token`, `targeting`: of a diffusion student, else None.
     """
 
     config: T3SConfig
@@ -50,6 +53,8 @@ class Inputs:
     training_rows: TrainingRows
     profile_rows: dict[str, TrainingRows]
     megatron_arguments: dict[str, object]
+    mask_token: int | None = None
+    targeting: Targeting | None = None
 
     def rows_of(self, teacher: str | None) -> TrainingRows:
         """Of a phase that trains on this teacher's samples, or (None) on all."""
@@ -122,6 +127,18 @@ def read_inputs(args) -> Inputs:
         for part in parts
         if part.teacher is not None
     }
+    masked, targeting = None, None
+    if config.diffusion:
+        rows = args.padded_vocab_size or args.vocab_size
+        masked = mask_token(tokenizer, config.mask_token, (corpus, heldout), rows)
+        targeting = target(
+            config.method,
+            corpus,
+            parts,
+            load_scores(args, corpus, parts, tokenizer),
+            tau=config.drop_threshold,
+            seed=config.seed,
+        )
     return Inputs(
         config,
         tokenizer,
@@ -134,6 +151,8 @@ def read_inputs(args) -> Inputs:
         training_rows,
         profile_rows,
         number_arguments(args),
+        masked,
+        targeting,
     )
 
 

@@ -157,7 +157,8 @@ class Persistence:
 
     def _selected(self) -> bool:
         """Whether the run itself has made the selection that it trains with."""
-        return self.state.machine.phase is Phase.TARGETED and self.inputs.selection is None
+        targeted = self.state.machine.phase is Phase.TARGETED
+        return targeted and not self.inputs.config.selected_before
 
     def _made_checksum(self, name: str) -> str:
         path = self.selector.path(name)

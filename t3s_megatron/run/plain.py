@@ -3,12 +3,18 @@
 
 from __future__ import annotations
 
+from t3s_megatron.config import refuse_with_diffusion
+from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.lengths import arrange_training, choose_arrangement
 from t3s_megatron.data.teachers import load_training_corpus
 from t3s_megatron.data.tokenizing import load_tokenizer, pad_token
+from t3s_megatron.diffusion.mask_token import mask_token
+from t3s_megatron.diffusion.noise import Noise
+from t3s_megatron.diffusion.options import DiffusionOptions
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.batches import RowMaker, TrainingBatches, take_over_batches
-from t3s_megatron.megatron.forward import TrainingForward
+from t3s_megatron.options import check_bounds, values_of
+from t3s_megatron.run.students import noisy_rows, training_forward
 
 
 class PlainTraining:
@@ -22,8 +28,14 @@ class PlainTraining:
                 "--t3s-arrangement packed varies the number of micro-batches, which takes a T3S "
                 "run: add --t3s --t3s-method sft, or choose --t3s-arrangement own"
             )
+        self.diffusion = DiffusionOptions(**values_of(DiffusionOptions, args))
+        if not args.t3s:
+            check_bounds(self.diffusion)
+            self.diffusion.check_diffusion(None)
+            if self.diffusion.diffusion:
+                refuse_with_diffusion(args)
         take_over_batches(args)
-        self.forward_step = TrainingForward()
+        self.forward_step = training_forward(args)
         self._corpus = None
 
         def data_provider(num_samples, vp_stage=None):
@@ -44,5 +56,12 @@ class PlainTraining:
         take_over_batches(args)
         seed = args.seed if args.t3s_seed is None else args.t3s_seed
         plans = arrange_training(self._corpus, seed, args)
-        rows = RowMaker(self._corpus, pad_token(tokenizer), plans.arrangement)
+        rows = self._rows(args, self._corpus, tokenizer, plans.arrangement, seed)
         return TrainingBatches(rows, plans, args.consumed_train_samples)
+
+    def _rows(self, args, corpus: Corpus, tokenizer, arrangement, seed: int) -> RowMaker:
+        if not self.diffusion.diffusion:
+            return RowMaker(corpus, pad_token(tokenizer), arrangement)
+        masked = mask_token(tokenizer, self.diffusion.mask_token, (corpus,), args.padded_vocab_size)
+        noise = Noise(seed, *self.diffusion.mask_rate)
+        return noisy_rows(corpus, tokenizer, arrangement, noise, masked)

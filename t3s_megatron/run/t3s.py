@@ -11,7 +11,7 @@ meet. Actions run between two training steps, on every rank, in the same order:
 
 What changes weights in the middle of a run waits for the start of the next step, because Megatron
 adds the finished step to its sample counter, logs it and saves its checkpoint after
-`on_train_step_end`.
+`on_train_step_end`. Where no step follows (`--t3s-stop-after`), it does not wait.
 """
 
 from __future__ import annotations
@@ -166,7 +166,8 @@ class T3SRun(Run):
 
     def _carry_out(self, context: CallbackContext, between_steps: bool) -> None:
         while (action := self.machine.next_action()) is not None:
-            if between_steps and action.kind in _BEFORE_A_STEP:
+            waits = between_steps and not self.config.stop_after
+            if waits and action.kind in _BEFORE_A_STEP:
                 break
             self.handlers[action.kind](context, action)
             self._forget_weights()
@@ -251,7 +252,8 @@ class T3SRun(Run):
         self.machine.done(action)
 
     def _finish(self, context: CallbackContext, action: Action) -> None:
-        self.evaluate(context, _FINAL_WEIGHTS.get(self.machine.phase, "theta_f"))
+        if not self.config.stop_after:
+            self.evaluate(context, _FINAL_WEIGHTS.get(self.machine.phase, "theta_f"))
         self._let_go()
         self.machine.done(action)
         self.journal.phases(self.machine.records)

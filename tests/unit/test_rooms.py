@@ -19,7 +19,7 @@ FLOORS = (
     ("__init__", "errors"),
     ("options",),
     ("data", "method"),
-    ("accuracy", "servers", "huggingface"),
+    ("accuracy", "servers", "huggingface", "diffusion"),
     ("monitor", "teacher_data"),
     ("config",),
     ("planning",),
@@ -36,7 +36,7 @@ LOOSE = {"pretrain", "convert", "plugin", "entry", "config", "options", "errors"
 
 #: These rooms are readable without Megatron and without processes.
 PLAIN = ("method", "data", "accuracy", "servers", "huggingface", "monitor", "teacher_data",
-         "planning")  # fmt: skip
+         "planning", "diffusion")  # fmt: skip
 
 MOST_LINES = 400
 

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run of a student that learns by block diffusion: one phase, no profile and no way back.
+
+Which tokens are forced into its mask was known before it began (`diffusion.targeting`), so of the
+phases of a T3S run only the targeted one is left, with its measurements, its state on disk and its
+summary.
+"""
+
+from __future__ import annotations
+
+from t3s_megatron.megatron.block_attention import require_block_attention
+from t3s_megatron.megatron.meter import StepTokens, masked_figures
+from t3s_megatron.megatron.seam import CallbackContext
+from t3s_megatron.run.t3s import T3SRun
+
+
+class DiffusionRun(T3SRun):
+    """A run of `--t3s --t3s-diffusion`."""
+
+    @property
+    def kind(self) -> str:
+        return f"diffusion-{self.config.method}"
+
+    def begin(self, context: CallbackContext) -> None:
+        require_block_attention(context.model)
+        self._say_what_is_forced()
+        super().begin(context)
+
+    def _say_what_is_forced(self) -> None:
+        targeting = self.inputs.targeting
+        assert targeting is not None
+        if targeting.delta is None:
+            return
+        self.journal.note(None, targeting=targeting.about)
+        self.journal.fallen(targeting.delta, targeting.about["fell_share_by_tau"])
+        self.journal.say(
+            f"{targeting.about['forced_tokens']} of {len(targeting.forced)} target tokens "
+            f"({targeting.about['forced_share']:.1%}) are masked every time"
+        )
+
+    def _report_step(self, tokens: StepTokens, iteration: int) -> None:
+        targeting, corpus = self.inputs.targeting, self.inputs.corpus
+        assert targeting is not None
+        figures = masked_figures(tokens, targeting.fell)
+        if not figures:
+            return
+        rows = self.step_rows()
+        targets = sum(
+            corpus.samples[sample].n_targets
+            for ranks in rows.micro_batches
+            for of_rank in ranks
+            for row in of_rank
+            for sample in row.samples
+        )
+        self.journal.step(int(figures["masked"]), rows, self.machine.phase)
+        self.journal.masked(tokens.step, figures | {"masked_share": figures["masked"] / targets})
