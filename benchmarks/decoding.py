@@ -60,7 +60,7 @@ def main() -> None:
     prompts = torch.randint(1, given.vocabulary, (given.batch, given.prompt), generator=random)
     ends = [given.limit * (line + 1) // given.batch for line in range(given.batch)]
 
-    class Ending(generation._Decoder):
+    class Ending(generation.Decoder):
         """Answer i ends after ends[i] tokens, whatever was sampled."""
 
         def _choose(self, logits, uniforms, step):
@@ -74,13 +74,13 @@ def main() -> None:
 
     def decode() -> tuple[list, float]:
         decoder = Ending(context, sampling, None)
-        make = generation._Batch
+        make = generation.Batch
 
         def remember(*args):
             decoder.batch = make(*args)
             return decoder.batch
 
-        generation._Batch = remember
+        generation.Batch = remember
         _wait(torch)
         started = time.perf_counter()
         with torch.no_grad():
@@ -88,7 +88,7 @@ def main() -> None:
                 prompts.tolist(), list(range(given.batch)), given.prompt, given.prompt
             )
         _wait(torch)
-        generation._Batch = make
+        generation.Batch = make
         return answers, time.perf_counter() - started
 
     seconds: dict[str, list[float]] = {"before": [], "now": []}

@@ -248,11 +248,10 @@ def _check_diffusion(given: dict[str, Any], args: argparse.Namespace) -> None:
                 f"{argument_name(name)} has no meaning with --t3s-diffusion: which tokens fell is "
                 "found in the run of --t3s-selector. Give it there, and drop it here"
             )
-    if given["targeted_accuracy_interval"] or given["report_temperatures"]:
+    if given["generation"] != "live":
         raise T3SError(
-            "--t3s-diffusion: answers of a diffusion student cannot be generated yet. Drop "
-            "--t3s-targeted-accuracy-interval and --t3s-report-temperatures, and measure the "
-            "checkpoint outside"
+            "--t3s-generation server does not work with --t3s-diffusion: no server was found that "
+            "decodes blocks as training sees them and takes new weights. Use live"
         )
     refuse_with_diffusion(args)
 

@@ -7,16 +7,23 @@ from collections.abc import Callable
 
 from t3s_megatron.accuracy.answers import Answer, Progress, Sampling
 from t3s_megatron.megatron import layout
-from t3s_megatron.megatron.generation import generate
+from t3s_megatron.megatron.generation import Generated, generate
 from t3s_megatron.megatron.seam import CallbackContext
 
 
 class LiveBackend:
     """See `accuracy.answers.Backend`. `tell` is for a person who watches; only rank `root` is
-    told, and only its answers have a text."""
+    told, and only its answers have a text. `answer`: `generation.generate`, or one of its kind."""
 
-    def __init__(self, tokenizer, root: int, tell: Callable[[str], None]):
+    def __init__(
+        self,
+        tokenizer,
+        root: int,
+        tell: Callable[[str], None],
+        answer: Callable[..., list[Generated]] = generate,
+    ):
         self.tokenizer = tokenizer
+        self.answer = answer
         self.is_root = layout.rank() == root
         self.tell = tell
 
@@ -37,7 +44,7 @@ class LiveBackend:
         timeout: float | None,
     ) -> list[Answer]:
         progress = Progress(len(prompts), self.tell)
-        found = generate(
+        found = self.answer(
             weights,
             prompts,
             sampling,

@@ -46,6 +46,13 @@ class DiffusionOptions:
     drop_threshold: float = option(
         0.2, "tau of Eq. 8: a token fell when delta_c < -tau", at_least=0
     )
+    decode_threshold: float = option(
+        0.95,
+        "answers: every masked token of a block that is more probable than this is set at once, "
+        "else the most probable one",
+        above=0,
+        at_most=1,
+    )
     diffusion_attention: str = option(
         "auto",
         "flex: FlexAttention, which skips what a block does not see; sdpa: torch's attention with "

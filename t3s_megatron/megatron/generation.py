@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,7 +45,7 @@ _LOOK_EVERY = 8
 
 #: Finished answers leave the batch when they are at least this share of it: moving the others' keys
 #: and values costs as much as reading them a few times.
-_SHARE_TO_LEAVE = 1 / 8
+SHARE_TO_LEAVE = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,13 @@ def generate(
     numbers: list[int] | None = None,
     timeout: float | None = None,
     progress: Progress | None = None,
+    make_decoder: Callable[..., Decoder] | None = None,
 ) -> list[Generated]:
     """One answer to each prompt. Same arguments and same result on every rank; collective.
 
     `numbers`: which answer of the measurement each one is, for its seed; default 0, 1, 2, ...
     `timeout` in seconds: what is not answered by then is `unfinished`. `progress` is told of every
-    batch.
+    batch. `make_decoder`: of a student that does not answer token by token; called as `Decoder` is.
     """
     if not prompts:
         return []
@@ -83,7 +84,7 @@ def generate(
     order += [order[-1]] * (-len(order) % ranks)  # equal batches on all ranks; duplicates agree
     answers: dict[int, Generated] = {}
     with training_paused(context), _without_sequence_parallel(context):
-        decoder = _Decoder(context, sampling, timeout)
+        decoder = (make_decoder or Decoder)(context, sampling, timeout)
         for first in range(0, len(order), sampling.batch_size * ranks):
             block = order[first : first + sampling.batch_size * ranks]
             lengths = [len(prompts[i]) for i in block]
@@ -102,7 +103,7 @@ def generate(
     return [answers[i] for i in range(len(prompts))]
 
 
-class _Batch:
+class Batch:
     """Prompts that are answered together; those that are still in it, in the order of `lines`.
 
     `tokens` int64[b, longest prompt + limit], `lengths` of the prompts int64[b], `uniforms`
@@ -145,7 +146,7 @@ class _Batch:
             self.left[line] = tokens[place, len(self.prompts[line]) :].tolist(), done[place]
 
 
-class _Decoder:
+class Decoder:
     """Autoregressive decoding of one batch at a time through all stages. `time_is_up` is common to
     all ranks."""
 
@@ -165,7 +166,7 @@ class _Decoder:
         """`shortest` and `longest` prompt over all data-parallel ranks of this batch, of which each
         has the same number."""
         total = longest + self.sampling.max_new_tokens
-        batch = _Batch(prompts, total, self._uniforms(numbers), self.device)
+        batch = Batch(prompts, total, self._uniforms(numbers), self.device)
         cache = KeyValueCache(len(prompts), total) if self.use_cache else None
         start = end = 0
         with decoding(self.chunks) if self.use_cache else contextlib.nullcontext():
@@ -179,13 +180,13 @@ class _Decoder:
                 live, self.time_is_up = self._in_common(batch.done, overdue)
                 if not live or self.time_is_up:
                     break
-                if live <= (1 - _SHARE_TO_LEAVE) * len(batch.lines):
+                if live <= (1 - SHARE_TO_LEAVE) * len(batch.lines):
                     stay = batch.shrink(live, end)
                     if cache is not None:
                         cache.keep(stay)
         return [self._answer(*left) for left in batch.finish(end)]
 
-    def _advance(self, batch: _Batch, logits, end: int) -> torch.Tensor:
+    def _advance(self, batch: Batch, logits, end: int) -> torch.Tensor:
         """Put the next token of every answer at position `end`; whether the time is up (0 or 1)."""
         limit = self.sampling.max_new_tokens
         age = end - batch.lengths
@@ -233,6 +234,11 @@ class _Decoder:
                 chosen = torch.searchsorted(cumulative, u, right=True)[:, 0]
                 chosen = chosen.clamp(max=logits.size(-1) - 1)
             message[:batch] = chosen
+        self._agree(message)
+        return message[:batch], message[batch]
+
+    def _agree(self, message: torch.Tensor) -> None:
+        """Make `message` on all ranks of these prompts what it is where the logits are."""
         group = mpu.get_model_parallel_group()
         if group.size() > 1:
             # First tensor-parallel rank of the last stage; see layout of the group in mpu.
@@ -243,7 +249,6 @@ class _Decoder:
             # All context ranks computed the same token up to rounding: take one's word for it.
             context = mpu.get_context_parallel_group()
             dist.broadcast(message, dist.get_process_group_ranks(context)[0], group=context)
-        return message[:batch], message[batch]
 
     def _in_common(self, done: torch.Tensor, overdue: torch.Tensor) -> tuple[int, bool]:
         """How many answers are live on the data-parallel rank that has most of them, and whether
@@ -291,8 +296,9 @@ class _Decoder:
         dist.all_reduce(logits, group=group)  # the others contribute exact zeros
         return logits
 
-    def _through_stages(self, tokens, positions, cache) -> torch.Tensor | None:
-        """Full-vocabulary logits [b, s, V] on the last stage, None elsewhere."""
+    def _through_stages(self, tokens, positions, cache, **more) -> torch.Tensor | None:
+        """Full-vocabulary logits [b, s, V] on the last stage, None elsewhere. `more`: arguments of
+        the model."""
         group = mpu.get_pipeline_model_parallel_group()
         ranks = dist.get_process_group_ranks(group)
         size, rank = group.size(), group.rank()
@@ -307,7 +313,7 @@ class _Decoder:
                 received = torch.empty(shape, dtype=dtype, device=self.device)
                 dist.recv(received, src=ranks[(rank - 1) % size], group=group)
             chunk.set_input_tensor(received)
-            kwargs = {} if cache is None else {"inference_context": cache}
+            kwargs = more if cache is None else {"inference_context": cache} | more
             out = chunk(tokens, positions, None, runtime_gather_output=True, **kwargs)
             chunk.set_input_tensor(None)
             if size > 1 and not last:

@@ -24,6 +24,7 @@ from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.batches import RowMaker
 from t3s_megatron.megatron.forward import TrainingForward
+from t3s_megatron.megatron.generation import Generated, generate
 from t3s_megatron.megatron.guard import StepGuard
 from t3s_megatron.megatron.meter import StepTokens, TokenMeter
 from t3s_megatron.megatron.process import (
@@ -293,7 +294,11 @@ class Run(Callback):
                 self.root,
                 _tell_here,
             )
-        return LiveBackend(inputs.tokenizer, self.root, _tell_here)
+        return LiveBackend(inputs.tokenizer, self.root, _tell_here, self._answer())
+
+    def _answer(self) -> Callable[..., list[Generated]]:
+        """How the live weights answer."""
+        return generate
 
     def _sampling(self) -> Sampling:
         tokenizer = self.inputs.tokenizer

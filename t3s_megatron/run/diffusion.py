@@ -8,7 +8,11 @@ summary.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from t3s_megatron.megatron.block_attention import require_block_attention
+from t3s_megatron.megatron.block_decoding import generating_by_blocks
+from t3s_megatron.megatron.generation import Generated
 from t3s_megatron.megatron.meter import StepTokens, masked_figures
 from t3s_megatron.megatron.seam import CallbackContext
 from t3s_megatron.run.t3s import T3SRun
@@ -20,6 +24,13 @@ class DiffusionRun(T3SRun):
     @property
     def kind(self) -> str:
         return f"diffusion-{self.config.method}"
+
+    def _answer(self) -> Callable[..., list[Generated]]:
+        mask_token = self.inputs.mask_token
+        assert mask_token is not None
+        return generating_by_blocks(
+            self.config.block_size, mask_token, self.config.decode_threshold
+        )
 
     def begin(self, context: CallbackContext) -> None:
         require_block_attention(context.model)

@@ -181,6 +181,15 @@ def _length_limit(args, config: T3SConfig, corpus: Corpus, heldout: Corpus | Non
         for sample in asked.samples
     )
     limit = config.max_new_tokens or args.seq_length + 1 - longest
+    if config.diffusion:
+        limit = config.max_new_tokens or args.seq_length - longest
+        blocks = -(-(longest + limit) // config.block_size)
+        if limit < 1 or blocks * config.block_size > args.max_position_embeddings:
+            raise T3SError(
+                f"the longest prompt has {longest} tokens and answers may have {limit}: in whole "
+                f"blocks of {config.block_size} more than --max-position-embeddings "
+                f"{args.max_position_embeddings}. Lower --t3s-max-new-tokens."
+            )
     if longest + limit > args.max_position_embeddings + 1 or limit < 1:
         raise T3SError(
             f"the longest prompt has {longest} tokens and answers may have {limit}: together more "

@@ -283,9 +283,7 @@ def prefill() -> None:
     positions: list[int] = []
     model.output_layer.register_forward_pre_hook(lambda m, x: positions.append(len(x[0])))
     prompts = torch.randint(1, vocabulary, (batch, length)).tolist()
-    decoder = generation._Decoder(
-        context_of(model), Sampling(0.0, 2, 0, 7, vocabulary, batch), None
-    )
+    decoder = generation.Decoder(context_of(model), Sampling(0.0, 2, 0, 7, vocabulary, batch), None)
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     with torch.no_grad():

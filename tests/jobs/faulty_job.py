@@ -62,12 +62,12 @@ def main() -> None:
 
     install_megatron_layer()
     from t3s_megatron.accuracy.measuring import Measurer
-    from t3s_megatron.megatron.generation import _Decoder
+    from t3s_megatron.megatron.generation import Decoder
 
     watch = Watch()
     before(Measurer, "measure", watch.begins)
     before(Measurer, "_generate", watch.generates)
-    before(_Decoder, "_choose", watch.chooses)
+    before(Decoder, "_choose", watch.chooses)
     pretrain.main()
 
 

@@ -116,7 +116,7 @@ def arm(point: str) -> None:
             lambda self, _: (self.machine.number, self.machine.phase_step) == (1, 2),
         ),
         "while a candidate is copied": lambda: after(WeightSnapshot, "copy_from"),
-        "during generation": lambda: before(generation._Decoder, "_choose", on_call(70)),
+        "during generation": lambda: before(generation.Decoder, "_choose", on_call(70)),
         "with measurements in flight": lambda: before(
             T3SRun, "on_train_step_end", lambda self, _: self.machine.live_step == 4
         ),

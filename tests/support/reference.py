@@ -60,11 +60,14 @@ class Reference:
         self.w = {k: v.clone().requires_grad_(v.is_floating_point()) for k, v in weights.items()}
         self.heads, self.groups, self.eps, self.top_k = heads, groups, eps, top_k
 
-    def logits(self, tokens_BS: torch.Tensor) -> torch.Tensor:
-        w = self.w
+    def logits(self, tokens_BS: torch.Tensor, visible_SS: torch.Tensor | None = None):
+        """`visible_SS` bool: which keys a query sees; None: those up to its own."""
+        w, S = self.w, tokens_BS.shape[1]
+        if visible_SS is None:
+            visible_SS = torch.ones(S, S, dtype=torch.bool).tril()
         x = w["embedding.word_embeddings.weight"][tokens_BS]
         for layer in range(w["decoder.layers.self_attention.linear_qkv.weight"].shape[0]):
-            x = x + self._attention(x, layer)
+            x = x + self._attention(x, layer, visible_SS)
             x = x + self._mlp(x, layer)
         x = self._norm(x, w["decoder.final_layernorm.weight"])
         return x @ w["output_layer.weight"].T
@@ -94,7 +97,7 @@ class Reference:
     def _norm(self, x, weight):
         return F.rms_norm(x, (x.shape[-1],), weight, self.eps)
 
-    def _attention(self, x, layer):
+    def _attention(self, x, layer, visible):
         prefix = "decoder.layers.self_attention."
         part = lambda name: self.w[prefix + name][layer]  # noqa: E731
         B, S, D = x.shape
@@ -108,8 +111,7 @@ class Reference:
         q, k = self._rotate(q), self._rotate(k)
         k, v = (t.repeat_interleave(H // G, dim=2) for t in (k, v))
         scores = torch.einsum("bshk,bthk->bhst", q, k) / K**0.5
-        causal = torch.ones(S, S, dtype=torch.bool).tril()
-        weights = scores.masked_fill(~causal, float("-inf")).softmax(-1)
+        weights = scores.masked_fill(~visible, float("-inf")).softmax(-1)
         out = torch.einsum("bhst,bthk->bshk", weights, v).reshape(B, S, D)
         return out @ part("linear_proj.weight").T
 

@@ -21,7 +21,7 @@ FAULTS = {
     "tests/jobs/killed_job.py": {
         "T3SRun": "dies in the middle of an event or an action",
         "WeightSnapshot": "dies while a candidate is copied",
-        "generation._Decoder": "dies between two tokens of an answer",
+        "generation.Decoder": "dies between two tokens of an answer",
         "selector": "dies while a scoring pass is made",
         "durable": "dies between the bytes of a file and its name",
         "rewind": "dies in the middle of a rewind",
@@ -30,7 +30,7 @@ FAULTS = {
     },
     "tests/jobs/faulty_job.py": {
         "Measurer": "tells the verifier which measurement to break, and dies in a retry",
-        "_Decoder": "a late clock and a failing accelerator, in the middle of an answer",
+        "Decoder": "a late clock and a failing accelerator, in the middle of an answer",
     },
     "tests/jobs/poisoned_job.py": {
         "forward.call_model": "one sample's numbers are not finite in the model's output",
@@ -51,7 +51,7 @@ FAULTS = {
 #: As FAULTS, of what is no fault: a look into something that has no reason to show it otherwise.
 LOOKS = {
     "benchmarks/decoding.py": {
-        "generation._Batch": "remembers the batch, whose end it sets",
+        "generation.Batch": "remembers the batch, whose end it sets",
         "generation.decoding": "decoding as it was, to be compared with; a run has no use for it",
         "generation._LOOK_EVERY": "the same",
         "generation._SHARE_TO_LEAVE": "the same",

@@ -19,10 +19,10 @@ PROMPTS = [[7, 2, 9], [1] * 5, [4, 8], [11, 30, 2, 2], [5, 6], [9, 9, 1], [30, 1
 def decoder(model, temperature: float, timeout=None, vocabulary: int | None = None):
     from tiny_gpt import VOCABULARY, context_of
 
-    from t3s_megatron.megatron.generation import Sampling, _Decoder
+    from t3s_megatron.megatron.generation import Decoder, Sampling
 
     sampling = Sampling(temperature, LIMIT, END, 7, vocabulary or VOCABULARY, 8)
-    return _Decoder(context_of(model), sampling, timeout)
+    return Decoder(context_of(model), sampling, timeout)
 
 
 def decode(made, numbers: list[int]):

@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A block-diffusion student against plain PyTorch, block by block, in every kind of layout.
+
+An autoregressive student of another tokenizer is the selector: its run ends with the selection, and
+what fell in it is masked every time, aligned by the text of the tokens. What has to hold:
+
+loss of the first step    PyTorch, every block computed by itself after clean blocks, 2e-6 relative
+its gradient              the same, every parameter, 1e-5 of the largest entry
+greedy answers            PyTorch, whole forwards without a cache, token for token
+losses of later steps     one process, 1e-5 relative: masks do not depend on layout or arrangement
+a resumed run             bit-exact
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.order import EpochOrder
+from t3s_megatron.data.records import load_records
+from t3s_megatron.data.stores import LogProbStore
+from tests.support.launch import FRESH, MOE, run
+from tests.support.reference import HALF, Reference, read_gradient, read_tensors, read_weights
+
+BLOCK, BATCH, STEPS, SEED = 4, 8, 4, 1234
+TAU = 0.01
+#: Of decoding: steps that set one token and steps that set several.
+THRESHOLD, LIMIT = 0.3, 10
+ROWS = f"--micro-batch-size 1 --global-batch-size {BATCH} --t3s-diffusion".split()
+ROWS += ["--t3s-block-size", str(BLOCK)]
+
+
+@dataclass(frozen=True)
+class Layout:
+    processes: int
+    arguments: str
+    kind: str = "packed"
+    moe: bool = False
+
+
+LAYOUTS = {
+    "1": Layout(1, "", "own"),
+    "tp2-sp": Layout(2, "--tensor-model-parallel-size 2 --sequence-parallel"),
+    "pp2": Layout(2, "--pipeline-model-parallel-size 2"),
+    "moe-ep2": Layout(2, "--expert-model-parallel-size 2", "own", moe=True),
+}
+
+
+@pytest.fixture(scope="session")
+def masking_tokenizer(once, task) -> str:
+    """The task's tokenizer with a mask token: another table."""
+
+    def make(folder: str) -> None:
+        tokenizer = AutoTokenizer.from_pretrained(task[1])
+        tokenizer.add_special_tokens({"mask_token": "<mask>"})
+        tokenizer.save_pretrained(folder)
+
+    return once("masking_tokenizer", make)
+
+
+@pytest.fixture(scope="session")
+def diffusion_student(once, task, masking_tokenizer):
+    """diffusion_student(moe): a checkpoint of plain block diffusion from random numbers."""
+
+    def of(moe: bool) -> str:
+        def make(folder: str) -> None:
+            run(
+                ["--t3s-data", task[0], "--tokenizer-model", masking_tokenizer, *ROWS,
+                 *(MOE if moe else []), "--train-iters", 12, "--lr", 4e-3, "--seed", 5,
+                 "--save", folder, "--save-interval", 1000, "--no-save-optim", "--no-save-rng"]
+            )  # fmt: skip
+
+        return once(f"diffusion_student-{moe}", make)
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def selector(once, student, data_arguments) -> str:
+    """The t3s/ folder of a selector's run."""
+
+    def make(folder: str) -> None:
+        run(
+            [*data_arguments, "--load", student, *FRESH, "--train-iters", 9, "--lr", 1e-3,
+             "--save", f"{folder}/save", "--save-interval", 1000, "--t3s", "--t3s-dir", folder,
+             "--t3s-simple", "--t3s-simple-step", 2, "--t3s-stop-after", "selection"]
+        )  # fmt: skip
+
+    return once("selector", make)
+
+
+@pytest.fixture(scope="session")
+def samples(task, masking_tokenizer) -> Corpus:
+    tokenizer = AutoTokenizer.from_pretrained(masking_tokenizer)
+    return Corpus.build(load_records(task[0]), tokenizer, seq_length=48, block_size=BLOCK)
+
+
+@pytest.fixture(scope="session")
+def fell(selector, corpus) -> np.ndarray:
+    """bool[n_targets]; both tokenizers cut the responses up in the same way, to the end."""
+    c_0, c_b = (LogProbStore.load(f"{selector}/c_theta_{at}.safetensors", corpus).c for at in "0b")
+    return c_b - c_0 < -TAU
+
+
+def job(folder: str, name: str, student: str, task, tokenizer: str, selector: str, *more) -> None:
+    layout = LAYOUTS[name]
+    given = ["--t3s-data", task[0], "--tokenizer-model", tokenizer, *ROWS]
+    method = ["--t3s", "--t3s-dir", folder, "--t3s-arrangement", layout.kind,
+              "--t3s-selector", selector, "--t3s-selector-tokenizer", task[1],
+              "--t3s-decode-threshold", THRESHOLD, "--t3s-drop-threshold", TAU]  # fmt: skip
+    # Nothing is clipped, and the norm is still computed.
+    optimizer = ["--adam-beta1", HALF, "--clip-grad", 1e9, "--dist-ckpt-optim-fully-reshardable"]
+    schedule = ["--train-iters", STEPS, "--lr", 1e-3, "--min-lr", 1e-4, "--lr-warmup-iters", 1]
+    run(
+        [*given, *(MOE if layout.moe else []), *layout.arguments.split(), *method, *optimizer,
+         *schedule, "--save", f"{folder}/save", "--save-interval", 1, *more,
+         *(["--load", student, *FRESH] if student else [])],
+        processes=layout.processes,
+        module="tests.parallel.decoded_job",
+        environment={
+            "LOSS_FILE": f"{folder}/losses.json",
+            "PROBE_FILE": f"{folder}/answers.json",
+        },
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def made(once, task, masking_tokenizer, diffusion_student, selector):
+    """made(name): folder of the run in a layout."""
+
+    def of(name: str) -> str:
+        def make(folder: str) -> None:
+            student = diffusion_student(LAYOUTS[name].moe)
+            job(folder, name, student, task, masking_tokenizer, selector)
+
+        return once(f"diffusion-{name}", make)
+
+    return of
+
+
+def losses(folder: str) -> list:
+    with open(f"{folder}/losses.json") as file:
+        return json.load(file)
+
+
+def figures(found: list) -> np.ndarray:
+    return np.array([[float.fromhex(value) for value in step] for step in found])
+
+
+def drawn(uid: str, epoch: int, n: int) -> np.ndarray:
+    """Ordinary noise, as it is documented."""
+    digest = hashlib.sha256(f"{uid}\0{epoch}".encode()).digest()
+    raw = np.random.Philox(key=[SEED, int.from_bytes(digest[:8], "little")]).random_raw(n + 1)
+    uniform = [(int(number) >> 11) / 2**53 for number in raw]
+    return np.array([u < 0.3 + 0.5 * uniform[0] for u in uniform[1:]])
+
+
+def block_by_block(reference: Reference, tokens, n_prompt: int, masked, mask_token: int, end: int):
+    """Sum of the cross-entropy of masked tokens: each block in a forward of its own, after the
+    clean blocks before it, and how many there are."""
+    length = -(-len(tokens) // BLOCK) * BLOCK
+    clean = torch.full((length,), end)
+    clean[: len(tokens)] = torch.from_numpy(tokens.astype(np.int64))
+    hidden = torch.zeros(length, dtype=torch.bool)
+    hidden[n_prompt:] = torch.from_numpy(masked)
+    noisy = torch.where(hidden, mask_token, clean)
+    block = torch.arange(length) // BLOCK
+    total = torch.zeros(())
+    for first in range(0, length, BLOCK):
+        last = first + BLOCK
+        row = torch.cat([clean[:first], noisy[first:last]])
+        seen = block[None, :last] <= block[:last, None]
+        log_p = torch.log_softmax(reference.logits(row[None], seen)[0, first:], -1)
+        of_token = log_p.gather(-1, clean[first:last, None])[:, 0]
+        total = total - of_token[hidden[first:last]].sum()
+    return total, int(hidden.sum())
+
+
+def answer(reference: Reference, sample, mask_token: int, end: int) -> list[int]:
+    """Greedy, by forwards over everything so far."""
+    prompt = sample.tokens[: sample.prompt_length].tolist()
+    length = -(-(len(prompt) + LIMIT) // BLOCK) * BLOCK
+    canvas = torch.tensor(prompt + [mask_token] * (length - len(prompt)))
+    block = torch.arange(length) // BLOCK
+    for first in range(0, length, BLOCK):
+        last = first + BLOCK
+        while (hidden := canvas[first:last] == mask_token).any():
+            with torch.no_grad():
+                seen = block[None, :last] <= block[:last, None]
+                logits = reference.logits(canvas[None, :last], seen)[0, first:]
+            logits = logits[:, :mask_token]  # the last token of the table is the mask
+            confidence, token = logits.softmax(-1).max(-1)
+            confidence[~hidden] = -1
+            sure = hidden & (confidence > THRESHOLD)
+            if not sure.any():
+                sure[confidence.argmax()] = True
+            canvas[first:last] = torch.where(sure, token, canvas[first:last])
+    made = canvas[len(prompt) : len(prompt) + LIMIT].tolist()
+    return made[: made.index(end)] if end in made else made
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layout(name, made, samples, fell, diffusion_student, masking_tokenizer):
+    tokenizer = AutoTokenizer.from_pretrained(masking_tokenizer)
+    reference = Reference(read_weights(diffusion_student(LAYOUTS[name].moe)))
+    order, total, count = EpochOrder(len(samples.samples), SEED), 0.0, 0
+    for position in range(BATCH):
+        index = order.sample_at(position)
+        sample = samples.samples[index]
+        masked = drawn(sample.uid, 0, samples.lengths[index] - sample.prompt_length)
+        masked[: sample.n_targets] |= fell[samples.target_slice(index)]
+        loss, n = block_by_block(
+            reference,
+            sample.tokens,
+            sample.prompt_length,
+            masked,
+            tokenizer.mask_token_id,
+            tokenizer.eos_token_id,
+        )
+        loss.backward()
+        total, count = total + float(loss), count + n
+    folder = made(name)
+    found = figures(losses(folder))
+    assert found[0, 0] == pytest.approx(total / count, rel=2e-6)
+    gradient = read_gradient(f"{folder}/save", 1)
+    for key, weight in reference.w.items():
+        if weight.grad is None:
+            continue
+        wanted = weight.grad / count
+        assert float((gradient[key] - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max()), key
+    with open(f"{folder}/answers.json") as file:
+        answers = json.load(file)
+    wanted = [
+        answer(reference, sample, tokenizer.mask_token_id, tokenizer.eos_token_id)
+        for sample in samples.samples
+    ]
+    assert answers == wanted
+    if not LAYOUTS[name].moe:
+        np.testing.assert_allclose(found, figures(losses(made("1"))), rtol=1e-5)
+
+
+def test_what_a_run_says(made, fell, samples):
+    with open(f"{made('1')}/summary.json") as file:
+        summary = json.load(file)
+    assert summary["finished"] and summary["method"] == "diffusion-t3s"
+    assert summary["targeting"]["forced_tokens"] == fell.sum() > 0
+    assert summary["targeting"]["selector"]["theta_b_step"] == {"all": 2}
+    assert summary["targeting"]["selector"]["unaligned"] == 0
+    steps = summary["masked_losses"]
+    assert [step["step"] for step in steps] == [1, 2, 3, 4]
+    order, first = EpochOrder(len(samples.samples), SEED), steps[0]
+    drawn_first = [order.sample_at(position) for position in range(BATCH)]
+    assert first["masked_fell"] == sum(fell[samples.target_slice(i)].sum() for i in drawn_first)
+    assert 0.3 < first["masked_share"] < 1
+    assert first["loss_fell"] > 0 and first["loss_other"] > 0
+
+
+def test_a_resumed_run_goes_on_as_it_would_have(made, tmp_path, task, masking_tokenizer, selector):
+    folder = str(tmp_path / "again")
+    shutil.copytree(made("1"), folder)
+    go_on = ["--load", f"{folder}/save", "--ckpt-step", 2]
+    job(folder, "1", "", task, masking_tokenizer, selector, *go_on)
+    assert losses(folder) == losses(made("1"))[2:]
+    once, again = (read_tensors(f"{f}/save", STEPS) for f in (made("1"), folder))
+    assert all(torch.equal(once[key], again[key]) for key in once)
+
+
+def test_a_selectors_run_ends_with_its_selection(selector, student):
+    with open(f"{selector}/summary.json") as file:
+        summary = json.load(file)
+    assert summary["finished"] and summary["theta_b_step"] == 2
+    assert [phase["phase"] for phase in summary["phases"]] == ["profile", "targeted"]
+    assert summary["phases"][-1]["last_iteration"] == 2
+    assert os.path.exists(f"{selector}/selection.safetensors")
+    theta_0, end = read_weights(student), read_weights(f"{selector}/save")
+    assert all(torch.equal(theta_0[key], end[key]) for key in theta_0)
