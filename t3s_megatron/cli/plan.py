@@ -142,6 +142,11 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> PlannedRun:
     args = read_arguments(
         argv, world_size, lambda parser: take_from_folder(add_t3s_arguments(parser), argv)
     )
+    if args.t3s_diffusion:
+        raise T3SError(
+            "a plan does not know the rows and answers of --t3s-diffusion: plan the run without "
+            "it, at twice the --seq-length, for an upper bound of its memory"
+        )
     config = T3SConfig.from_args(args) if args.t3s else None
     if config is not None and config.needs_answers:
         entry(config.verifier)  # of a name that is none

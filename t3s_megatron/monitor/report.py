@@ -44,6 +44,8 @@ def read_summary(path: str) -> dict:
 def tables(summaries: list[dict]) -> str:
     """The text a person sees at the end: accuracy by step, then accuracy by weights."""
     parts = [_by_step(summary) for summary in summaries]
+    if any(summary.get("targeting") for summary in summaries):
+        parts.append(_masked_losses(summaries))
     evaluations = _by_weights(summaries)
     if evaluations:
         parts.append(evaluations)
@@ -64,6 +66,34 @@ def _by_step(summary: dict) -> str:
             shown = title if first == 0 else ""
             lines.append(f"  {shown:<{width}}{'  '.join(cells[first : first + 12])}")
     return "\n".join(lines)
+
+
+def _masked_losses(summaries: list[dict]) -> str:
+    """Of diffusion students: what was forced, and the losses of masked tokens that fell in the
+    selector and of the others, as means over the first and the last steps (a tenth, at least 1)."""
+    lines = [
+        "losses of masked tokens, first and last steps: those that fell in the selector; others"
+    ]
+    for summary in summaries:
+        steps, about = summary.get("masked_losses", []), summary.get("targeting")
+        if not about or not steps:
+            continue
+        some = max(1, len(steps) // 10)
+        cells = [
+            f"{_mean(steps[:some], name)} -> {_mean(steps[-some:], name)}"
+            for name in ("loss_fell", "loss_other")
+        ]
+        masked = _mean(steps, "masked_share")
+        lines.append(
+            f"  {summary['method']:<28}{cells[0]}; {cells[1]}   "
+            f"forced {about['forced_share']:.1%}, masked {masked} of the targets"
+        )
+    return "\n".join(lines)
+
+
+def _mean(steps: list[dict], name: str) -> str:
+    values = [step[name] for step in steps if step.get(name) is not None]
+    return f"{sum(values) / len(values):.3f}" if values else "-"
 
 
 def _accuracy(measurement: dict) -> str:

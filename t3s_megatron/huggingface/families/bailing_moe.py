@@ -4,7 +4,8 @@ q, k and v in one tensor, experts in groups.
 
 transformers has neither; config.json is read with the defaults of their own configuration classes
 (inclusionAI/Ling-V2 configuration_bailing_moe_v2.py, inclusionAI/dFactory
-configuration_llada2_moe.py). LLaDA 2 is trained here as an autoregressive model only.
+configuration_llada2_moe.py). LLaDA 2 learns by block diffusion (docs/diffusion.md); its layers and
+weights do not differ.
 """
 
 from __future__ import annotations

@@ -24,8 +24,9 @@ def make_parallel(**sizes) -> None:
     model_parallel_cuda_manual_seed(1)
 
 
-def tiny_gpt(**changed):
-    """Two layers of Qwen3's kind; the same weights wherever it is made."""
+def tiny_gpt(change_spec=None, **changed):
+    """Two layers of Qwen3's kind; the same weights wherever it is made. `change_spec` is given the
+    layers before the model is made."""
     from megatron.core.models.gpt import GPTModel
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
     from megatron.core.transformer import TransformerConfig
@@ -41,6 +42,8 @@ def tiny_gpt(**changed):
     }  # fmt: skip
     config = TransformerConfig(**settings | changed)
     spec = get_gpt_layer_local_spec(qk_layernorm=True, normalization="RMSNorm")
+    if change_spec is not None:
+        change_spec(spec)
     model = GPTModel(config, spec, VOCABULARY, 256, position_embedding_type="rope",
                      share_embeddings_and_output_weights=False)  # fmt: skip
     return model.to(config.params_dtype).eval()
