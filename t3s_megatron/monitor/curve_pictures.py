@@ -89,6 +89,21 @@ def figure_4(summary: dict) -> Markup:
     )
 
 
+def masked_losses(summary: dict) -> Markup:
+    """Of a diffusion student: the loss of masked tokens that fell in the selector, and of the
+    others, by step."""
+    steps = summary.get("masked_losses", [])
+    return line_chart(
+        "Loss of the masked tokens that fell in the selector and of the others by step",
+        [
+            Series("others", _points(steps, "loss_other", 0), 0),
+            Series("fell in the selector", _points(steps, "loss_fell", 0), 1),
+        ],
+        x_title="step",
+        y_title="loss",
+    )
+
+
 def _groups(summary: dict, what: str, title: str, y_title: str) -> Markup:
     offsets = _offsets(summary)
     series = []

@@ -143,12 +143,26 @@ def _section(run: ReportedRun, name: str, anchor: str, runs: int) -> Markup:
     ]
     if drawn := curve_pictures.figure_4(summary):
         parts += [tag("h3", "Anchors and the other tokens"), drawn]
+    if drawn := curve_pictures.masked_losses(summary):
+        parts += [tag("h3", "Masked tokens"), _targeting(summary), drawn]
     if run.tokens is not None:
         parts.append(token_sections(run.tokens, runs) or _no_tokens("The run has left no stores."))
     elif run.why_no_tokens:
         parts.append(_no_tokens(run.why_no_tokens))
     parts += [_faults(summary), _timings(summary), _made_with(summary), _log(summary)]
     return tag("section", *parts, id=anchor)
+
+
+def _targeting(summary: dict) -> Markup:
+    """What a diffusion student's masks hold beside the noise."""
+    about = summary["targeting"]
+    shares = about["fell_share_by_tau"]
+    return table(
+        ("forced tokens", *(f"fell at tau {tau}" for tau in shares)),
+        [(f"{about['forced_tokens']} ({_share(about['forced_share'])})",
+          *map(_share, shares.values()))],
+        "Share of the target tokens that are masked every time, and that fell in the selector",
+    )  # fmt: skip
 
 
 def _no_tokens(why: str) -> Markup:

@@ -70,6 +70,24 @@ def of(*summaries: dict) -> Page:
     return Page(page(runs))
 
 
+def test_a_diffusion_run_shows_what_fell_and_its_losses():
+    steps = [{"step": n, "loss_fell": 1.5 / n, "loss_other": 0.5, "masked": 9} for n in (1, 2, 3)]
+    targeting = {
+        "forced_tokens": 7,
+        "forced_share": 0.07,
+        "fell_share_by_tau": {"0": 0.5, "0.2": 0.07},
+    }
+    plain = of(sft_summary())
+    made = of(sft_summary() | {"masked_losses": steps, "targeting": targeting})
+    assert "fell in the selector" in made.said and "fell in the selector" not in plain.said
+    assert "7 (7.0%)" in made.said and "fell at tau 0.2" in made.said
+    # Without a selector there is nothing to tell apart.
+    del steps[0]["loss_fell"], steps[1]["loss_fell"], steps[2]["loss_fell"]
+    for step in steps:
+        del step["loss_other"]
+    assert "fell in the selector" not in of(sft_summary() | {"masked_losses": steps}).said
+
+
 # ------------------------------------------------------------------------ a run with stores
 
 
