@@ -242,7 +242,7 @@ class PhaseMachine:
             self._close_record()
             self.phase = Phase.TRANSFERRED
         elif action.kind is ActionKind.FINISH:
-            if self.phase is not Phase.TRANSFERRED:
+            if self.phase is not Phase.TRANSFERRED and not self.options.stop_after:
                 self._close_record()
             self.phase = Phase.DONE
             self._say("done")

@@ -36,7 +36,8 @@ TAU = 0.01
 #: Of decoding: steps that set one token and steps that set several.
 THRESHOLD, LIMIT = 0.3, 10
 ROWS = f"--micro-batch-size 1 --global-batch-size {BATCH} --t3s-diffusion".split()
-ROWS += ["--t3s-block-size", str(BLOCK)]
+# 21 tokens, 22 rows of embedding, also where tensor parallelism cuts them up.
+ROWS += ["--t3s-block-size", str(BLOCK), "--make-vocab-size-divisible-by", "11"]
 
 
 @dataclass(frozen=True)
@@ -267,9 +268,9 @@ def test_what_a_run_says(made, fell, samples):
 def test_a_resumed_run_goes_on_as_it_would_have(made, tmp_path, task, masking_tokenizer, selector):
     folder = str(tmp_path / "again")
     shutil.copytree(made("1"), folder)
-    go_on = ["--load", f"{folder}/save", "--ckpt-step", 2]
+    go_on = ["--load", f"{folder}/save", "--ckpt-step", STEPS - 1]
     job(folder, "1", "", task, masking_tokenizer, selector, *go_on)
-    assert losses(folder) == losses(made("1"))[2:]
+    assert losses(folder) == losses(made("1"))[STEPS - 1 :]
     once, again = (read_tensors(f"{f}/save", STEPS) for f in (made("1"), folder))
     assert all(torch.equal(once[key], again[key]) for key in once)
 
@@ -278,7 +279,7 @@ def test_a_selectors_run_ends_with_its_selection(selector, student):
     with open(f"{selector}/summary.json") as file:
         summary = json.load(file)
     assert summary["finished"] and summary["theta_b_step"] == 2
-    assert [phase["phase"] for phase in summary["phases"]] == ["profile", "targeted"]
+    assert [phase["phase"] for phase in summary["phases"]] == ["profile"]
     assert summary["phases"][-1]["last_iteration"] == 2
     assert os.path.exists(f"{selector}/selection.safetensors")
     theta_0, end = read_weights(student), read_weights(f"{selector}/save")
