@@ -142,11 +142,6 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> PlannedRun:
     args = read_arguments(
         argv, world_size, lambda parser: take_from_folder(add_t3s_arguments(parser), argv)
     )
-    if args.t3s_diffusion:
-        raise T3SError(
-            "a plan does not know the rows and answers of --t3s-diffusion: plan the run without "
-            "it, at twice the --seq-length, for an upper bound of its memory"
-        )
     config = T3SConfig.from_args(args) if args.t3s else None
     if config is not None and config.needs_answers:
         entry(config.verifier)  # of a name that is none
@@ -189,6 +184,11 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> PlannedRun:
             "(--expert-load); routing decides"
         )
     notes += unplanned(config)
+    if args.t3s_diffusion and answers is not None:
+        notes.append(
+            "answers of a diffusion student are planned as if every step set one token, an upper "
+            "bound of their time; how many are set at once depends on the answers"
+        )
     if in_process is not None and not in_process.cached:
         notes.append(
             "with context parallelism there is no key-value cache: every token computes its whole "

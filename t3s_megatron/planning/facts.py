@@ -90,7 +90,7 @@ class Stage:
 @dataclass(frozen=True)
 class Model:
     """`bytes_a_parameter`: of the weights as they are computed with; `stages`: the distinct ones,
-    in order of their first."""
+    in order of their first; `copies`: of each sample in a row."""
 
     layers: int
     hidden_size: int
@@ -100,6 +100,7 @@ class Model:
     vocabulary: int
     bytes_a_parameter: int
     stages: tuple[Stage, ...]
+    copies: int = 1
 
     @property
     def parameters(self) -> int:

@@ -61,8 +61,10 @@ def computed_lengths(arrangement: Arrangement, samples: Samples) -> list[int]:
 
 
 def training(layout: Layout, model: Model, lengths: list[int], steps: int, speed: Speed) -> Work:
-    """`lengths`: of the corpus's rows; a step is `global_batch_size` of them, on average."""
-    rows = layout.global_batch_size * steps / len(lengths)
+    """`lengths`: of the corpus's rows; a step is `global_batch_size` of them, on average. Of each
+    copy in a row the attention is that of a causal sequence: a noisy one attends to clean blocks
+    before it, of half the square."""
+    rows = model.copies * layout.global_batch_size * steps / len(lengths)
     flops = step_flops(model, lengths) * rows
     return Work(sum(lengths) * rows, flops, _seconds(layout, flops, speed))
 

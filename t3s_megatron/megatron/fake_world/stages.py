@@ -15,11 +15,12 @@ from megatron.training.global_vars import set_args
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from t3s_megatron.errors import T3SError
+from t3s_megatron.megatron.diffusion_forward import masked_losses
 from t3s_megatron.megatron.fake_world.cluster import become, first_rank_of_stage
 from t3s_megatron.megatron.fake_world.meters import LiveBytes, SavedTensors, storage_bytes
 from t3s_megatron.megatron.fake_world.stand_ins import balance_experts, use_fused_kernels
 from t3s_megatron.megatron.model import check_model_arguments, model_provider
-from t3s_megatron.megatron.releases import optimizer_config
+from t3s_megatron.megatron.releases import optimizer_config, require_output_processor
 from t3s_megatron.megatron.weights import main_parameters
 from t3s_megatron.planning.facts import Chunk, Model, Stage
 from t3s_megatron.planning.pinned import pinned_bytes
@@ -38,7 +39,7 @@ def measure_model(args, expert_load: float) -> Model:
     planned, fused = _plannable(args, expert_load)
     set_args(planned)
     with _quietly():
-        builder = _Builder(planned, fused)
+        builder = _Builder(planned, fused, _losses(args))
         by_shape: dict[tuple, list[int]] = {}
         for number in range(args.pipeline_model_parallel_size):
             by_shape.setdefault(builder.shape_of(number), []).append(number)
@@ -53,6 +54,7 @@ def measure_model(args, expert_load: float) -> Model:
         vocabulary=args.padded_vocab_size,
         bytes_a_parameter=args.params_dtype.itemsize,
         stages=stages,
+        copies=2 if args.t3s_diffusion else 1,
     )
 
 
@@ -67,6 +69,11 @@ def _plannable(args, expert_load: float):
     """(a copy of `args` that can be built without CUDA, whether fused kernels are stood in for)."""
     planned = copy.copy(args)
     planned.t3s_data = None  # as without samples: every row is measured at --seq-length
+    if args.t3s_diffusion:
+        # Both copies in a row. FlexAttention keeps what a fused causal attention keeps.
+        planned.seq_length *= 2
+        planned.max_position_embeddings = max(planned.max_position_embeddings, planned.seq_length)
+        planned.t3s_diffusion = False
     fused = args.transformer_impl == "transformer_engine"
     if fused:
         planned.transformer_impl = "local"
@@ -92,10 +99,26 @@ def _plannable(args, expert_load: float):
     return planned, fused
 
 
+def _losses(args) -> dict:
+    """As many positions as a diffusion student has to compute the logits of at the most, where its
+    prompt is short."""
+    if not args.t3s_diffusion:
+        return {}
+    require_output_processor()
+    masked = round(args.t3s_mask_rate[1] * args.seq_length)
+    return {
+        "output_processor": masked_losses,
+        "output_processor_context": torch.arange(max(1, masked)),
+    }
+
+
 class _Builder:
-    def __init__(self, args, fused: bool):
+    """`losses`: arguments of the model that say which positions have one; none: all."""
+
+    def __init__(self, args, fused: bool, losses: dict):
         self.args = args
         self.fused = fused
+        self.losses = losses
 
     def shape_of(self, number: int) -> tuple:
         """Equal for two stages that hold and keep the same."""
@@ -194,7 +217,7 @@ class _Builder:
                 model.set_input_tensor(self._received(length))
             with saved.recording():
                 labels = tokens if model.post_process else None
-                out = chunk(tokens, tokens, None, labels=labels)
+                out = chunk(tokens, tokens, None, labels=labels, **self.losses)
             kept = saved.take()
             loss = torch.sum(out.float()) if model.post_process else out
             loss.backward(torch.empty_like(loss))
