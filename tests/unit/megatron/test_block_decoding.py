@@ -95,7 +95,7 @@ def test_the_cache_and_the_batch_change_no_token(temperature, threshold):
             assert answer.tokens == wanted
             assert answer.truncated == (len(wanted) == LIMIT) and not answer.unfinished
             steps += count
-    if threshold < 0.9:  # several tokens a step
+    if not temperature and threshold < 0.9:  # several tokens a step, few of them after an end
         assert steps < sum(len(answer.tokens) for answer in found)
 
 
