@@ -228,7 +228,7 @@ def test_layout(name, made, samples, fell, diffusion_student, masking_tokenizer)
             tokenizer.eos_token_id,
         )
         loss.backward()
-        total, count = total + float(loss), count + n
+        total, count = total + loss.item(), count + n
     folder = made(name)
     found = figures(losses(folder))
     assert found[0, 0] == pytest.approx(total / count, rel=2e-6)
