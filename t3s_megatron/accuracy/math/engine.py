@@ -55,15 +55,20 @@ def too_long(text: str) -> bool:
 def parse(text: str) -> list:
     """What `text`, mathematics without units and words around it, may mean: sympy expressions, or
     [] when it means nothing in mathematics. Total."""
-    return parse_sentence(f"\\boxed{{{text}}}", _STRICT)
+    # Of LaTeX that it cannot read the engine would take the last number: \\arg 5 for 5.
+    plain = "\\" not in text
+    return parse_sentence(f"\\boxed{{{text}}}", _STRICT, plain=plain)
 
 
-def parse_sentence(text: str, latex: math_verify.LatexExtractionConfig = _LENIENT) -> list:
-    """What the mathematics in a sentence may mean, units dropped. Total."""
+def parse_sentence(
+    text: str, latex: math_verify.LatexExtractionConfig = _LENIENT, *, plain: bool = True
+) -> list:
+    """What the mathematics in a sentence may mean, units dropped; `plain`: also where it is no
+    LaTeX. Total."""
     if too_long(text):
         return []
     try:
-        how = (latex, math_verify.ExprExtractionConfig())
+        how = (latex, math_verify.ExprExtractionConfig()) if plain else (latex,)
         found = math_verify.parse(text, how, fallback_mode="no_fallback", parsing_timeout=None)
     except Exception:  # what sympy cannot read it leaves with any type
         return []
@@ -90,13 +95,49 @@ def close(gold: list, found: list) -> bool:
     one, other = _number(gold), _number(found)
     if one is None or other is None:
         return True
+    equal = _equal(one, other)
+    return True if equal is None else equal
+
+
+def _equal(one: sympy.Expr, other: sympy.Expr) -> bool | None:
+    """Of numbers, complex ones too; None for what is not comparable, as infinity is not."""
     decimal = one.has(sympy.Float) or other.has(sympy.Float)
     try:
         a, b = (sympy.N(number, 40) for number in (one, other))
         difference, size = abs(a - b), max(abs(a), abs(b))
         return bool(difference <= size * (_DECIMALS if decimal else _EXACT))
-    except Exception:  # not comparable, as infinity is not
-        return True
+    except Exception:
+        return None
+
+
+def same_with_imaginary_unit(gold: list, found: list) -> bool:
+    """Whether they are the same where the letter i stands for the square root of -1. To the engine
+    it is a variable."""
+    complex_golds, complex_founds = (
+        [_with_imaginary_unit(one) for one in side] for side in (gold, found)
+    )
+    if (complex_golds, complex_founds) == (gold, found) and not _imaginary(gold + found):
+        return False
+    one, other = _number(complex_golds), _number(complex_founds)
+    if one is not None and other is not None:
+        return not any(map(too_large, (one, other))) and _equal(one, other) is True
+    return same(complex_golds, complex_founds) is True
+
+
+def _imaginary(expressions: list) -> bool:
+    """Whether a root of a negative number stands among them."""
+    return any(getattr(one, "is_number", False) and not one.is_real for one in expressions)
+
+
+def _with_imaginary_unit(expression):
+    try:
+        symbols = expression.atoms(sympy.Symbol)
+        units = {symbol for symbol in symbols if symbol.name == "i"}
+        if not units <= expression.free_symbols:  # a sum over i
+            return expression
+        return expression.xreplace(dict.fromkeys(units, sympy.I))
+    except Exception:  # no place for a number
+        return expression
 
 
 def value(expressions: list) -> sympy.Expr | None:
