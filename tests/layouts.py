@@ -94,11 +94,13 @@ EXTRA: list[tuple[int, bool, str]] = [
     (2, True, "--expert-model-parallel-size 2 --overlap-moe-expert-parallel-comm"),
     (2, True, "--expert-model-parallel-size 2 --moe-expert-capacity-factor 1.0 "
               "--moe-pad-expert-input-to-capacity"),
-    (2, True, "--expert-model-parallel-size 2 --moe-shared-expert-intermediate-size 64 "
-              "--moe-shared-expert-overlap"),
-    (2, True, "--expert-model-parallel-size 2 --moe-layer-freq [0,1,0,1]"),
     (2, True, "--expert-model-parallel-size 2 --recompute-granularity selective "
               "--recompute-modules moe"),
+    (1, False, "--ckpt-format torch"),
+    (2, False, "--use-distributed-optimizer --ckpt-assume-constant-structure "
+               "--ckpt-fully-parallel-load"),
+    (2, False, "--use-distributed-optimizer --async-save"),
+    (2, False, "--deterministic-mode"),
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import re
 import resource
 import signal
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ _STRICT = dataclasses.replace(
 #: Digits of the largest number, the highest power of a sum and terms of the longest sum that are
 #: still computed with; characters of the longest text that is still read, and brackets in brackets.
 _DIGITS, _POWER, _TERMS, _CHARACTERS, _DEPTH = 40_000, 300, 10_000, 2_000, 50
+_AFTER_A_BRACE = re.compile(r"\}\s*(\d+(?:\.\d+)?)")
 #: Two numbers, at least one of them a decimal, are one within this share of the larger.
 _DECIMALS, _EXACT = 2e-6, sympy.Float("1e-25", 40)
 
@@ -57,6 +59,9 @@ def parse(text: str) -> list:
     [] when it means nothing in mathematics. Total."""
     # Of LaTeX that it cannot read the engine would take the last number: \\arg 5 for 5.
     plain = "\\" not in text
+    if "\\begin" not in text:
+        # Of \\frac{1}{2} 16 it would read the last factor as 1 and 6.
+        text = _AFTER_A_BRACE.sub(r"}{\1}", text)
     return parse_sentence(f"\\boxed{{{text}}}", _STRICT, plain=plain)
 
 
@@ -105,6 +110,8 @@ def _equal(one: sympy.Expr, other: sympy.Expr) -> bool | None:
     try:
         a, b = (sympy.N(number, 40) for number in (one, other))
         difference, size = abs(a - b), max(abs(a), abs(b))
+        if not difference.is_finite:
+            return None
         return bool(difference <= size * (_DECIMALS if decimal else _EXACT))
     except Exception:
         return None
@@ -126,7 +133,7 @@ def same_with_imaginary_unit(gold: list, found: list) -> bool:
 
 def _imaginary(expressions: list) -> bool:
     """Whether a root of a negative number stands among them."""
-    return any(getattr(one, "is_number", False) and not one.is_real for one in expressions)
+    return any(getattr(one, "is_number", False) and one.is_real is False for one in expressions)
 
 
 def _with_imaginary_unit(expression):

@@ -54,6 +54,9 @@ def values(rng: random.Random) -> Iterator[Pair]:
         rf"{written(rng, another(rng, value))} = {written(rng, value)}",
         False,
     )
+    whole = value.numerator
+    yield str(whole), rf"\frac{{1}}{{2}} {2 * whole}", True
+    yield str(whole), rf"\frac{{1}}{{2}} {2 * whole + 2}", False
 
 
 def units(rng: random.Random) -> Iterator[Pair]:

@@ -104,6 +104,10 @@ def test_latent_attention_is_built():
 RAW = {
     "an assertion without a word": ("--save /x", r"Megatron refuses.*save_interval"),
     "a file of arguments": ("--yaml-cfg c.yaml", "--yaml-cfg is not supported"),
+    "layers of a pipeline that is none": (
+        "--decoder-last-pipeline-num-layers 2",
+        "Megatron refuses.*pipeline",
+    ),
     "a tokenizer": ("--tokenizer-type HuggingFaceTokenizer", "Megatron refuses.*okenizer"),
 }
 
