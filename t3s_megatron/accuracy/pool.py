@@ -192,7 +192,9 @@ class VerifierPool:
         if not (died or worker.broken or overdue):
             return None
         how = "no answer in time" if overdue and not died else worker.how_it_ended()
-        too_hard = worker.computed_too_long(self.limits.timeout) or worker.ended_by_its_answer()
+        too_hard = worker.ended_by_its_answer() or (
+            overdue and worker.computed_too_long(self.limits.timeout)
+        )
         self._replace(worker)
         if starting:
             self._failed_starts += 1
@@ -339,14 +341,17 @@ class _Worker:
             return False
         try:
             soft, hard = resource.prlimit(self.process.pid, resource.RLIMIT_CPU)
-            computed = self._processor_time() - self._computed
         except OSError:  # it has just ended
             return False
+        computed = self._processor_time() - self._computed
         return soft != hard and computed >= timeout * _NOT_ORDINARY
 
     def _processor_time(self) -> float:
-        """Seconds that the process has computed; OSError when it is gone."""
-        return time.clock_gettime((~self.process.pid << 3) | 2)  # clock_getcpuclockid(3)
+        """Seconds that the process has computed; 0 when it is gone."""
+        try:
+            return time.clock_gettime((~self.process.pid << 3) | 2)  # clock_getcpuclockid(3)
+        except OSError:
+            return 0.0
 
     def ended_by_its_answer(self) -> bool:
         """Whether it died of the limit that the verifier has set to the processor time of one
