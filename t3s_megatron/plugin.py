@@ -151,7 +151,7 @@ class T3S:
 
         check_continuation(inputs, args)
         if student.loaded_iteration(args) is not None:
-            student.take_vocabulary(args, "load", len(inputs.tokenizer))
+            student.keep_vocabulary(args)
             return
         if args.t3s_hf_model:
             return

@@ -177,7 +177,8 @@ def test_a_checkpoint_of_another_format_is_megatrons_to_judge(tmp_path):
 
 @pytest.mark.child
 def test_a_checkpoint_says_how_many_rows_of_the_vocabulary_are_the_models(tmp_path):
-    from t3s_megatron.megatron.student import take_vocabulary
+    from t3s_megatron.errors import MismatchError
+    from t3s_megatron.megatron.student import keep_vocabulary, take_vocabulary
 
     student = save_student(tmp_path / "student", vocab_size=101)
     for given, tokens, wanted in ((None, 90, 101), (120, 90, 120), (None, 110, None)):
@@ -187,3 +188,9 @@ def test_a_checkpoint_says_how_many_rows_of_the_vocabulary_are_the_models(tmp_pa
     args = command(load=str(tmp_path / "none"), vocab_size=None)
     take_vocabulary(args, "load", 90)
     assert args.vocab_size is None
+    for given in (None, 101):
+        args = command(load=student, vocab_size=given)
+        keep_vocabulary(args)
+        assert args.vocab_size == 101
+    with pytest.raises(MismatchError, match="--vocab-size 101, this command 90"):
+        keep_vocabulary(command(load=student, vocab_size=90))
