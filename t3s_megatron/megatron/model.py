@@ -47,6 +47,12 @@ def check_model_arguments(args) -> None:
                 f"{argument} is not supported: it {why}. Drop it, or train it "
                 "from a pretrain script of your own, with the plugin"
             )
+    for name in ("decoder_first_pipeline_num_layers", "decoder_last_pipeline_num_layers"):
+        if args.pipeline_model_parallel_size == 1 and getattr(args, name, None) is not None:
+            raise T3SError(
+                f"--{name.replace('_', '-')} {getattr(args, name)}: there is one pipeline stage, "
+                "which has all layers. Drop it, or give --pipeline-model-parallel-size"
+            )
     local = args.transformer_impl == "local"
     if getattr(args, "multi_latent_attention", False) and local and not is_cpu_layer_active():
         raise T3SError(
