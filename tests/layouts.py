@@ -5,10 +5,10 @@
 
 Of all combinations of the factors below, those are started that bring the most pairs of values
 together which were not together yet; then every argument of EXTRA on a layout of its own. A job
-trains two steps, measures, scores, rewinds and trains a masked step. It works when it ends, and its
-log-probs at theta_0 are those of one process to 1e-5. It is refused by name when T3S ends it with
-an error that a person can act on, or Megatron's own check of the arguments does. Anything else is a
-fault, and the exit status is 1.
+trains two steps, scores, rewinds, trains two masked ones and measures. It works when it ends, and
+its log-probs at theta_0 are those of one process to 1e-5. It is refused by name when T3S ends it
+with an error that a person can act on, or Megatron's own check of the arguments does. Anything else
+is a fault, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from tests.support.launch import FRESH, MOE, run
 from tests.support.task import write_task
 
 METHOD = """
---global-batch-size 8 --train-iters 1 --lr 1e-3 --t3s --t3s-profile-iters 2 --t3s-simple-step 2
---t3s-max-new-tokens 24 --t3s-accuracy-prompts 8 --t3s-temperature 1 --save-interval 2
+--global-batch-size 8 --train-iters 2 --lr 1e-3 --t3s --t3s-simple --t3s-simple-step 2
+--t3s-targeted-accuracy-interval 1 --t3s-max-new-tokens 8 --t3s-accuracy-prompts 8
+--t3s-temperature 1 --save-interval 2
 """.split()
 
 OPTIMIZERS = {

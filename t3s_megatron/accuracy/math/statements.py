@@ -51,10 +51,9 @@ def _in_every_reading(gold: str, answer: str) -> Verdict:
     reading only cannot be decided."""
     if _squeezed(gold) == _squeezed(answer) or not _LOGARITHM.search(f"{gold} {answer}"):
         return _compare(gold, answer)
-    readings = {
-        _compare(*(_LOGARITHM.sub(lambda _, base=base: base, text) for text in (gold, answer)))
-        for base in (r"\ln ", r"\log_{10}")
-    }
+    readings = set()
+    for base in (r"\\ln ", r"\\log_{10}"):  # written as the replacement of a pattern
+        readings.add(_compare(_LOGARITHM.sub(base, gold), _LOGARITHM.sub(base, answer)))
     return readings.pop() if len(readings) == 1 else UNPARSEABLE
 
 
