@@ -150,10 +150,14 @@ class T3S:
         from t3s_megatron.run.continuation import check_continuation
 
         check_continuation(inputs, args)
-        if student.loaded_iteration(args) is not None or args.t3s_hf_model:
+        if student.loaded_iteration(args) is not None:
+            student.keep_vocabulary(args)
+            return
+        if args.t3s_hf_model:
             return
         source = student.find_student(args, required=self._random_model)
         if source is not None:
+            student.take_vocabulary(args, source.name, len(inputs.tokenizer))
             self._student = [student.StudentTensors(source)]
 
     def _training_batches(self, forward):

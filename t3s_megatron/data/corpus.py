@@ -117,7 +117,7 @@ class Corpus:
 def build_corpus(records: list[Record], args, tokenizer) -> Corpus:
     """These records tokenised as Megatron's `args` ask for: for `--seq-length` and the model's
     vocabulary. DataError, T3SError for what cannot be trained on."""
-    vocab_size = args.padded_vocab_size or args.vocab_size
+    vocab_size = vocabulary_of(args)
     if vocab_size and vocab_size < len(tokenizer):
         raise T3SError(
             f"the model's vocabulary has {vocab_size} rows, the tokenizer of "
@@ -131,6 +131,13 @@ def build_corpus(records: list[Record], args, tokenizer) -> Corpus:
         overlong=args.t3s_overlong,
         vocab_size=vocab_size,
     )
+
+
+def vocabulary_of(args) -> int | None:
+    """Rows of the vocabulary that are the model's: Megatron's `--vocab-size`, where it is known, of
+    the `padded_vocab_size` that there are. None where neither is known."""
+    known = [rows for rows in (args.vocab_size, args.padded_vocab_size) if rows]
+    return min(known, default=None)
 
 
 def _counts(samples: list[Sample]) -> dict:

@@ -21,6 +21,7 @@ from megatron.core import tensor_parallel
 from megatron.core.utils import unwrap_model
 
 from t3s_megatron.megatron.device import is_cpu_layer_active
+from t3s_megatron.megatron.vocabulary import without_padding
 
 #: Bytes of float32 logits of a chunk; Megatron's cross-entropy holds about three times as many.
 _CHUNK_BYTES = 2**28
@@ -52,6 +53,7 @@ class _ExactLosses:
     def __init__(self, chunk):
         self.chunk = chunk
         self._weight: torch.Tensor | None = None  # float32[V / tp, h], made once
+        self._of_training = vars(chunk).get("compute_language_model_loss")
 
     def take_over(self) -> None:
         self.chunk.output_layer.forward = self._hand_on
@@ -60,6 +62,8 @@ class _ExactLosses:
     def give_back(self) -> None:
         vars(self.chunk.output_layer).pop("forward", None)
         vars(self.chunk).pop("compute_language_model_loss", None)
+        if self._of_training is not None:
+            self.chunk.compute_language_model_loss = self._of_training
 
     def _hand_on(self, hidden, weight=None, **_unused):
         """In the place of the output layer's forward: hidden states [s, b, h] of all positions."""
@@ -89,6 +93,6 @@ class _ExactLosses:
             # summed in float32. Here only: a router's float32 is to stay that.
             torch.set_float32_matmul_precision("high")
         try:
-            return torch.matmul(hidden.float(), self._weight.t())
+            return without_padding(self.chunk, torch.matmul(hidden.float(), self._weight.t()))
         finally:
             torch.set_float32_matmul_precision(precision)

@@ -19,6 +19,7 @@ from t3s_megatron.megatron.arguments import given
 from t3s_megatron.megatron.device import is_cpu_layer_active
 from t3s_megatron.megatron.releases import layer_spec
 from t3s_megatron.megatron.uneven import let_lengths_vary
+from t3s_megatron.megatron.vocabulary import leave_out_padding
 
 #: Arguments whose models this provider does not build: it ...
 _NOT_BUILT = {
@@ -45,6 +46,12 @@ def check_model_arguments(args) -> None:
             raise T3SError(
                 f"{argument} is not supported: it {why}. Drop it, or train it "
                 "from a pretrain script of your own, with the plugin"
+            )
+    for name in ("decoder_first_pipeline_num_layers", "decoder_last_pipeline_num_layers"):
+        if args.pipeline_model_parallel_size == 1 and getattr(args, name, None) is not None:
+            raise T3SError(
+                f"--{name.replace('_', '-')} {getattr(args, name)}: there is one pipeline stage, "
+                "which has all layers. Drop it, or give --pipeline-model-parallel-size"
             )
     local = args.transformer_impl == "local"
     if getattr(args, "multi_latent_attention", False) and local and not is_cpu_layer_active():
@@ -90,6 +97,7 @@ def model_provider(
         vp_stage=vp_stage,
         pg_collection=pg_collection,
     )
+    leave_out_padding([model], args)
     if arrangement != "padded":
         let_lengths_vary([model])
     return model

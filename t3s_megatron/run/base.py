@@ -36,6 +36,7 @@ from t3s_megatron.megatron.rewind import training_batches
 from t3s_megatron.megatron.seam import Callback, CallbackContext, Seam
 from t3s_megatron.megatron.source_seam import SourceSeam
 from t3s_megatron.megatron.uneven import let_lengths_vary
+from t3s_megatron.megatron.vocabulary import leave_out_padding
 from t3s_megatron.method.selection import selection_counts
 from t3s_megatron.monitor.curves import Curves
 from t3s_megatron.monitor.journal import Journal
@@ -143,6 +144,7 @@ class Run(Callback):
             self.journal,
             on_root=self._on_root,
         )
+        leave_out_padding(context.model, get_args())  # a script may have a provider of its own
         if self.config.arrangement != "padded":
             let_lengths_vary(context.model)
         self._say_what_is_read()

@@ -14,13 +14,17 @@ import shlex
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.records import load_records
 from tests.support.families import VOCABULARY, save_student
 from tests.support.launch import ROOT, end_processes, job_environment
 from tests.support.qwen3 import MODELS, SHARED
+from tests.support.task import make_samples
 
 SCRIPTS = {
     # model: (script, GPUs, data-parallel size)
@@ -88,13 +92,56 @@ def test_the_command_line_is_valid_at_its_world_size(model, tmp_path, task):
     }
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2_moe", "deepseek_v3-plain"])
-def test_from_folder_to_folder_with_a_tiny_student(family, tmp_path, task):
+def as_written(thinking: str, answer: str) -> str:
+    return f"<think>\n{thinking}\n</think>\n\n{answer}"
+
+
+#: How published files say one and the same: (prompt, thinking, answer) to a row.
+FORMS = {
+    "ShareGPT": lambda prompt, thinking, answer: {
+        "conversations": [
+            {"from": "human", "value": prompt},
+            {"from": "gpt", "value": as_written(thinking, answer)},
+        ]
+    },
+    "a field for thinking": lambda prompt, thinking, answer: {
+        "messages": [
+            {"role": "user", "content": prompt},
+            {"role": "assistant", "content": answer, "reasoning_content": thinking},
+        ]
+    },
+    "plain": lambda prompt, thinking, answer: {
+        "prompt": prompt,
+        "response": as_written(thinking, answer),
+    },
+}
+
+
+def write_traces(path: Path, form: str) -> str:
+    """`task`'s samples with their steps as thinking."""
+    with open(path, "w") as file:
+        for sample in make_samples(24, 0):
+            thinking, _, answer = sample["response"].partition("<answer>")
+            row = FORMS[form](sample["prompt"], thinking, f"<answer>{answer}")
+            file.write(json.dumps(row | {"answer": sample["answer"]}) + "\n")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("family", "form"),
+    zip(["llama", "qwen2_moe", "deepseek_v3-plain"], FORMS, strict=True),
+)
+def test_from_folder_to_folder_with_a_tiny_student(family, form, tmp_path, task):
+    """And whatever the form of the records: what is learned is what they say."""
     student, out = tmp_path / "student", tmp_path / "out"
     save_student(family, str(student))
-    AutoTokenizer.from_pretrained(task[1]).save_pretrained(student)
+    tokenizer = AutoTokenizer.from_pretrained(task[1])
+    tokenizer.add_tokens(["<think>", "</think>", "\n"])  # as many as the student has rows
+    tokenizer.save_pretrained(student)
+    data = write_traces(tmp_path / "traces.jsonl", form)
+    said = load_records(write_traces(tmp_path / "plain.jsonl", "plain"))
     environment = {
-        "HF_MODEL": str(student), "DATA": task[0], "OUT": str(out),
+        "HF_MODEL": str(student), "DATA": data, "OUT": str(out),
         "DEVICE": "cpu", "NNODES": "1", "NPROC_PER_NODE": "2", "TP": "2", "PP": "1",
         "SEQ_LENGTH": "48", "GBS": "8", "STEPS": "3", "LR": "1e-3", "SAVE_INTERVAL": "2",
         # This student can nothing: it has no accuracy that could fall.
@@ -112,6 +159,8 @@ def test_from_folder_to_folder_with_a_tiny_student(family, tmp_path, task):
     assert ("resumed at iteration 2" in job.stdout) == (family == "llama")
     summary = json.loads((out / "t3s/summary.json").read_text())
     assert summary["finished"] and summary["arrangement"]["kind"] == "own"
+    learned = Corpus.build(said, AutoTokenizer.from_pretrained(student), seq_length=48)
+    assert summary["fingerprints"]["dataset"] == learned.fingerprint
     trained = AutoModelForCausalLM.from_pretrained(out / "hf")
     assert trained.config.vocab_size == VOCABULARY
     assert AutoTokenizer.from_pretrained(out / "hf").chat_template

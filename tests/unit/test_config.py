@@ -387,6 +387,7 @@ def test_arguments_that_contradict_each_other(line, reason, way_out):
         ("hybrid_context_parallel", True),
         ("overlap_param_gather_with_optimizer_step", True),
         ("overlap_moe_expert_parallel_comm", True),
+        ("skip_train", True),
     ],
 )
 def test_features_of_megatron_that_t3s_cannot_work_with(name, value):
@@ -394,6 +395,12 @@ def test_features_of_megatron_that_t3s_cannot_work_with(name, value):
     option = "--" + name.replace("_", "-")
     assert re.match(rf"{option} does not work with --t3s: it \w+", said)
     config(**{name: None if name == "rampup_batch_size" else False})  # and only when it is on
+
+
+@pytest.mark.parametrize("name", ["data_path", "mock_data", "train_data_path", "data_args_path"])
+def test_data_that_would_not_be_read(name):
+    option = "--" + name.replace("_", "-")
+    assert refused(**{name: ["/data"]}).startswith(f"{option} does not work with --t3s: ")
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED_WITH_ANSWERS)

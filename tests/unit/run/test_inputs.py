@@ -300,8 +300,11 @@ def test_a_model_with_fewer_words_than_the_tokenizer(ready, tokenizer, name):
         ready(**{name: size - 1})
 
 
-def test_the_padded_vocabulary_is_what_the_model_has(ready, tokenizer):
-    ready(vocab_size=3, padded_vocab_size=128)
+def test_rows_that_only_pad_the_vocabulary_are_for_no_token(ready, tokenizer):
+    size = len(AutoTokenizer.from_pretrained(tokenizer))
+    ready(vocab_size=size, padded_vocab_size=128)
+    with pytest.raises(T3SError, match=f"vocabulary has {size - 1} rows"):
+        ready(vocab_size=size - 1, padded_vocab_size=128)
 
 
 # ------------------------------------------------------------------------------------------ lengths
