@@ -308,7 +308,7 @@ def test_bad_input_ends_with_a_message_before_the_model_is_built(tmp_path, start
     """The wording of each message is tested in tests/unit; here, how a user meets it."""
     for extra, wanted in (
         (["--t3s-data", "/nowhere.jsonl"], "/nowhere.jsonl: no such file"),
-        (["--t3s-mask-share", 0.5], "--t3s-mask-share only applies to the baselines"),
+        (["--t3s-mask-share", 0.5], "--t3s-mask-share only applies to --t3s-method"),
         (["--t3s-verifier", "magic"], "--t3s-verifier magic: unknown"),
         (["--load", "/studnet"], "no student: --load /studnet: no such folder"),
     ):
