@@ -18,8 +18,8 @@ from t3s_megatron.errors import DataError, MismatchError
 @dataclass(frozen=True)
 class Selected:
     """A selection of m samples with n targets in all. `sizes` int64[m]; `keep` bool[n], or
-    float32[n] of weights, sample after sample; `teachers[i]`: sample i's, None where there is one teacher;
-    `hashes[i]`: of its tokens, None where they are not known."""
+    float32[n] of weights, sample after sample; `teachers[i]`: sample i's, None where there is one
+    teacher; `hashes[i]`: of its tokens, None where they are not known."""
 
     uids: list[str]
     teachers: list[str | None]

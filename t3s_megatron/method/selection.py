@@ -299,21 +299,21 @@ def selection_counts(keep: np.ndarray, delta: np.ndarray | None, tau: float = 0.
     """Plain figures of a selection for the summary; those about anchors need `delta`, that of
     weights is only of a selection that has them. A token is kept where its weight is not 0."""
     kept = keep > 0
-    counts = {
+    counts: dict = {
         "target_tokens": int(kept.size),
         "kept": int(kept.sum()),
         "masked": int((~kept).sum()),
         "masked_share": float((~kept).mean()),
     }
-    if keep.dtype != np.bool_:
-        counts["mean_weight"] = float(keep[kept].mean(dtype=np.float64)) if kept.any() else None
-    if delta is None:
-        return counts
-    is_anchor = anchors(delta, tau)
 
     def mean(values):
         return float(values.mean()) if values.size else None
 
+    if keep.dtype != np.bool_:
+        counts |= {"mean_weight": mean(keep[kept].astype(np.float64))}
+    if delta is None:
+        return counts
+    is_anchor = anchors(delta, tau)
     return counts | {
         "anchors": int(is_anchor.sum()),
         "anchor_share": float(is_anchor.mean()),

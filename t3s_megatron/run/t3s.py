@@ -55,9 +55,9 @@ class T3SRun(Run):
         depth = self.config.accuracy_overlap
         machine = OverlappingPhases(self.config, depth) if depth else PhaseMachine(self.config)
         self.state = RunState(machine, rows)
-        chosen = self.config.chosen
-        if chosen.weigh is not None:
-            forward.weigh = lambda p: chosen.weigh(p, self.config.min_probability)
+        weigh = self.config.chosen.weigh
+        if weigh is not None:
+            forward.weigh = lambda p: weigh(p, self.config.min_probability)
         self.handlers = {
             ActionKind.KEEP_THETA_0: self._keep_theta_0,
             ActionKind.MEASURE: self._measure,

@@ -20,7 +20,7 @@ from t3s_megatron.data.order import EpochOrder
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.stores import LogProbStore
 from tests.support.launch import FRESH, MODEL, ROOT, Job, run
-from tests.support.reference import latest, read_weights
+from tests.support.reference import HALF, Reference, latest, read_gradient, read_weights
 
 BUDGET = 4
 SCHEDULE = f"--train-iters {BUDGET} --lr 2e-3 --min-lr 1e-4 --lr-warmup-iters 1".split()
@@ -261,25 +261,85 @@ def test_simple_needs_no_answers_and_generates_nothing(tmp_path, task, student, 
     assert summary["measurements"] == [] and "generation" not in summary["seconds"]
 
 
-BASELINES = {
-    "inverse": ([], lambda c: c["masked"] == c["target_tokens"] - c["anchors"]),
-    "random": ([], lambda c: c["masked"] == c["anchors"]),
-    "mask-top-confidence": (
-        ["--t3s-mask-share", 0.2],
-        lambda c: c["masked"] == round(0.2 * c["target_tokens"]),
-    ),
-}
-
-
-@pytest.mark.parametrize("method", BASELINES)
-def test_baselines_mask_their_share(method, tmp_path, start):
-    extra, holds = BASELINES[method]
-    simple = [] if extra else ["--t3s-simple", "--t3s-simple-step", 2]
-    run([*start, "--t3s", *simple, *extra, "--t3s-method", method, "--t3s-dir", tmp_path,
+def of_method(method: str, folder, start, *extra) -> dict:
+    """A run of the method, and its summary."""
+    run([*start, "--t3s", "--t3s-method", method, "--t3s-dir", folder, *extra,
          "--t3s-targeted-accuracy-interval", 0])  # fmt: skip
-    summary = summary_of(tmp_path)
-    assert summary["finished"] and holds(summary["tokens"])
-    assert len(summary["phases"]) == (1 if extra else 2)
+    summary = summary_of(folder)
+    assert summary["finished"]
+    return summary
+
+
+SIMPLE = ["--t3s-simple", "--t3s-simple-step", 2]
+
+
+def test_a_random_mask_masks_as_many_as_t3s_would(tmp_path, start):
+    summary = of_method("random", tmp_path, start, *SIMPLE)
+    assert summary["tokens"]["masked"] == summary["tokens"]["anchors"]
+    assert len(summary["phases"]) == 2
+
+
+def test_rho_keeps_what_the_reference_knows_better(tmp_path, start, whole, corpus):
+    """The reference: theta_b of another run, whose log-probs are in its folder."""
+    reference = f"{whole[0]}/t3s/c_theta_b.safetensors"
+    summary = of_method("rho", tmp_path, start, *SIMPLE, "--t3s-reference", reference)
+    keep = Selection.load(f"{tmp_path}/selection.safetensors", corpus).keep
+    c_0, c_ref = (
+        LogProbStore.load(path, corpus).c
+        for path in (f"{tmp_path}/c_theta_0.safetensors", reference)
+    )
+    assert 0 < summary["tokens"]["masked"] == summary["tokens"]["anchors"] == (~keep).sum()
+    assert (c_ref - c_0)[keep].min() >= (c_ref - c_0)[~keep].max()
+
+
+def test_the_highest_entropies_are_kept(tmp_path, start, student, corpus):
+    summary = of_method("keep-top-entropy", tmp_path, start, "--t3s-mask-share", 0.2)
+    assert len(summary["phases"]) == 1, "a share of its own needs no profile"
+    assert summary["tokens"]["masked"] == round(0.2 * corpus.n_targets)
+    model, wanted = Reference(read_weights(student)), []
+    for sample in corpus.samples:
+        ids = torch.from_numpy(sample.tokens.astype(np.int64))[None]
+        log_p = model.logits(ids[:, :-1]).double().log_softmax(-1)
+        entropy = -(log_p.exp() * log_p).sum(-1)[0].detach().numpy()
+        wanted.append(entropy[sample.is_target[1:]])
+    found = LogProbStore.load(f"{tmp_path}/entropy_theta_0.safetensors", corpus).c
+    assert np.abs(found - np.concatenate(wanted)).max() < 1e-5
+    keep = Selection.load(f"{tmp_path}/selection.safetensors", corpus).keep
+    assert found[keep].min() >= found[~keep].max()
+
+
+def test_tail_sft_leaves_out_what_is_fitted_also_in_a_resumed_step(
+    tmp_path, student, data_arguments, corpus
+):
+    """The second step's gradient, made by a job that goes on from the first, against PyTorch: of
+    the half of its samples whose mean log-prob has risen least since theta_0."""
+    job = [*data_arguments, "--train-iters", 2, "--lr", 2e-3, "--adam-beta1", HALF, "--clip-grad",
+           1e9, "--dist-ckpt-optim-fully-reshardable", "--save", tmp_path, "--save-interval", 1,
+           "--load", tmp_path, "--pretrained-checkpoint", student, "--t3s", "--t3s-method",
+           "tail-sft", "--t3s-mask-share", 0.5, "--t3s-accuracy-interval", 0,
+           "--t3s-targeted-accuracy-interval", 0]  # fmt: skip
+    run([*job, "--exit-interval", 1])
+    again = run(job)
+    assert "resumed at iteration 1" in again.output
+
+    start, model = Reference(read_weights(student)), Reference(read_weights(str(tmp_path), 1))
+    rise, losses = [], []
+    batch = [corpus.samples[i] for i in sorted(batch_of(2, corpus))]
+    for sample in batch:
+        of_targets = torch.from_numpy(sample.is_target[1:])
+        losses.append(-model.log_probs(sample.tokens)[of_targets])
+        risen = -losses[-1] - start.log_probs(sample.tokens)[of_targets]
+        rise.append(float(risen.mean()))
+    ranked = sorted(rise)
+    assert ranked[4] - ranked[3] > 1e-5, "no sample may be in doubt"
+    stay = [loss for loss, r in zip(losses, rise, strict=True) if r <= ranked[3]]
+    (torch.cat(stay).sum() / sum(map(len, stay))).backward()
+
+    first, second = (read_gradient(str(tmp_path), step) for step in (1, 2))
+    for key, moment in second.items():  # exp_avg is half of the last gradient, and of the moment
+        wanted = model.w[key].grad
+        got = moment - HALF * first[key]
+        assert float((got - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max()), key
 
 
 def test_without_a_shock_the_run_says_so_and_goes_on_as_simple(tmp_path, start):
