@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -352,12 +353,23 @@ def test_without_a_shock_the_run_says_so_and_goes_on_as_simple(tmp_path, start):
     assert len(accuracies) == 1, "the same weights gave other answers"
 
 
-def test_a_users_own_verifier(tmp_path, start):
+def test_a_users_own_verifier_and_a_loss_of_each_step(tmp_path, start, student, corpus):
+    """The loss: ProFit's, of which the first step is compared with PyTorch."""
     (tmp_path / "own.py").write_text("def never(text, answer, metadata):\n    return 0.0\n")
-    run([*start, "--t3s", "--t3s-method", "sft", "--t3s-dir", tmp_path, "--t3s-max-new-tokens", 16,
-         "--t3s-verifier", "own:never", "--t3s-accuracy-interval", 2,
-         "--t3s-accuracy-prompts", 5],
+    job = run(
+        [*start, "--t3s", "--t3s-method", "profit", "--t3s-min-probability", 0.3, "--t3s-dir",
+         tmp_path, "--t3s-max-new-tokens", 16, "--t3s-verifier", "own:never",
+         "--t3s-accuracy-interval", 2, "--t3s-accuracy-prompts", 5],
         environment={"PYTHONPATH": f"{ROOT}:{tmp_path}"})  # fmt: skip
+    c = (
+        Reference(read_weights(student))
+        .target_log_probs([corpus.samples[i] for i in batch_of(1, corpus)])
+        .astype(np.float64)
+    )
+    counted = np.exp(c) >= 0.3
+    assert np.abs(np.exp(c) - 0.3).min() > 1e-5 and 0.1 < counted.mean() < 0.9
+    printed = re.findall(r"lm loss: ([\d.E+-]+)", job.output)
+    assert float(printed[0]) == pytest.approx(-c[counted].sum() / c.size, rel=1e-5)
     measured = summary_of(tmp_path)["measurements"]
     assert [m["step"] for m in measured] == [0, 2, 4]
     assert all(m["correct"] == 0 and m["total"] == 5 for m in measured)
