@@ -329,7 +329,7 @@ def test_tail_sft_leaves_out_what_is_fitted_also_in_a_resumed_step(
     for sample in batch:
         of_targets = torch.from_numpy(sample.is_target[1:])
         losses.append(-model.log_probs(sample.tokens)[of_targets])
-        risen = -losses[-1] - start.log_probs(sample.tokens)[of_targets]
+        risen = (-losses[-1] - start.log_probs(sample.tokens)[of_targets]).detach()
         rise.append(float(risen.mean()))
     ranked = sorted(rise)
     assert ranked[4] - ranked[3] > 1e-5, "no sample may be in doubt"
