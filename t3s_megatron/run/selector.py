@@ -81,10 +81,9 @@ class Selector:
             started = time.perf_counter()
             if "entropy" in self._reads:
                 self._score_entropy(context, part)
-            if profile.theta_b_step is None:  # there is no delta_c, and so no noise in it
-                continue
-            again = score_again(context, self.state.rows, part.samples)
-            self._c_again = None if again is None else again[part.targets]
+            if profile.theta_b_step is not None:  # or there is no delta_c with noise in it
+                again = score_again(context, self.state.rows, part.samples)
+                self._c_again = None if again is None else again[part.targets]
             self.journal.spent("scoring", time.perf_counter() - started)
 
     def _score(self, context: CallbackContext, part: Part, tag: str, step: int) -> None:
@@ -105,13 +104,16 @@ class Selector:
 
     def _score_entropy(self, context: CallbackContext, part: Part) -> None:
         flat = score_entropies(context, self.state.rows, part.samples)
-        if flat is None:
-            return
-        entropy = flat[part.targets]
-        for i, sample in enumerate(part.samples):
-            if sample in self.state.rows.excluded:  # as its log-probs: see `_level_excluded`
-                entropy[part.corpus.target_slice(i)] = 0.0
-        self.state.entropy[part.teacher] = entropy
+        if flat is not None:
+            entropy = flat[part.targets]
+            for i, sample in enumerate(part.samples):
+                if sample in self.state.rows.excluded:  # as its log-probs: see `_level_excluded`
+                    entropy[part.corpus.target_slice(i)] = 0.0
+            self.state.entropy[part.teacher] = entropy
+        layout.together(lambda: self._store_entropy(part) if self.is_root else None)
+
+    def _store_entropy(self, part: Part) -> None:
+        entropy = self.state.entropy[part.teacher]
         store = LogProbStore(entropy, part.corpus, ENTROPY, 0, model_shape(get_args()))
         store.save(self.path(part.file_name(ENTROPY)))
 
