@@ -238,7 +238,7 @@ class Run(Callback):
                 "Look at delta_c_at_theta_b in TensorBoard; --t3s-anchor-threshold masks fewer."
             )
         self.rows.use_selection(keep)
-        share = 1 - (keep > 0).mean()
+        share = 1 - np.count_nonzero(keep) / keep.size
         weights = "" if keep.dtype == np.bool_ else ", the others have weights"
         self.journal.say(
             f"{share:.1%} of {keep.size} target tokens are masked out of the loss{weights}"
