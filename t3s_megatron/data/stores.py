@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,14 +14,16 @@ from t3s_megatron.data.tables import corpus_keys, load_table, places_of, save_ta
 from t3s_megatron.errors import MismatchError, T3SError
 
 #: Kind and dtype of its table, and what stands in its header.
-STORE_TYPE = ("log-prob store", np.float32)
+STORE_TYPE = ("log-prob store", (np.float32,))
 STORE_NEEDS = ("tag", "step")
+#: Tag of a store of the entropies of the student's predictions at theta_0, in nats.
+ENTROPY = "entropy_theta_0"
 
 
 @dataclass
 class LogProbStore:
-    """c float32[n_target_tokens] in corpus order (Eq. 2). `tag`: theta_0 or theta_b. `model`:
-    what scored them, written down and not checked."""
+    """c float32[n_target_tokens] in corpus order (Eq. 2). `tag`: theta_0 or theta_b; or ENTROPY,
+    whose values are no log-probs. `model`: what scored them, written down and not checked."""
 
     c: np.ndarray
     corpus: Corpus
@@ -69,3 +72,41 @@ class LogProbStore:
             header["step"],
             header.get("model", {}),
         )
+
+
+def read_reference(
+    paths: Sequence[str], uids: Sequence[str], hashes: Sequence[str], tokenizer: str
+) -> np.ndarray:
+    """Log-probs that another model gave these samples, float32[n_target_tokens] in their order.
+
+    `paths`: stores which together hold all of them; `hashes`, `tokenizer`: of the samples' tokens
+    and targets, and of the tokenizer. MismatchError, naming file and sample, when a store is
+    damaged or is not of these tokens, or a sample is in none.
+    """
+    found: dict[str, tuple[str, str, np.ndarray]] = {}
+    for path in paths:
+        values, sizes, header = load_table(path, *STORE_TYPE, STORE_NEEDS)
+        if header["tag"] == ENTROPY:
+            raise MismatchError(f"{path}: holds entropies, and no log-probs of a reference")
+        if header["tokenizer_fingerprint"] != tokenizer:
+            raise MismatchError(
+                f"{path}: the reference has another tokenizer than the samples; its log-probs are "
+                "of other tokens. Score these samples with a reference of the same tokenizer"
+            )
+        parts = np.split(values, np.cumsum(sizes)[:-1])
+        for uid, hashed, part in zip(header["uids"], header["sample_hashes"], parts, strict=True):
+            if uid in found:
+                raise MismatchError(f"{path}: sample {uid!r} is in {found[uid][0]} too; give one")
+            found[uid] = path, hashed, part
+    for uid, hashed in zip(uids, hashes, strict=True):
+        if uid not in found:
+            raise MismatchError(
+                f"{', '.join(paths)}: no log-probs of sample {uid!r}; let the reference score the "
+                "same data"
+            )
+        if found[uid][1] != hashed:
+            raise MismatchError(
+                f"{found[uid][0]}: sample {uid!r} has other tokens or targets than when the "
+                "reference scored it; let it score this data"
+            )
+    return np.concatenate([found[uid][2] for uid in uids])

@@ -59,9 +59,10 @@ def corpus_keys(corpus: Corpus) -> dict:
 
 
 def load_table(
-    path: str, kind: str, dtype: type, needs: tuple[str, ...]
+    path: str, kind: str, dtypes: tuple[type, ...], needs: tuple[str, ...]
 ) -> tuple[np.ndarray, np.ndarray, dict]:
-    """(values, sizes, header) of a whole file; `dtype` and `needs`: its values, its header fields.
+    """(values, sizes, header) of a whole file; `dtypes`: one of them is that of its values;
+    `needs`: fields of its header.
 
     MismatchError when it is missing, damaged, or another kind of file.
     """
@@ -76,14 +77,16 @@ def load_table(
     missing = [key for key in (*_CORPUS_KEYS, *needs) if key not in header]
     if missing:
         raise MismatchError(f"{path}: damaged, its header lacks {', '.join(missing)}; remake it")
-    if not _well_formed(header, values, sizes, dtype):
+    if not _well_formed(header, values, sizes, dtypes):
         raise MismatchError(f"{path}: damaged, its sizes or types do not fit; remake it")
     if checksum != _checksum(header, values, sizes):
         raise MismatchError(f"{path}: damaged, its checksum does not match its content; remake it")
     return values, sizes, header
 
 
-def _well_formed(header: dict, values: np.ndarray, sizes: np.ndarray, dtype: type) -> bool:
+def _well_formed(
+    header: dict, values: np.ndarray, sizes: np.ndarray, dtypes: tuple[type, ...]
+) -> bool:
     """The checksum is over bytes: it does not see the types that they are read with."""
     uids, hashes = header["uids"], header["sample_hashes"]
     fingerprints = [header["dataset_fingerprint"], header["tokenizer_fingerprint"]]
@@ -91,7 +94,7 @@ def _well_formed(header: dict, values: np.ndarray, sizes: np.ndarray, dtype: typ
         return False
     if not all(isinstance(text, str) for text in (*uids, *hashes, *fingerprints)):
         return False
-    if values.dtype != dtype or sizes.dtype != np.int64:
+    if values.dtype not in dtypes or sizes.dtype != np.int64:
         return False
     if not len(set(uids)) == len(uids) == len(hashes) or sizes.shape != (len(uids),):
         return False

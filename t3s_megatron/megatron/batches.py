@@ -10,7 +10,6 @@ so a rewind, or a resume, is setting one integer. How samples become rows and mi
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -43,7 +42,8 @@ class RowMaker:
         self.excluded: set[int] = set()
 
     def use_selection(self, keep: np.ndarray | None) -> None:
-        """`keep`: bool[n_target_tokens] in corpus order; None trains on every target token."""
+        """`keep`: bool[n_target_tokens], or float32 of their weights, in corpus order; None trains
+        on every target token."""
         self.keep = keep
 
     def exclude(self, samples: list[int]) -> None:
@@ -52,12 +52,7 @@ class RowMaker:
 
     def kept_share(self, step: StepRows) -> float:
         """Share of a step's tokens, prompts and padding included, that count in its loss."""
-        kept = sum(
-            self._kept(sample)
-            for ranks in step.micro_batches
-            for arranged in itertools.chain(*ranks)
-            for sample in arranged.samples
-        )
+        kept = sum(map(self._kept, step.samples))
         return kept / step.computed_tokens
 
     def _kept(self, sample: int) -> int:
@@ -65,7 +60,9 @@ class RowMaker:
         if sample in self.excluded:
             return 0
         targets = self.corpus.target_slice(sample)
-        return targets.stop - targets.start if self.keep is None else int(self.keep[targets].sum())
+        if self.keep is None:
+            return targets.stop - targets.start
+        return int(np.count_nonzero(self.keep[targets]))
 
     def row(self, index: int, seq_length: int) -> dict[str, torch.Tensor]:
         """One row; index -1 gives an empty one (nothing to learn from, nothing scored).

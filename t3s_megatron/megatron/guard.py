@@ -74,7 +74,7 @@ class StepGuard:
         corpus = self.rows.corpus
         bad = set(corpus.sample_index(tokens.target[~np.isfinite(tokens.c)]).tolist())
         keep = self.rows.keep
-        kept = len(tokens.target) if keep is None else int(keep[tokens.target].sum())
+        kept = len(tokens.target) if keep is None else int(np.count_nonzero(keep[tokens.target]))
         bad_loss, bad_gradient, any_kept = self._anywhere(
             bool(bad), not self._gradients_are_finite(), kept > 0
         )

@@ -112,7 +112,8 @@ def step_figures(tokens: StepTokens, keep: np.ndarray | None, groups: TokenGroup
     if not on_last_stage():
         return {}
     target, c = tokens.target, tokens.c.astype(np.float64)
-    sums: list[float] = [len(target) if keep is None else int(keep[target].sum()), len(target)]
+    kept = len(target) if keep is None else int(np.count_nonzero(keep[target]))
+    sums: list[float] = [kept, len(target)]
     if groups is not None:
         anchor = groups.is_anchor[target]
         delta = c - groups.c_0[target]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -27,7 +27,7 @@ from t3s_megatron.data.lengths import make_arrangement
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.batches import RowMaker, scoring_batches
 from t3s_megatron.megatron.decoding import torch_attention
-from t3s_megatron.megatron.float32_logits import float32_logits
+from t3s_megatron.megatron.float32_logits import entropies_as_scores, float32_logits
 from t3s_megatron.megatron.forward import call_model, next_batch, run_schedule
 from t3s_megatron.megatron.layout import data_and_context_group, speaks_for_its_samples
 from t3s_megatron.megatron.meter import TokenReader, TokenScores
@@ -46,13 +46,27 @@ def score_corpus(
     `samples`: corpus indices of those to score, None for all; the targets of others are NaN.
     Collective over the world. Leaves training as it was (see `training_paused`).
     """
+    return _pass_over(context, rows, samples, float32_logits)
+
+
+def score_entropies(
+    context: CallbackContext, rows: RowMaker, samples: Sequence[int] | None = None
+) -> np.ndarray | None:
+    """As `score_corpus`, of the entropy of the prediction at each target token, in nats."""
+    return _pass_over(context, rows, samples, entropies_as_scores)
+
+
+def _pass_over(
+    context: CallbackContext, rows: RowMaker, samples: Sequence[int] | None, scored: Callable
+) -> np.ndarray | None:
+    """`scored`: makes the manager within which the model's losses are minus what is scored."""
     stages = mpu.get_virtual_pipeline_model_parallel_world_size() or 1
     iterators, count = [], 0
     for _ in range(stages):
         count, batches = scoring_batches(rows, samples)
         iterators.append(batches)
     reader = TokenReader()
-    with training_paused(context), float32_logits(context.model):
+    with training_paused(context), scored(context.model):
         score_step = partial(_score_step, reader)
         run_schedule(context.model, score_step, iterators, count, forward_only=True)
         # Still paused: the collectives below belong to the pass.

@@ -104,6 +104,8 @@ def _selected(found: dict) -> str:
         said += f"; {tokens['masked_share']:.0%} of {tokens['target_tokens']} tokens masked"
         if tokens.get("anchor_share") is not None:
             said += f", anchor share {tokens['anchor_share']:.2f}"
+        if tokens.get("mean_weight") is not None:
+            said += f", mean weight of the others {tokens['mean_weight']:.2f}"
     return said
 
 

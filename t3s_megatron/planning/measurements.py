@@ -14,7 +14,7 @@ from t3s_megatron.method.options import MethodOptions
 from t3s_megatron.planning.facts import Answers, Layout, Model, Servers
 from t3s_megatron.planning.serving import waited
 from t3s_megatron.planning.walk import Walk, expected_and_longest
-from t3s_megatron.planning.work import Speed, Work, generating, scoring, training
+from t3s_megatron.planning.work import Speed, Work, forwards, generating, scoring, training
 
 #: Advice is given when measuring takes more than this share of the run.
 DOMINATES = 0.5
@@ -44,7 +44,8 @@ class Costs:
         how = self.layout, self.model, self.lengths
         work = {
             "profile": self._profiles(walk),
-            "scoring": scoring(*how, walk.scoring_passes, self.speed),
+            "scoring": scoring(*how, walk.scoring_passes, self.speed)
+            + forwards(*how, walk.scored_steps, self.speed),
             "targeted": training(*how, walk.targeted_steps, self.speed),
         }
         if self.answers is not None:

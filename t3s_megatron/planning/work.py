@@ -67,6 +67,12 @@ def training(layout: Layout, model: Model, lengths: list[int], steps: int, speed
     return Work(sum(lengths) * rows, flops, _seconds(layout, flops, speed))
 
 
+def forwards(layout: Layout, model: Model, lengths: list[int], steps: int, speed: Speed) -> Work:
+    """The forward passes alone of so many steps: see `training`."""
+    whole = training(layout, model, lengths, steps, speed)
+    return Work(whole.tokens, whole.flops / 3, whole.seconds / 3)
+
+
 def scoring(layout: Layout, model: Model, lengths: list[int], passes: int, speed: Speed) -> Work:
     flops = passes * sum(forward_flops(model, length) for length in lengths)
     return Work(sum(lengths) * passes, flops, _seconds(layout, flops, speed))

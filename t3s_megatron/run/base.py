@@ -232,16 +232,19 @@ class Run(Callback):
         self.backend.release(taken)
 
     def apply_mask(self, keep: np.ndarray) -> None:
-        """Train on these target tokens from here on: bool[n_target_tokens]. T3SError when there is
-        none."""
+        """Train on these target tokens from here on: bool[n_target_tokens], or float32 of weights.
+        T3SError when there is none."""
         if not keep.any():
             raise T3SError(
                 f"every one of the {keep.size} target tokens is masked: nothing is left to learn. "
                 "Look at delta_c_at_theta_b in TensorBoard; --t3s-anchor-threshold masks fewer."
             )
         self.rows.use_selection(keep)
-        share = 1 - keep.mean()
-        self.journal.say(f"{share:.1%} of {keep.size} target tokens are masked out of the loss")
+        share = 1 - np.count_nonzero(keep) / keep.size
+        weights = "" if keep.dtype == np.bool_ else ", the others have weights"
+        self.journal.say(
+            f"{share:.1%} of {keep.size} target tokens are masked out of the loss{weights}"
+        )
 
     def step_rows(self) -> StepRows:
         """The rows of the step that is about to begin, or has just been done."""

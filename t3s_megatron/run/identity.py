@@ -53,20 +53,23 @@ def parallel_layout(args) -> dict:
 def identity(inputs: Inputs) -> dict:
     """What has to be equal in a resumed run. JSON-able, so that it can be compared to a file's."""
     loaded = inputs.selection
-    heldout = inputs.heldout
+    heldout, reference = inputs.heldout, inputs.reference
     return (
         {
             "dataset fingerprint": inputs.corpus.fingerprint,
             "held-out fingerprint": None if heldout is None else heldout.fingerprint,
             "tokenizer fingerprint": inputs.corpus.tokenizer_fingerprint,
-            "loaded selection": None
-            if loaded is None
-            else hashlib.sha256(np.packbits(loaded.keep)).hexdigest(),
+            "loaded selection": None if loaded is None else loaded.digest,
+            "reference": None if reference is None else _digest(reference),
             "megatron-core release": megatron_version(),
         }
         | fixed_values(inputs.config)
         | inputs.megatron_arguments
     )
+
+
+def _digest(values: np.ndarray) -> str:
+    return hashlib.sha256(values.tobytes()).hexdigest()
 
 
 def provenance(inputs: Inputs, args) -> dict:

@@ -10,6 +10,8 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from t3s_megatron.accuracy.gold import check_verifier
 from t3s_megatron.accuracy.verifiers import entry
 from t3s_megatron.config import T3SConfig
@@ -18,6 +20,7 @@ from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.lengths import arrange_training
 from t3s_megatron.data.names import is_missing_path
 from t3s_megatron.data.selection_file import Selection
+from t3s_megatron.data.stores import read_reference
 from t3s_megatron.data.teachers import Part, asked_once, load_heldout_corpus, load_training_corpus
 from t3s_megatron.data.tokenizing import Sample, load_tokenizer, pad_token
 from t3s_megatron.errors import T3SError
@@ -32,7 +35,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Inputs:
-    """The inputs of a run. `heldout` and `selection` are None when not asked for.
+    """The inputs of a run. `heldout`, `selection` and `reference` (log-probs of --t3s-reference,
+    float32[n_target_tokens]) are None when not asked for.
 
     `unusable_gold`: uids of samples whose gold answer the verifier cannot read. They are trained
     on, and never asked. `parts`: the corpus by teacher; one part where there is one teacher.
@@ -45,6 +49,7 @@ class Inputs:
     heldout: Corpus | None
     unusable_gold: frozenset[str]
     selection: Selection | None
+    reference: np.ndarray | None
     max_new_tokens: int
     parts: list[Part]
     training_rows: TrainingRows
@@ -116,6 +121,12 @@ def read_inputs(args) -> Inputs:
     selection = None
     if config.selection_load:
         selection = Selection.load(config.selection_load, corpus)
+    reference = None
+    if config.reference:
+        uids = [sample.uid for sample in corpus.samples]
+        reference = read_reference(
+            config.reference, uids, corpus.sample_hashes, corpus.tokenizer_fingerprint
+        )
     training_rows = arrange_training(corpus, config.seed, args)
     profile_rows = {
         part.teacher: arrange_training(corpus, config.seed, args, part.samples)
@@ -129,6 +140,7 @@ def read_inputs(args) -> Inputs:
         heldout,
         unusable_gold,
         selection,
+        reference,
         max_new_tokens,
         parts,
         training_rows,

@@ -150,6 +150,8 @@ class Persistence:
     def _made(self) -> list[str]:
         """Files that the run has made beside its state and goes on with."""
         machine, names = self.state.machine, ["selection"] if self._selected() else []
+        if machine.phase is Phase.PROFILE and machine.total_steps:
+            names += self.selector.theta_0_names()
         if machine.phase in (Phase.PROFILE, Phase.TARGETED):
             for profile in machine.profiles:
                 names += self.selector.store_names(profile)
@@ -282,6 +284,8 @@ class Persistence:
                     f"{path}: expected checksum {checksum[:12]}, found {found[:12]}: it is not "
                     "the file that this run made; restore it, or start again"
                 )
+        if set(selector.theta_0_names()) & set(made):
+            selector.restore_theta_0()
         known = [p for p in state.machine.profiles if set(selector.store_names(p)) & set(made)]
         for profile in known:
             selector.restore_profile(profile)

@@ -55,6 +55,9 @@ class T3SRun(Run):
         depth = self.config.accuracy_overlap
         machine = OverlappingPhases(self.config, depth) if depth else PhaseMachine(self.config)
         self.state = RunState(machine, rows)
+        weigh = self.config.chosen.weigh
+        if weigh is not None:
+            forward.weigh = lambda p: weigh(p, self.config.min_probability)
         self.handlers = {
             ActionKind.KEEP_THETA_0: self._keep_theta_0,
             ActionKind.MEASURE: self._measure,
@@ -130,6 +133,8 @@ class T3SRun(Run):
         if self.machine.total_steps == 0:
             self.evaluate(context, "theta_0")
         self._carry_out(context, between_steps=False)
+        if self.config.chosen.leaves_out and not self.finished:
+            self.selector.leave_out(context, self.step_rows())
 
     def after_step(self, context: CallbackContext, tokens: StepTokens) -> None:
         profiling = self.machine.phase is Phase.PROFILE

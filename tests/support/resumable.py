@@ -38,7 +38,9 @@ SETTINGS = {
     "two": Setting(2, TWO, kill_rank="1"),
     "blocks": Setting(2, [*TWO, *BLOCKS, *BOTH], kill_rank="1"),
     "confidence": Setting(
-        1, [*PACKED, "--t3s-signal", "confidence", "--t3s-targeted-accuracy-interval", 1]
+        1,
+        [*PACKED, "--t3s-signal", "confidence", "--t3s-targeted-accuracy-interval", 1,
+         "--t3s-method", "t3s-soft", "--t3s-soft-temperature", 0.5],
     ),
     "rrt": Setting(1, ["--t3s-method", "rrt"]),
 }  # fmt: skip

@@ -152,14 +152,42 @@ def test_gold_answers_are_needed_exactly_when_something_is_generated(line, neede
 
 # ------------------------------------------------------------------------------------- what is fine
 
+_REQUIRED = {
+    "mask_share": "--t3s-mask-share 0.3",
+    "soft_temperature": "--t3s-soft-temperature 0.5",
+    "min_probability": "--t3s-min-probability 0.1",
+    "reference": "--t3s-reference c.safetensors",
+}
+
+
+def with_method(method: str) -> str:
+    """A command line of the method, with what it cannot do without."""
+    return " ".join(
+        [f"--t3s-method {method}", *(_REQUIRED[name] for name in METHODS[method].requires)]
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", _REQUIRED)
+def test_what_is_of_some_methods_is_asked_of_them_and_refused_to_the_others(method, name):
+    chosen = METHODS[method]
+    if name in chosen.requires:
+        rest = [_REQUIRED[other] for other in chosen.requires if other != name]
+        argument = _REQUIRED[name].split()[0]
+        said = refused(" ".join([f"--t3s-method {method}", *rest]))
+        assert f"--t3s-method {method} needs {argument}" in said
+    elif not chosen.takes(name):
+        said = refused(f"{with_method(method)} {_REQUIRED[name]}")
+        assert "only applies to --t3s-method " in said and "drop it" in said
+
 
 @pytest.mark.parametrize(
     "line",
     [
-        *(f"--t3s-method {method}" for method in METHODS),
-        *(f"--t3s-method {method} --t3s-simple" for method in METHODS if method != "sft"),
-        *(f"--t3s-method {method} --t3s-mask-share 0.3" for method in MASKING_BASELINES),
-        *(f"--t3s-method {m} --t3s-selection-load s" for m in METHODS if m not in ("sft", "rrt")),
+        *map(with_method, METHODS),
+        *(f"{with_method(m.name)} --t3s-simple" for m in METHODS.values() if m.has_theta_b),
+        *(f"{with_method(method)} --t3s-mask-share 0.3" for method in MASKING_BASELINES),
+        *(f"--t3s-method {m.name} --t3s-selection-load s" for m in METHODS.values() if m.selects),
         *(f"--t3s-no-shock {end}" for end in ("simple", "sft", "stop")),
         "--t3s-simple-step 50 --t3s-profile-iters 50",
         "--t3s-profile-iters 5 --t3s-simple-step 6 --t3s-no-shock stop",
@@ -439,6 +467,9 @@ _VALUES = {
     "simple": st.booleans(),
     "simple_step": _numbers(1),
     "mask_share": st.none() | st.none() | st.floats(0, 1) | _FLOATS,
+    "soft_temperature": st.none() | _FLOATS,
+    "min_probability": st.none() | _FLOATS,
+    "reference": st.just(()) | st.just(("c.safetensors",)),
     "anchor_threshold": _FLOATS,
     "patience": _numbers(1),
     "min_delta": _FLOATS,

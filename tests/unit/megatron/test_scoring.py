@@ -70,6 +70,57 @@ def test_a_float32_model_is_scored_as_ever():
         assert torch.equal(losses(model, tokens()), before)
 
 
+def true_entropies(hidden, weight):
+    """float64, [B, S], of the predictions of hidden states [S, B, h]."""
+    log_p = (hidden.double() @ weight.detach().double().t()).log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1).t()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("fused", [False, True])
+def test_entropies_are_those_of_float64_logits(dtype, fused):
+    from tiny_gpt import VOCABULARY, make_parallel, tiny_gpt
+
+    import t3s_megatron.megatron.float32_logits as room
+
+    make_parallel()
+    bf16 = dtype == torch.bfloat16
+    model = tiny_gpt(bf16=bf16, params_dtype=dtype, cross_entropy_loss_fusion=fused)
+    before, seen = losses(model, tokens()), []
+    hook = model.output_layer.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
+    losses(model, tokens())
+    hook.remove()
+    truth = true_entropies(seen[0], model.output_layer.weight)
+    room._CHUNK_BYTES = 4 * VOCABULARY * B * 5
+    with room.entropies_as_scores([model]):
+        found = -losses(model, tokens())
+    assert found.dtype == torch.float32 and found.shape == (B, S)
+    assert truth.max() - truth.min() > 0.1 and (found - truth).abs().max() < 1e-5
+    assert torch.equal(losses(model, tokens()), before)
+
+
+@pytest.mark.child(processes=2)
+@pytest.mark.parametrize("sequence_parallel", [False, True])
+def test_entropies_of_tensor_parallel_ranks_are_of_the_whole_vocabulary(sequence_parallel):
+    from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
+    from tiny_gpt import make_parallel, tiny_gpt
+
+    from t3s_megatron.megatron.float32_logits import entropies_as_scores
+
+    make_parallel(tensor_model_parallel_size=2)
+    model = tiny_gpt(tensor_model_parallel_size=2, sequence_parallel=sequence_parallel)
+    seen = []
+    hook = model.output_layer.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
+    losses(model, tokens())
+    hook.remove()
+    hidden = gather_from_sequence_parallel_region(seen[0]) if sequence_parallel else seen[0]
+    parts = [torch.empty_like(model.output_layer.weight) for _ in range(2)]
+    torch.distributed.all_gather(parts, model.output_layer.weight.detach().contiguous())
+    with entropies_as_scores([model]):
+        found = -losses(model, tokens())
+    assert (found - true_entropies(hidden, torch.cat(parts))).abs().max() < 1e-5
+
+
 @pytest.mark.child(processes=2)
 @pytest.mark.parametrize("sequence_parallel", [False, True])
 def test_tensor_parallel_ranks_have_a_part_of_the_vocabulary_each(sequence_parallel):

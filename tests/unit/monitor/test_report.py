@@ -28,6 +28,12 @@ def test_accuracy_by_step_of_one_run():
     ]
 
 
+def test_weights_are_told_by_their_mean():
+    tokens = {"target_tokens": 200, "masked_share": 0.0, "mean_weight": 0.523}
+    said = tables([t3s_summary(tokens=tokens)]).splitlines()[0]
+    assert said.endswith("; 0% of 200 tokens masked, mean weight of the others 0.52")
+
+
 def right(n: int) -> Outcome:
     return Outcome(n / 40, "1" * n + "0" * (40 - n))
 
