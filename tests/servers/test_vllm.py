@@ -26,6 +26,7 @@ from t3s_megatron.errors import T3SError
 from t3s_megatron.servers import reload
 from t3s_megatron.servers.client import Client
 from t3s_megatron.servers.completion import Finish, Request
+from t3s_megatron.servers.sleeping import wake_for_answers, wake_for_weights
 from tests.conftest import pretrain_student
 from tests.support.launch import run
 from tests.support.reference import read_tensors
@@ -183,13 +184,24 @@ def test_a_server_that_is_killed_in_the_middle(tmp_path, start, vllm, live, expo
     assert "1 of 2 servers ready" in job.output
 
 
-def test_a_folder_that_is_none_is_refused_and_the_weights_stay(vllm, exported, tmp_path):
-    """With the reason that the server gives, and it goes on with what it has."""
+def test_a_folder_that_is_none_is_refused_and_the_next_one_is_loaded(vllm, exported, tmp_path):
+    """With the reason that the server gives. vLLM 0.32 has taken its layers apart by then, and the
+    first request would end its engine: nothing is asked of a server whose reload has failed."""
     reload.load("vllm", vllm, exported, 300)
     (wanted,) = ask(vllm)
     with pytest.raises(T3SError, match=f"{vllm}/collective_rpc: "):
         reload.load("vllm", vllm, str(tmp_path / "no such folder"), 300)
-    assert ask(vllm) == [wanted]
+    reload.load("vllm", vllm, exported, 300)
+    assert wanted and ask(vllm) == [wanted]
+
+
+def test_waking_what_is_awake_changes_nothing(vllm, exported):
+    """The endpoints are there. Sleep itself vLLM has on CUDA only."""
+    reload.load("vllm", vllm, exported, 300)
+    (wanted,) = ask(vllm)
+    wake_for_weights(vllm, 60)
+    wake_for_answers(vllm, 60)
+    assert wanted and ask(vllm) == [wanted]
 
 
 def test_other_weights_are_found_out_before_the_job_trains(tmp_path, start, exported):
