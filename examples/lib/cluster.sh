@@ -73,7 +73,7 @@ t3s_cluster() {
     if [ "$SERVE" = colocate ]; then
         (( NPROC_PER_NODE % SERVE_TP == 0 )) || t3s_refuse \
             "SERVE_TP=$SERVE_TP: the $NPROC_PER_NODE GPUs of a node are no multiple of it"
-        [ "$NNODES" != 1 ] || NODES=${NODES:-localhost}
+        [ "$NNODES" != 1 ] || NODES=localhost  # where they listen then
         [ -n "$NODES" ] || [ "${DRY_RUN:-0}" != 1 ] \
             || NODES=$(seq -s ' ' -f 'node%g' 0 $(( NNODES - 1 )))
         (( $(wc -w <<<"$NODES") == NNODES )) || t3s_refuse \

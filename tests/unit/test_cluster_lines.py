@@ -39,6 +39,7 @@ def start(tmp_path):
         environment = {
             "PATH": os.environ["PATH"], "PYTHON": str(python), "HAS": EVERYTHING,
             "HF_MODEL": str(student), "DATA": "traces.jsonl", "OUT": str(tmp_path / "out"),
+            "SERVE": "live",
         }  # fmt: skip
         return subprocess.run(
             ["bash", f"{ROOT}/examples/{script}"],
@@ -133,14 +134,14 @@ def test_slurm_gives_as_much_notice_as_torchrun_has_patience(line):
 @pytest.mark.parametrize(
     ("given", "context", "recomputes"),
     [
-        ({}, "2", False),
+        ({"SERVE": ""}, "2", False),  # servers on these GPUs
         ({"T3S_SIMPLE": "1"}, "2", False),
         ({"SERVE": "http://a:1"}, "2", False),
         ({"SERVE": "live"}, "1", True),
-        ({"SEQ_LENGTH": "4096"}, "1", True),
+        ({"SERVE": "", "SEQ_LENGTH": "4096"}, "1", True),
         ({"T3S_SIMPLE": "1", "CP": "1"}, "1", True),
         ({"T3S_SIMPLE": "1", "RECOMPUTE": "1"}, "2", True),
-        ({"CP": "2", "SERVE": "live"}, "2", True),
+        ({"CP": "2"}, "2", True),
     ],
 )
 def test_8b_computes_nothing_twice_where_nothing_is_generated_live(
