@@ -24,7 +24,7 @@ from tests.support.qwen3 import MODELS, SHARED
 
 SCRIPTS = {
     # model: (script, GPUs, data-parallel size)
-    "Qwen3-8B": ("run_t3s_qwen3_8b.sh", 8, 2),
+    "Qwen3-8B": ("run_t3s_qwen3_8b.sh", 8, 1),
     "Qwen3-32B": ("run_t3s_qwen3_32b.sh", 16, 1),
     "Qwen3-235B-A22B": ("run_t3s_qwen3_235b_a22b.sh", 128, 2),
 }
