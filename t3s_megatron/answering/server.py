@@ -112,7 +112,7 @@ class ServerBackend:
         if self._checked is not None:
             if step == 0:
                 return self._checked
-            self.release(self._checked)
+            self._in_use.discard(self._checked.folder)
             self._checked = None
         return self._export(context)
 
