@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Plans of the three cluster scripts, on a CPU, without data and students: bash benchmarks/plans.sh
-# Writes benchmarks/results/plans.md (a minute); ends with an error if one does not fit 80 GiB.
+# Writes benchmarks/results/plans.md (ten minutes); ends with an error if one does not fit 80 GiB.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PYTHON=${PYTHON:-$ROOT/.venv/bin/python}
@@ -37,6 +37,8 @@ student Qwen3-235B-A22B
 Planned, not measured: `t3s-megatron plan` on a CPU, by `bash benchmarks/plans.sh`. The data is not there, so every sample counts with the full 32,768 tokens; with yours, `DRY_RUN=1` counts them.
 HEAD
     plan "Qwen3-8B, 8 GPUs, servers on them" run_t3s_qwen3_8b.sh
+    plan "Qwen3-8B, 8 GPUs, servers on them, answers of 10,000 tokens" run_t3s_qwen3_8b.sh \
+        PLAN_ARGS="--mean-answer-tokens 10000"
     plan "Qwen3-8B, 8 GPUs, live" run_t3s_qwen3_8b.sh SERVE=live
     plan "Qwen3-8B, 8 GPUs, T3S-simple" run_t3s_qwen3_8b.sh T3S_SIMPLE=1
     plan "Qwen3-32B, 16 GPUs, servers on them" run_t3s_qwen3_32b.sh
