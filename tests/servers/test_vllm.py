@@ -226,13 +226,17 @@ def test_other_weights_are_found_out_before_the_job_trains(tmp_path, start, expo
     assert f"{url}: its greedy answers agree with the live weights' to 0." in errors_of(job)
 
 
-def test_what_vllm_refuses_fails_alone(vllm):
-    """A prompt over --max-model-len, between others."""
-    prompts = [[4, 5, 6], [4] * 60, [5, 6, 7]]
+def test_what_vllm_has_no_room_for_fails_alone(vllm):
+    """Over --max-model-len, between others: a prompt, which it refuses, and an answer, which it cuts
+    short as if that were all that was asked for."""
+    prompts = [[4, 5, 6], [4] * 60, [5, 6, 7], [4] * 70]
     requests = [Request(prompt, 16, 0.0, seed=0) for prompt in prompts]
     found = Client([vllm], "student", retries=1).complete(requests)
-    assert [one.finish in (Finish.STOP, Finish.LENGTH) for one in found] == [True, False, True]
-    assert found[1].finish is Finish.REFUSED and "HTTP status 400" in str(found[1].why)
+    answered = [one.finish in (Finish.STOP, Finish.LENGTH) for one in found]
+    assert answered == [True, False, True, False]
+    assert {one.finish for one in found[1::2]} == {Finish.REFUSED}
+    assert "the server's own limit is lower" in str(found[1].why)
+    assert "HTTP status 400" in str(found[3].why)
 
 
 def ask(url: str) -> list[str]:
