@@ -227,8 +227,8 @@ def test_other_weights_are_found_out_before_the_job_trains(tmp_path, start, expo
 
 
 def test_what_vllm_has_no_room_for_fails_alone(vllm):
-    """Over --max-model-len, between others: a prompt, which it refuses, and an answer, which it cuts
-    short as if that were all that was asked for."""
+    """Over --max-model-len, between others: a prompt, which it refuses, and an answer, which it
+    cuts short as if that were all that was asked for."""
     prompts = [[4, 5, 6], [4] * 60, [5, 6, 7], [4] * 70]
     requests = [Request(prompt, 16, 0.0, seed=0) for prompt in prompts]
     found = Client([vllm], "student", retries=1).complete(requests)
