@@ -148,11 +148,10 @@ class T3S:
 
     @staticmethod
     def _free_the_gpus(config) -> None:
-        """Before the model is built: a server beside a job that was killed may still be awake. The
-        other ranks wait for this one when they join the process group."""
-        if not (config.server_colocated and config.needs_answers):
-            return
-        if os.environ.get("RANK", "0") == "0":
+        """Before the model is built, and also where nothing will be asked: a server is awake after
+        its start, and beside a job that was killed. The other ranks wait for this one when they
+        join the process group."""
+        if config.server_colocated and os.environ.get("RANK", "0") == "0":
             urls = [base_url(url) for url in config.server_url]
             gone = put_to_sleep(urls, config.server_reload_timeout, print)
             if len(gone) == len(urls):
