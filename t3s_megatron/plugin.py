@@ -153,7 +153,9 @@ class T3S:
         join the process group."""
         if config.server_colocated and os.environ.get("RANK", "0") == "0":
             urls = [base_url(url) for url in config.server_url]
-            gone = put_to_sleep(urls, config.server_reload_timeout, print)
+            gone = put_to_sleep(
+                urls, config.server_reload_timeout, lambda why: print(f"[t3s] {why}", flush=True)
+            )
             if len(gone) == len(urls):
                 raise ServerError(f"--t3s-server-colocated: no server is there: {'; '.join(gone)}")
 
