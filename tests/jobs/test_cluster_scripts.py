@@ -124,7 +124,7 @@ REFUSED = {
     "a student that is not there": ({}, "has no config.json: download the student"),
     "a world that does not divide": (
         {"TP": "3", "HF_MODEL": "here"},
-        "8 processes are not a multiple of TP*PP*CP = 3",
+        "8 processes are not a multiple of TP*PP*CP = 6",
     ),
     "a switch that only knows 1": ({"DRY_RUN": "true"}, "DRY_RUN=true: has to be one of 0 1"),
     "another switch": ({"T3S_SIMPLE": "true"}, "T3S_SIMPLE=true: has to be one of 0 1"),
