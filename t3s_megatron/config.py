@@ -151,6 +151,15 @@ class T3SConfig(RunOptions, ServerOptions, AccuracyOptions, MethodOptions, DataO
                 "--t3s-accuracy-overlap needs --t3s-generation server: the live weights cannot "
                 "answer while they are trained"
             )
+        if self.server_colocated and self.generation != "server":
+            raise T3SError(
+                "--t3s-server-colocated without --t3s-generation server: add it, or drop this"
+            )
+        if self.server_colocated and self.accuracy_overlap:
+            raise T3SError(
+                "--t3s-accuracy-overlap does not go with --t3s-server-colocated: servers on the "
+                "GPUs that train cannot answer while they do. Drop one of the two"
+            )
 
     def _check_positions(self, args: argparse.Namespace) -> None:
         if self.max_new_tokens and self.max_new_tokens >= args.max_position_embeddings:

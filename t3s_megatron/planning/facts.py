@@ -159,13 +159,25 @@ class Storage:
 
 
 @dataclass(frozen=True)
+class Colocated:
+    """A server on `gpus` of those that train. Bytes of each: `memory` while it is awake; `reserve`,
+    part of that, for CUDA context, NCCL, graphs and workspaces, which it keeps while it sleeps."""
+
+    gpus: int
+    memory: int
+    reserve: int
+
+
+@dataclass(frozen=True)
 class Servers:
     """Who answers with --t3s-generation server. `urls`: how many; `concurrency`: answers at once at
-    each; `overlap`: measurements in flight while training goes on, 0: it waits."""
+    each; `overlap`: measurements in flight while training goes on, 0: it waits; `colocated`: of
+    each, None where it has GPUs of its own."""
 
     urls: int
     concurrency: int
     overlap: int = 0
+    colocated: Colocated | None = None
 
 
 @dataclass(frozen=True)
@@ -192,3 +204,7 @@ class Answers:
     @property
     def overlap(self) -> int:
         return 0 if self.servers is None else self.servers.overlap
+
+    @property
+    def colocated(self) -> Colocated | None:
+        return None if self.servers is None else self.servers.colocated

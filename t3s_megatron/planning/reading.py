@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from t3s_megatron.config import T3SConfig
-from t3s_megatron.planning.facts import Answers, Layout, Samples, Servers, Storage, Teacher
+from t3s_megatron.planning.facts import (
+    Answers,
+    Colocated,
+    Layout,
+    Samples,
+    Servers,
+    Storage,
+    Teacher,
+)
 from t3s_megatron.servers.probes import PROBE_TOKENS, PROBES
 
 #: Samples of the paper's corpora, where the data is not on this machine.
@@ -144,9 +152,15 @@ def held_out_lengths(config: T3SConfig | None, args, tokenizer, notes: list[str]
 
 
 def answers_of(
-    config: T3SConfig | None, args, samples: Samples, held_out: list[int], layout: Layout
+    config: T3SConfig | None,
+    args,
+    samples: Samples,
+    held_out: list[int],
+    layout: Layout,
+    server: Colocated | None = None,
 ) -> Answers | None:
-    """What is generated, where the run asks for answers. `held_out`: lengths of those prompts."""
+    """What is generated, where the run asks for answers. `held_out`: lengths of those prompts.
+    `server`: one on the training GPUs, for a run that has such."""
     if config is None or not config.needs_answers:
         return None
     prompts = samples.asked(config.accuracy_prompts)
@@ -173,7 +187,12 @@ def answers_of(
         cached=layout.context == 1,
         asked_in_profiles=asked_in_profiles,
         blocks=config.accuracy_blocks,
-        servers=Servers(len(config.server_url), config.server_concurrency, config.accuracy_overlap)
+        servers=Servers(
+            len(config.server_url),
+            config.server_concurrency,
+            config.accuracy_overlap,
+            server if config.server_colocated else None,
+        )
         if config.generation == "server"
         else None,
     )

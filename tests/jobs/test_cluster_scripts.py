@@ -28,7 +28,7 @@ from tests.support.task import make_samples
 
 SCRIPTS = {
     # model: (script, GPUs, data-parallel size)
-    "Qwen3-8B": ("run_t3s_qwen3_8b.sh", 8, 2),
+    "Qwen3-8B": ("run_t3s_qwen3_8b.sh", 8, 1),
     "Qwen3-32B": ("run_t3s_qwen3_32b.sh", 16, 1),
     "Qwen3-235B-A22B": ("run_t3s_qwen3_235b_a22b.sh", 128, 2),
 }
@@ -68,7 +68,7 @@ def test_the_command_line_is_valid_at_its_world_size(model, tmp_path, task):
     command, _, plan = done.stdout.partition("\n\n")
     # The paper's samples are longer than these, and the plan counts what is there.
     assert "counted in the data" in plan and plan.splitlines()[-1].startswith("fits: ")
-    line = shlex.split(command)
+    line = shlex.split(command.splitlines()[0])
     nodes, processes = (int(line[line.index(f"--{n}") + 1]) for n in ("nnodes", "nproc-per-node"))
     assert nodes * processes == world
     module = line.index("t3s_megatron.pretrain")
@@ -173,12 +173,20 @@ REFUSED = {
     "a student that is not there": ({}, "has no config.json: download the student"),
     "a world that does not divide": (
         {"TP": "3", "HF_MODEL": "here"},
-        "8 processes are not a multiple of TP*PP*CP = 3",
+        "8 processes are not a multiple of TP*PP*CP = 6",
     ),
     "a switch that only knows 1": ({"DRY_RUN": "true"}, "DRY_RUN=true: has to be one of 0 1"),
     "another switch": ({"T3S_SIMPLE": "true"}, "T3S_SIMPLE=true: has to be one of 0 1"),
-    "who answers": ({"GENERATION": "vllm"}, "GENERATION=vllm: has to be one of live server"),
-    "a server that is not asked": ({"SERVER_URL": "http://localhost:1"}, "set GENERATION=server"),
+    "who answers": ({"SERVE": "vllm"}, "SERVE=vllm: has to be colocate, live, or URLs"),
+    "more than a GPU has": ({"SERVE_MEMORY": "45"}, "SERVE_MEMORY=45: has to be a share"),
+    "a server on more GPUs than a node has": (
+        {"SERVE_TP": "16", "HF_MODEL": "here"},
+        "SERVE_TP=16: the 8 GPUs of a node are no multiple of it",
+    ),
+    "servers of nodes without a name": (
+        {"NNODES": "2", "HF_MODEL": "here"},
+        "NODES='': has to name the 2 nodes",
+    ),
     "no number": ({"NNODES": "two"}, "NNODES=two: has to be a whole number from 1"),
     "nothing to divide by": ({"TP": "0"}, "TP=0: has to be a whole number from 1"),
     "another Python": ({"PYTHON": "/usr/bin/false"}, "pip install 't3s-megatron[gpu"),

@@ -151,6 +151,7 @@ def test_what_a_run_is_does_not_change_when_it_goes_on():
         "selection_save", "dir", "device",
         "generation_batch_size", "generation_timeout", "verify_timeout", "verify_workers",
         "verify_memory", "hf_model", "hf_export", "non_finite", "server_url", "server_model",
-        "server_weights", "server_reload", "server_reload_command", "server_reload_timeout",
-        "server_concurrency", "server_timeout", "server_retries", "server_agreement",
+        "server_colocated", "server_weights", "server_reload", "server_reload_command",
+        "server_reload_timeout", "server_concurrency", "server_timeout", "server_retries",
+        "server_agreement",
     }  # fmt: skip
