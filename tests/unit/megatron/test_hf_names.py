@@ -29,7 +29,8 @@ PARAMETERS = {
     "Mixtral-8x7B-v0.1": 46_702_792_704,
     "GLM-4.5-Air, eight layers": 17_875_521_536,
     "DeepSeek-V3, eight layers": 61_140_245_504,
-    "Ling-mini-2.0": 16_255_643_392,
+    # Without the bias that chooses experts (19 x 256), which is a buffer here as in transformers.
+    "Ling-mini-2.0": 16_255_638_528,
 }
 
 _QKVO = [f"self_attn.{x}_proj.weight" for x in "qkvo"]
