@@ -76,6 +76,13 @@ class RunOptions:
     hf_export: str | None = option(
         None, "write the final weights as a Hugging Face folder of this name", free=True
     )
+    keep_checkpoints: int | None = option(
+        None,
+        "remove a checkpoint that the run has saved itself once so many newer ones, with the one "
+        "about to be written, are there; without it all stay",
+        at_least=2,
+        free=True,
+    )
     non_finite: str = option(
         "stop",
         "a loss, gradient or log-prob that is not finite: stop before anything is learned from it "
@@ -195,6 +202,11 @@ def _check_megatron(args: argparse.Namespace, given: dict[str, Any]) -> None:
         raise T3SError(
             f"--optimizer {args.optimizer} does not work with --t3s: its state is spread and kept "
             f"in a way that the rewind does not know. Use {' or '.join(OPTIMIZERS)}"
+        )
+    if given["keep_checkpoints"] and getattr(args, "save_retain_interval", None):
+        raise T3SError(
+            "--t3s-keep-checkpoints and --save-retain-interval both say which checkpoints stay: "
+            "drop one (Megatron's keeps one, and those at its interval)"
         )
     if args.fp16:
         raise T3SError(

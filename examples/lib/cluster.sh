@@ -38,6 +38,7 @@ t3s_cluster() {
     local STEPS=${STEPS:-50}
     local SEQ_LENGTH=${SEQ_LENGTH:-32768}    # bound of a sample; each has its own length
     local SAVE_INTERVAL=${SAVE_INTERVAL:-10}
+    local KEEP_CHECKPOINTS=${KEEP_CHECKPOINTS:-2}  # of those that the run saves; 0: all
     # --- where: NNODES x NPROC_PER_NODE processes
     local NPROC_PER_NODE=${NPROC_PER_NODE:-8}
     local NODE_RANK=${NODE_RANK:-0}
@@ -113,6 +114,7 @@ t3s_cluster() {
         # 151,936 logits a token: do not keep them twice.
         args+=(--cross-entropy-loss-fusion)
     fi
+    [ "$KEEP_CHECKPOINTS" = 0 ] || args+=(--t3s-keep-checkpoints "$KEEP_CHECKPOINTS")
     [ "$T3S_SIMPLE" = 1 ] && args+=(--t3s-simple)
     [ "$GENERATION" = server ] && args+=(--t3s-generation server --t3s-server-url $SERVER_URL
         --t3s-server-reload "$SERVER_RELOAD" --t3s-server-weights "$OUT/weights")

@@ -112,6 +112,9 @@ def test_from_folder_to_folder_with_a_tiny_student(family, tmp_path, task):
     assert ("resumed at iteration 2" in job.stdout) == (family == "llama")
     summary = json.loads((out / "t3s/summary.json").read_text())
     assert summary["finished"] and summary["arrangement"]["kind"] == "own"
+    # Those of the last two of the saves at 2, 4 and 6.
+    saved = sorted(path.name for path in (out / "checkpoints").glob("iter_*"))
+    assert saved == ["iter_0000004", "iter_0000006"]
     trained = AutoModelForCausalLM.from_pretrained(out / "hf")
     assert trained.config.vocab_size == VOCABULARY
     assert AutoTokenizer.from_pretrained(out / "hf").chat_template

@@ -150,7 +150,8 @@ def test_what_a_run_is_does_not_change_when_it_goes_on():
         "data", "heldout_data", "ignore_fields", "show_samples", "selection_load",
         "selection_save", "dir", "device",
         "generation_batch_size", "generation_timeout", "verify_timeout", "verify_workers",
-        "verify_memory", "hf_model", "hf_export", "non_finite", "server_url", "server_model",
+        "verify_memory", "hf_model", "hf_export", "keep_checkpoints", "non_finite", "server_url",
+            "server_model",
         "server_weights", "server_reload", "server_reload_command", "server_reload_timeout",
         "server_concurrency", "server_timeout", "server_retries", "server_agreement",
     }  # fmt: skip
