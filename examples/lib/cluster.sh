@@ -55,7 +55,7 @@ t3s_cluster() {
 
     t3s_check_knobs
     "$PYTHON" -c 'import t3s_megatron' 2>/dev/null || t3s_refuse \
-        "t3s_megatron is not installed for $PYTHON: pip install 't3s-megatron[gpu,verification]'"
+        "t3s_megatron is not installed for $PYTHON: pip install --no-build-isolation 't3s-megatron[gpu,verification]'"
     [ -e "$HF_MODEL/config.json" ] || t3s_refuse \
         "HF_MODEL=$HF_MODEL has no config.json: download the student, e.g. hf download Qwen/Qwen3-32B --local-dir DIR (for DRY_RUN=1 with --include '*.json' --include '*.txt')"
     local model  # Megatron's arguments for it, which the run takes from the folder by itself
@@ -166,7 +166,7 @@ t3s_cluster() {
 
     if [ "${DRY_RUN:-0}" = 1 ]; then
         [ -z "${lacking:-}" ] || echo "$(basename "$0"): warning: a run on this machine would lack" \
-            "$lacking: pip install 't3s-megatron[gpu,verification]'" >&2
+            "$lacking: pip install --no-build-isolation 't3s-megatron[gpu,verification]'" >&2
         printf '%q ' "${run[@]}" -m t3s_megatron.pretrain "${args[@]}"
         printf '\n\n'
         # What it will need, on the CPU of this machine; 3 when it does not fit.
@@ -177,7 +177,7 @@ t3s_cluster() {
     [ -e "$HF_MODEL/config.json" ] || t3s_refuse \
         "HF_MODEL=$HF_MODEL has no config.json: download the student, e.g. hf download Qwen/Qwen3-32B --local-dir DIR"
     [ -z "${lacking:-}" ] || t3s_refuse \
-        "$PYTHON lacks $lacking: pip install 't3s-megatron[gpu,verification]'"
+        "$PYTHON lacks $lacking: pip install --no-build-isolation 't3s-megatron[gpu,verification]'"
     mkdir -p "$OUT"
     exec "${run[@]}" -m t3s_megatron.pretrain "${args[@]}"
 }
