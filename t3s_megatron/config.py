@@ -69,8 +69,9 @@ class RunOptions:
 
     hf_model: str | None = option(
         None,
-        "theta_0: a Hugging Face folder (safetensors), which also says the model's arguments; its "
-        "weights are not read again when the job resumes from its own checkpoint",
+        "theta_0: a Hugging Face folder (safetensors), or OWNER/NAME@REVISION on the hub; it says "
+        "the model's arguments too, and its weights are not read again when the job resumes from "
+        "its own checkpoint",
         free=True,
     )
     hf_export: str | None = option(

@@ -13,7 +13,7 @@ PROBE
 
 t3s_cluster() {
     # --- what to train, on what; OUT has to be one folder for all nodes
-    [ -n "${HF_MODEL:-}" ] || t3s_refuse "HF_MODEL is not set: the student's Hugging Face folder"
+    [ -n "${HF_MODEL:-}" ] || t3s_refuse "HF_MODEL is not set: the student's Hugging Face folder, or OWNER/NAME on the hub"
     [ -n "${DATA:-}" ] || t3s_refuse "DATA is not set: the traces (.jsonl, .parquet or a dataset)"
     local traces=("$DATA")
     [ -e "$DATA" ] || traces=($DATA)  # a file for each of several teachers
@@ -56,8 +56,6 @@ t3s_cluster() {
     t3s_check_knobs
     "$PYTHON" -c 'import t3s_megatron' 2>/dev/null || t3s_refuse \
         "t3s_megatron is not installed for $PYTHON: pip install --no-build-isolation 't3s-megatron[gpu,verification]'"
-    [ -e "$HF_MODEL/config.json" ] || t3s_refuse \
-        "HF_MODEL=$HF_MODEL has no config.json: download the student, e.g. hf download Qwen/Qwen3-32B --local-dir DIR (for DRY_RUN=1 with --include '*.json' --include '*.txt')"
     local model  # Megatron's arguments for it, which the run takes from the folder by itself
     model=$("$PYTHON" -m t3s_megatron.cli arguments "$HF_MODEL") || exit 2
     local world=$(( NNODES * NPROC_PER_NODE ))
@@ -86,7 +84,6 @@ t3s_cluster() {
         --manual-gc --manual-gc-interval 10
         # Ranks wait for each other while answers are generated and verified.
         --distributed-timeout-minutes 60
-        --tokenizer-type HuggingFaceTokenizer --tokenizer-model "$HF_MODEL"
         --load "$OUT/checkpoints" --save "$OUT/checkpoints" --save-interval "$SAVE_INTERVAL"
         --tensorboard-dir "$OUT/tensorboard" --log-interval 1 --eval-iters 0 --num-workers 0
         --t3s --t3s-method "$METHOD" --t3s-dir "$OUT/t3s" --t3s-data "${traces[@]}"
@@ -174,8 +171,6 @@ t3s_cluster() {
             --gpus-per-node "$NPROC_PER_NODE" $PLAN_ARGS -- "${args[@]}"
         return
     fi
-    [ -e "$HF_MODEL/config.json" ] || t3s_refuse \
-        "HF_MODEL=$HF_MODEL has no config.json: download the student, e.g. hf download Qwen/Qwen3-32B --local-dir DIR"
     [ -z "${lacking:-}" ] || t3s_refuse \
         "$PYTHON lacks $lacking: pip install --no-build-isolation 't3s-megatron[gpu,verification]'"
     mkdir -p "$OUT"

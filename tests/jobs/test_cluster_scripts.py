@@ -8,6 +8,7 @@ nothing said of the model.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -19,6 +20,7 @@ import pytest
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.families import VOCABULARY, save_student
+from tests.support.hub import Hub
 from tests.support.launch import ROOT, end_processes, job_environment
 from tests.support.qwen3 import MODELS, SHARED
 
@@ -88,8 +90,18 @@ def test_the_command_line_is_valid_at_its_world_size(model, tmp_path, task):
     }
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2_moe", "deepseek_v3-plain"])
-def test_from_folder_to_folder_with_a_tiny_student(family, tmp_path, task):
+@pytest.fixture
+def hub_of(tmp_path):
+    """hub_of(name, folder): a hub with one model, on this machine, until the test ends."""
+    with contextlib.ExitStack() as stack:
+        yield lambda name, folder: stack.enter_context(
+            Hub({name: str(folder)}, str(tmp_path / "home"))
+        )
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2_moe", "deepseek_v3"])
+def test_from_folder_to_folder_with_a_tiny_student(family, tmp_path, task, hub_of):
+    """The Llama by its name on a hub, stopped and gone on with."""
     student, out = tmp_path / "student", tmp_path / "out"
     save_student(family, str(student))
     AutoTokenizer.from_pretrained(task[1]).save_pretrained(student)
@@ -102,11 +114,14 @@ def test_from_folder_to_folder_with_a_tiny_student(family, tmp_path, task):
         "EXTRA_ARGS": "--t3s-max-new-tokens 8 --t3s-simple-step 3 "
                       "--t3s-targeted-accuracy-interval 1",
     }  # fmt: skip
-    if family == "llama":  # one that is stopped and goes on
+    if family == "llama":
+        hub = hub_of("tiny/llama", student)
+        environment |= hub.environment | {"HF_MODEL": "tiny/llama"}
         stopped = environment | {"EXTRA_ARGS": environment["EXTRA_ARGS"] + " --exit-interval 2"}
         first = start("run_t3s.sh", stopped)
         assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
         assert not (out / "hf").exists()
+        assert hub.downloads["model.safetensors"] == 1  # of two ranks
     job = start("run_t3s.sh", environment)
     assert job.returncode == 0, job.stdout[-3000:] + job.stderr[-3000:]
     assert ("resumed at iteration 2" in job.stdout) == (family == "llama")
@@ -117,6 +132,8 @@ def test_from_folder_to_folder_with_a_tiny_student(family, tmp_path, task):
     assert saved == ["iter_0000004", "iter_0000006"]
     trained = AutoModelForCausalLM.from_pretrained(out / "hf")
     assert trained.config.vocab_size == VOCABULARY
+    if family == "llama":
+        assert set(hub.downloads.values()) == {1}
     assert AutoTokenizer.from_pretrained(out / "hf").chat_template
 
 
@@ -124,7 +141,7 @@ REFUSED = {
     "no student": ({"HF_MODEL": ""}, "HF_MODEL is not set"),
     "no data": ({"DATA": ""}, "DATA is not set"),
     "no folder to write to": ({"OUT": ""}, "OUT is not set"),
-    "a student that is not there": ({}, "has no config.json: download the student"),
+    "a student that is not there": ({}, "gone: no such folder"),
     "a world that does not divide": (
         {"TP": "3", "HF_MODEL": "here"},
         "8 processes are not a multiple of TP*PP*CP = 3",
