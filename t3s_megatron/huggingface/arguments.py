@@ -38,7 +38,6 @@ def take_from_folder(
     folder = local_folder(given_as)
     if not os.path.isdir(folder):
         return parser
-    parser._option_string_actions["--t3s-hf-model"].type = lambda word: folder
     config, where = read_config(folder), f"--t3s-hf-model {folder}"
     defaults = {}
     for option, value in (options(config, where) | _tokenizer(folder)).items():
@@ -53,6 +52,7 @@ def take_from_folder(
         elif value:
             defaults[action.dest] = action.const
     parser.set_defaults(**defaults)
+    parser._option_string_actions["--t3s-hf-model"].type = lambda word: folder
     given, _ = parser.parse_known_args(command_line)
     if given.tokenizer_model == folder:
         refuse_code(folder)
