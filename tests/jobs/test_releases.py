@@ -87,7 +87,7 @@ def job(once, data_arguments):
 def test_the_whole_job_with_an_exact_rewind(release, layout, job):
     whole = job(release, layout)
     assert whole.summary["versions"]["megatron_core"] == release
-    assert whole.summary["finished"] and whole.summary["theta_b_step"] == 1
+    assert whole.summary["finished"] and whole.summary["theta_b_step"] == PROBE_STEPS
     assert 0 < whole.summary["tokens"]["masked"] < whole.summary["tokens"]["target_tokens"]
     assert "callback seam: train 1x, train_step 1x, training_log 1x" in whole.job.output
     kind = layout.split("-")[-1] if "-" in layout else "padded"

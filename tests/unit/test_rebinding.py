@@ -56,12 +56,22 @@ LOOKS = {
         "generation._LOOK_EVERY": "the same",
         "generation._SHARE_TO_LEAVE": "the same",
     },
+    "tests/unit/data/test_selection_rows.py": {
+        "module._PIECE": "several pieces of a corpus that is small enough for a test",
+    },
     "tests/unit/megatron/test_generation.py": {
         "decoding.apply_rotary_pos_emb": "counts the positions that are rotated",
         "decoding.attention.apply_rotary_pos_emb": "the same, where Megatron does it",
     },
+    "tests/unit/megatron/test_model_arguments.py": {
+        "module.GPTModel": "remembers what the model is made with, before it is made",
+    },
     "tests/unit/megatron/test_scoring.py": {
         "room._CHUNK_BYTES": "several chunks of a model that is small enough for a test",
+    },
+    "tests/unit/monitor/test_page.py": {
+        "traces.PAGE_TOKENS": "a bound that a page small enough for a test reaches",
+        "traces.PAGE_BYTES": "the same",
     },
 }
 
