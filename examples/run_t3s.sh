@@ -5,8 +5,8 @@
 #   HF_MODEL=DIR DATA=traces.jsonl OUT=/shared/t3s NNODES=2 TP=8 NODE_RANK=0 MASTER_ADDR=node0 \
 #       bash examples/run_t3s.sh
 #
-# The folder says what the student is (t3s-megatron arguments DIR shows it); what is set here is how
-# it is laid out. DRY_RUN=1 prints the command and the plan (memory, disk, time) and starts nothing.
+# DIR may be OWNER/NAME, a student on the hub. The folder says what the student is (t3s-megatron
+# arguments DIR shows it); what is set here is how it is laid out. DRY_RUN=1 prints the command and the plan (memory, disk, time) and starts nothing.
 # Other knobs: examples/lib/cluster.sh. Under Slurm: examples/slurm/t3s.sbatch. The same command
 # again goes on where the run was killed.
 set -euo pipefail

@@ -69,12 +69,20 @@ class RunOptions:
 
     hf_model: str | None = option(
         None,
-        "theta_0: a Hugging Face folder (safetensors), which also says the model's arguments; its "
-        "weights are not read again when the job resumes from its own checkpoint",
+        "theta_0: a Hugging Face folder (safetensors), or OWNER/NAME@REVISION on the hub; it says "
+        "the model's arguments too, and its weights are not read again when the job resumes from "
+        "its own checkpoint",
         free=True,
     )
     hf_export: str | None = option(
         None, "write the final weights as a Hugging Face folder of this name", free=True
+    )
+    keep_checkpoints: int | None = option(
+        None,
+        "remove a checkpoint that the run has saved itself once so many newer ones, with the one "
+        "about to be written, are there; without it all stay",
+        at_least=2,
+        free=True,
     )
     non_finite: str = option(
         "stop",
@@ -204,6 +212,11 @@ def _check_megatron(args: argparse.Namespace, given: dict[str, Any]) -> None:
         raise T3SError(
             f"--optimizer {args.optimizer} does not work with --t3s: its state is spread and kept "
             f"in a way that the rewind does not know. Use {' or '.join(OPTIMIZERS)}"
+        )
+    if given["keep_checkpoints"] and getattr(args, "save_retain_interval", None):
+        raise T3SError(
+            "--t3s-keep-checkpoints and --save-retain-interval both say which checkpoints stay: "
+            "drop one (Megatron's keeps one, and those at its interval)"
         )
     if args.fp16:
         raise T3SError(

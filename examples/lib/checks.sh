@@ -42,7 +42,7 @@ t3s_check_knobs() {
     t3s_numbers 1 NNODES NPROC_PER_NODE NPROC TP PP CP EP ETP GBS BATCH STEPS STUDENT_STEPS \
         SEQ_LENGTH SAVE_INTERVAL GENERATION_BATCH
     t3s_numbers 1 NOTICE
-    t3s_numbers 0 NODE_RANK PROMPTS TARGETED_INTERVAL RESTARTS MASTER_PORT PORT SEED
+    t3s_numbers 0 NODE_RANK KEEP_CHECKPOINTS PROMPTS TARGETED_INTERVAL RESTARTS MASTER_PORT PORT SEED
     t3s_numbers 1 SERVE_TP SERVE_PORT
     [[ "${SERVE:-live}" =~ ^(live|colocate|https?://.+)$ ]] || t3s_refuse \
         "SERVE=$SERVE: has to be colocate, live, or URLs of servers, http://HOST:PORT ..."

@@ -15,7 +15,7 @@ PROBE
 
 t3s_cluster() {
     # --- what to train, on what; OUT has to be one folder for all nodes
-    [ -n "${HF_MODEL:-}" ] || t3s_refuse "HF_MODEL is not set: the student's Hugging Face folder"
+    [ -n "${HF_MODEL:-}" ] || t3s_refuse "HF_MODEL is not set: the student's Hugging Face folder, or OWNER/NAME on the hub"
     [ -n "${DATA:-}" ] || t3s_refuse "DATA is not set: the traces (.jsonl, .parquet or a dataset)"
     local traces=("$DATA")
     [ -e "$DATA" ] || traces=($DATA)  # a file for each of several teachers
@@ -46,6 +46,7 @@ t3s_cluster() {
     local STEPS=${STEPS:-50}
     local SEQ_LENGTH=${SEQ_LENGTH:-32768}    # bound of a sample; each has its own length
     local SAVE_INTERVAL=${SAVE_INTERVAL:-10}
+    local KEEP_CHECKPOINTS=${KEEP_CHECKPOINTS:-2}  # of those that the run saves; 0: all
     # --- where: NNODES x NPROC_PER_NODE processes
     local NPROC_PER_NODE=${NPROC_PER_NODE:-8}
     local NODE_RANK=${NODE_RANK:-0}
@@ -62,9 +63,7 @@ t3s_cluster() {
 
     t3s_check_knobs
     "$PYTHON" -c 'import t3s_megatron' 2>/dev/null || t3s_refuse \
-        "t3s_megatron is not installed for $PYTHON: pip install 't3s-megatron[gpu,verification]'"
-    [ -e "$HF_MODEL/config.json" ] || t3s_refuse \
-        "HF_MODEL=$HF_MODEL has no config.json: download the student, e.g. hf download Qwen/Qwen3-32B --local-dir DIR (for DRY_RUN=1 with --include '*.json' --include '*.txt')"
+        "t3s_megatron is not installed for $PYTHON: pip install --no-build-isolation 't3s-megatron[gpu,verification]'"
     local model  # Megatron's arguments for it, which the run takes from the folder by itself
     model=$("$PYTHON" -m t3s_megatron.cli arguments "$HF_MODEL") || exit 2
     local world=$(( NNODES * NPROC_PER_NODE ))
@@ -102,7 +101,6 @@ t3s_cluster() {
         --manual-gc --manual-gc-interval 10
         # Ranks wait for each other while answers are generated and verified.
         --distributed-timeout-minutes 90
-        --tokenizer-type HuggingFaceTokenizer --tokenizer-model "$HF_MODEL"
         --load "$OUT/checkpoints" --save "$OUT/checkpoints" --save-interval "$SAVE_INTERVAL"
         --tensorboard-dir "$OUT/tensorboard" --log-interval 1 --eval-iters 0 --num-workers 0
         --t3s --t3s-method "$METHOD" --t3s-dir "$OUT/t3s" --t3s-data "${traces[@]}"
@@ -130,6 +128,7 @@ t3s_cluster() {
         # 151,936 logits a token: do not keep them twice.
         args+=(--cross-entropy-loss-fusion)
     fi
+    [ "$KEEP_CHECKPOINTS" = 0 ] || args+=(--t3s-keep-checkpoints "$KEEP_CHECKPOINTS")
     [ "$T3S_SIMPLE" = 1 ] && args+=(--t3s-simple)
     local planned=()  # options of the plan
     case "$SERVE" in
@@ -201,7 +200,7 @@ t3s_cluster() {
 
     if [ "${DRY_RUN:-0}" = 1 ]; then
         [ -z "${lacking:-}" ] || echo "$(basename "$0"): warning: a run on this machine would lack" \
-            "$lacking: pip install 't3s-megatron[gpu,verification]'" >&2
+            "$lacking: pip install --no-build-isolation 't3s-megatron[gpu,verification]'" >&2
         [ -z "${no_vllm:-}" ] || echo "$(basename "$0"): warning: $no_vllm" >&2
         printf '%q ' "${run[@]}" -m t3s_megatron.pretrain "${args[@]}"
         if [ "$SERVE" = colocate ]; then
@@ -218,10 +217,8 @@ t3s_cluster() {
             --gpus-per-node "$NPROC_PER_NODE" "${planned[@]}" $PLAN_ARGS -- "${args[@]}"
         return
     fi
-    [ -e "$HF_MODEL/config.json" ] || t3s_refuse \
-        "HF_MODEL=$HF_MODEL has no config.json: download the student, e.g. hf download Qwen/Qwen3-32B --local-dir DIR"
     [ -z "${lacking:-}" ] || t3s_refuse \
-        "$PYTHON lacks $lacking: pip install 't3s-megatron[gpu,verification]'"
+        "$PYTHON lacks $lacking: pip install --no-build-isolation 't3s-megatron[gpu,verification]'"
     [ -z "${no_vllm:-}" ] || t3s_refuse "$no_vllm"
     mkdir -p "$OUT"
     [ "$SERVE" != colocate ] || t3s_colocate

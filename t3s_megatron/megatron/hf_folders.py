@@ -17,6 +17,7 @@ from t3s_megatron.errors import MismatchError, T3SError, WriteError
 from t3s_megatron.huggingface.architecture import config_from_arguments, family_of, fit_to_folder
 from t3s_megatron.huggingface.config import read_config, read_json
 from t3s_megatron.huggingface.folder import FolderWriter, check_target, weight_files
+from t3s_megatron.huggingface.hub import fetch_weights
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.hf_weights import export_weights, load_weights
 from t3s_megatron.megatron.process import checkpoint_exists, get_args, print_rank_0
@@ -38,6 +39,8 @@ class HuggingFaceFolders(Callback):
         self._loads_weights = self.source is not None and not _resumes(args)
         if self.source is not None:
             self.config = fit_to_folder(args, self.source)
+            if self._loads_weights:
+                fetch_weights(self.source)
             if self._loads_weights and args.rank == 0:  # of one rank's word all hear
                 _check_files(self.source, self.config)
         if self._loads_weights and args.use_precision_aware_optimizer:

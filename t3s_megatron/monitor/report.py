@@ -156,7 +156,9 @@ def draw(summaries: list[dict], path: str) -> None:
     try:
         import matplotlib
     except ImportError as error:
-        raise T3SError('a picture needs matplotlib: pip install "t3s-megatron[tiny]"') from error
+        raise T3SError(
+            'a picture needs matplotlib: pip install "t3s-megatron[pictures]"'
+        ) from error
     matplotlib.use("Agg")
     from matplotlib import pyplot
 

@@ -147,12 +147,13 @@ class Samples:
 
 @dataclass(frozen=True)
 class Storage:
-    """What the run writes. `gathers_optimizer`: to save, and to resume, every rank holds the whole
-    optimizer state of its part of the model on the host; `export`: a Hugging Face folder at the
-    end."""
+    """What the run writes. `keep`: how many checkpoints stay, None for all; `gathers_optimizer`: to
+    save, and to resume, every rank holds the whole optimizer state of its part of the model on the
+    host; `export`: a Hugging Face folder at the end."""
 
     save_interval: int | None
     retain_interval: int | None
+    keep: int | None
     saves_optimizer: bool
     gathers_optimizer: bool
     export: bool

@@ -184,11 +184,12 @@ def disk(
 
 
 def _checkpoints(storage: Storage, steps: int) -> int:
-    """At every interval and at the end; older ones stay if at the retain interval."""
+    """At every interval and at the end; older ones stay if at the retain interval, or only the
+    newest."""
     if not storage.save_interval:
         return 0
     saved = {*range(storage.save_interval, steps + 1, storage.save_interval), steps}
     if not storage.retain_interval:
-        return len(saved)
+        return min(len(saved), storage.keep or len(saved))
     kept = {step for step in saved if step % storage.retain_interval == 0}
     return len(kept | {steps})

@@ -230,6 +230,7 @@ def storage_of(args) -> Storage:
     return Storage(
         save_interval=args.save_interval if args.save else None,
         retain_interval=getattr(args, "save_retain_interval", None),
+        keep=args.t3s_keep_checkpoints if getattr(args, "t3s", False) else None,
         saves_optimizer=not args.no_save_optim,
         # distrib_optimizer.py:1729: without the memory-efficient mode, on all ranks.
         gathers_optimizer=args.use_distributed_optimizer

@@ -22,7 +22,7 @@ from t3s_megatron.data.names import is_missing_path
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.stores import read_reference
 from t3s_megatron.data.teachers import Part, asked_once, load_heldout_corpus, load_training_corpus
-from t3s_megatron.data.tokenizing import Sample, load_tokenizer, pad_token
+from t3s_megatron.data.tokenizing import Sample, load_tokenizer, pad_token, refuse_code
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.arguments import number_arguments
 from t3s_megatron.servers.exchange import require_httpx
@@ -80,7 +80,7 @@ class Inputs:
 
 
 def check_tokenizer_argument(command_line: list[str]) -> None:
-    """T3SError for a `--tokenizer-model` that is a path to nothing.
+    """T3SError for a `--tokenizer-model` that is a path to nothing, or code.
 
     For the time before Megatron parses its arguments: while it does, it builds the tokenizer, and
     asks the hub for what is not there.
@@ -89,8 +89,10 @@ def check_tokenizer_argument(command_line: list[str]) -> None:
     peek.add_argument("--tokenizer-model", nargs="?")
     peek.add_argument("--t3s-data", nargs="*")
     given, _ = peek.parse_known_args(command_line)
-    if given.t3s_data and given.tokenizer_model and is_missing_path(given.tokenizer_model):
-        raise T3SError(f"--tokenizer-model {given.tokenizer_model}: no such folder")
+    if given.t3s_data and given.tokenizer_model:
+        if is_missing_path(given.tokenizer_model):
+            raise T3SError(f"--tokenizer-model {given.tokenizer_model}: no such folder")
+        refuse_code(given.tokenizer_model)
 
 
 def read_inputs(args) -> Inputs:

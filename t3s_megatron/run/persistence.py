@@ -7,7 +7,7 @@ back weights, optimizer, schedule, sample counter and random state.
 
 What never changes is written once: theta_0, each candidate, and the weights of steps whose
 measurement is in flight; a save waits for the outcomes of those. States older than the checkpoint
-that Megatron has last named are removed.
+that Megatron has last named are removed, and with `--t3s-keep-checkpoints` its older checkpoints.
 
 A job may come back in another layout. Weights are then put together from the files of all the
 ranks that saved (`data.pieces`), and log-probs are handed to the rank that collects them.
@@ -41,6 +41,7 @@ from t3s_megatron.run.continuation import check_identity
 from t3s_megatron.run.identity import identity, parallel_layout
 from t3s_megatron.run.in_flight import Flight, Result
 from t3s_megatron.run.inputs import Inputs
+from t3s_megatron.run.own_checkpoints import OwnCheckpoints
 from t3s_megatron.run.selector import Selector
 from t3s_megatron.run.state import RunState
 
@@ -66,6 +67,7 @@ class Persistence:
         self.cut = cut(self.pieces)
         self.folder = StateFolder(os.path.join(inputs.config.dir, "state"))
         self.rank = layout.rank()
+        self.checkpoints = OwnCheckpoints(get_args().save, inputs.config.keep_checkpoints)
         # Checksums of this rank's files that are on disk already, by name.
         self.written: dict[str, str] = {}
 
@@ -100,9 +102,16 @@ class Persistence:
         return files
 
     def _commit(self, iteration: int, checksums: list[dict[str, str]]) -> None:
-        self.folder.commit(iteration, self._content(checksums))
+        checkpoints = self.checkpoints.begin(iteration)
+        self.folder.commit(iteration, self._content(checksums) | {"checkpoints": checkpoints})
         # An asynchronous save may still be on its way between the two.
-        oldest = tracked_iteration(get_args().save) or 0
+        named = tracked_iteration(get_args().save)
+        self._prune(iteration, named or 0)
+        # Before Megatron writes this one, so that the disk never holds more.
+        for line in self.checkpoints.remove_old(named):
+            self.journal.tell(line)
+
+    def _prune(self, iteration: int, oldest: int) -> None:
         kept, names = set(), set()
         for one in self.folder.iterations():
             # A shorter run may be saved over a longer one, which Megatron still names.
@@ -192,6 +201,7 @@ class Persistence:
         )
         state.rows.exclude(saved["excluded"])
         self.journal.restore(saved["summary"])
+        self.checkpoints.restore(saved["checkpoints"])
         self.journal.note(None, arguments=all_values(self.inputs.config))
         here = parallel_layout(get_args())
         same_layout = saved["layout"] == here

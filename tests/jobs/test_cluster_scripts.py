@@ -8,6 +8,7 @@ nothing said of the model.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -22,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.records import load_records
 from tests.support.families import VOCABULARY, save_student
+from tests.support.hub import Hub
 from tests.support.launch import ROOT, end_processes, job_environment
 from tests.support.qwen3 import MODELS, SHARED
 from tests.support.task import make_samples
@@ -127,12 +129,22 @@ def write_traces(path: Path, form: str) -> str:
     return str(path)
 
 
+@pytest.fixture
+def hub_of(tmp_path):
+    """hub_of(name, folder): a hub with one model, on this machine, until the test ends."""
+    with contextlib.ExitStack() as stack:
+        yield lambda name, folder: stack.enter_context(
+            Hub({name: str(folder)}, str(tmp_path / "home"))
+        )
+
+
 @pytest.mark.parametrize(
     ("family", "form"),
-    zip(["llama", "qwen2_moe", "deepseek_v3-plain"], FORMS, strict=True),
+    zip(["llama", "qwen2_moe", "deepseek_v3"], FORMS, strict=True),
 )
-def test_from_folder_to_folder_with_a_tiny_student(family, form, tmp_path, task):
-    """And whatever the form of the records: what is learned is what they say."""
+def test_from_folder_to_folder_with_a_tiny_student(family, form, tmp_path, task, hub_of):
+    """The Llama by its name on a hub, stopped and gone on with. Whatever the form of the records,
+    what is learned is what they say."""
     student, out = tmp_path / "student", tmp_path / "out"
     save_student(family, str(student))
     tokenizer = AutoTokenizer.from_pretrained(task[1])
@@ -149,11 +161,14 @@ def test_from_folder_to_folder_with_a_tiny_student(family, form, tmp_path, task)
         "EXTRA_ARGS": "--t3s-max-new-tokens 8 --t3s-simple-step 3 "
                       "--t3s-targeted-accuracy-interval 1",
     }  # fmt: skip
-    if family == "llama":  # one that is stopped and goes on
+    if family == "llama":
+        hub = hub_of("tiny/llama", student)
+        environment |= hub.environment | {"HF_MODEL": "tiny/llama"}
         stopped = environment | {"EXTRA_ARGS": environment["EXTRA_ARGS"] + " --exit-interval 2"}
         first = start("run_t3s.sh", stopped)
         assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
         assert not (out / "hf").exists()
+        assert hub.downloads["model.safetensors"] == 1  # of two ranks
     job = start("run_t3s.sh", environment)
     assert job.returncode == 0, job.stdout[-3000:] + job.stderr[-3000:]
     assert ("resumed at iteration 2" in job.stdout) == (family == "llama")
@@ -161,8 +176,13 @@ def test_from_folder_to_folder_with_a_tiny_student(family, form, tmp_path, task)
     assert summary["finished"] and summary["arrangement"]["kind"] == "own"
     learned = Corpus.build(said, AutoTokenizer.from_pretrained(student), seq_length=48)
     assert summary["fingerprints"]["dataset"] == learned.fingerprint
+    # Those of the last two of the saves at 2, 4 and 6.
+    saved = sorted(path.name for path in (out / "checkpoints").glob("iter_*"))
+    assert saved == ["iter_0000004", "iter_0000006"]
     trained = AutoModelForCausalLM.from_pretrained(out / "hf")
     assert trained.config.vocab_size == VOCABULARY
+    if family == "llama":
+        assert set(hub.downloads.values()) == {1}
     assert AutoTokenizer.from_pretrained(out / "hf").chat_template
 
 
@@ -170,7 +190,7 @@ REFUSED = {
     "no student": ({"HF_MODEL": ""}, "HF_MODEL is not set"),
     "no data": ({"DATA": ""}, "DATA is not set"),
     "no folder to write to": ({"OUT": ""}, "OUT is not set"),
-    "a student that is not there": ({}, "has no config.json: download the student"),
+    "a student that is not there": ({}, "gone: no such folder"),
     "a world that does not divide": (
         {"TP": "3", "HF_MODEL": "here"},
         "8 processes are not a multiple of TP*PP*CP = 6",

@@ -51,6 +51,8 @@ def test_killed_and_started_again(setting, points, tmp_path, start, uninterrupte
     reference = uninterrupted(setting)
     job = dict(processes=SETTINGS[setting].processes, module="tests.jobs.killed_job")
     victim, command = SETTINGS[setting].kill_rank, start(setting, tmp_path / "run")
+    foreign = tmp_path / "run" / "iter_0000001"  # a checkpoint that this run has not saved
+    foreign.mkdir(parents=True)
     resumed = False
     for point in points:
         kill = {"KILL_AT": point, "KILL_MARK": f"{tmp_path}/{point}", "KILL_RANK": victim or "0"}
@@ -61,6 +63,7 @@ def test_killed_and_started_again(setting, points, tmp_path, start, uninterrupte
     again = run(command, **job)
     assert "resumed at iteration" in again.output
     assert_same(reference, str(tmp_path / "run"))
+    assert foreign.is_dir()
 
 
 def test_torchrun_brings_a_killed_run_back_without_a_person(tmp_path, start, uninterrupted):
@@ -88,6 +91,14 @@ def test_old_states_are_removed_and_never_the_one_that_is_needed(uninterrupted):
     states = sorted(os.listdir(f"{folder}/t3s/state"))
     # The targeted phase needs neither theta_0 nor a candidate.
     assert states == [f"iter_{last - 1:07d}", f"iter_{last:07d}"]
+
+
+def test_of_the_checkpoints_those_stay_that_have_a_state(uninterrupted):
+    """With --t3s-keep-checkpoints 2."""
+    folder = uninterrupted("two")
+    checkpoints = sorted(name for name in os.listdir(folder) if name.startswith("iter_"))
+    assert len(checkpoints) == 2 and latest(folder).endswith(checkpoints[-1])
+    assert checkpoints == sorted(os.listdir(f"{folder}/t3s/state"))
 
 
 def test_another_job_is_not_taken_for_this_one(tmp_path, start, uninterrupted):

@@ -18,7 +18,7 @@ T3S = ["--t3s", "--t3s-max-new-tokens", 16, "--t3s-temperature", 1, "--t3s-patie
 
 
 TWO = ["--bf16", "--attention-softmax-in-fp32", "--use-distributed-optimizer",
-       "--overlap-grad-reduce", "--overlap-param-gather"]  # fmt: skip
+       "--overlap-grad-reduce", "--overlap-param-gather", "--t3s-keep-checkpoints", 2]  # fmt: skip
 #: Of 24 answers a test shows little: levels at which it shows something.
 BLOCKS = ["--t3s-accuracy-blocks", 3, "--t3s-accuracy-stop-level", 0.9, "--t3s-confirm-level", 0.6]
 #: Watched beside accuracy, which is measured at the same steps as without it.

@@ -195,7 +195,7 @@ def test_a_picture_that_cannot_be_written(tmp_path):
 
 def test_without_matplotlib_the_way_out_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
-    with pytest.raises(T3SError, match=r'needs matplotlib: pip install "t3s-megatron\[tiny\]"'):
+    with pytest.raises(T3SError, match=r'needs matplotlib: pip install "t3s-megatron\[pictures\]"'):
         draw([t3s_summary()], str(tmp_path / "p.png"))
 
 
