@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from t3s_megatron.cli import arguments, plan, prepare, report, selection
+from t3s_megatron.cli import arguments, branch, plan, prepare, report, selection
 from t3s_megatron.errors import T3SError
 
 
@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit status."""
     parser = argparse.ArgumentParser(prog="t3s-megatron", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (report, selection, plan, arguments, prepare):
+    for command in (report, selection, branch, plan, arguments, prepare):
         command.add_command(commands)
     args = parser.parse_args(argv)
     try:

@@ -7,7 +7,8 @@ back weights, optimizer, schedule, sample counter and random state.
 
 What never changes is written once: theta_0, each candidate, and the weights of steps whose
 measurement is in flight; a save waits for the outcomes of those. States older than the checkpoint
-that Megatron has last named are removed.
+that Megatron has last named are removed, but for the last one of the profile, without its weights:
+plain fine-tuning may go on from there (`t3s-megatron branch`).
 
 A job may come back in another layout. Weights are then put together from the files of all the
 ranks that saved (`data.pieces`), and log-probs are handed to the rank that collects them.
@@ -104,13 +105,28 @@ class Persistence:
         # An asynchronous save may still be on its way between the two.
         oldest = tracked_iteration(get_args().save) or 0
         kept, names = set(), set()
+        of_profile = self._last_of_profile()
         for one in self.folder.iterations():
             # A shorter run may be saved over a longer one, which Megatron still names.
-            if one >= oldest or one == iteration:
+            needed = one >= oldest or one == iteration
+            if needed or one == of_profile:
                 with contextlib.suppress(MismatchError):  # of an earlier run, and damaged
-                    names |= set(self.folder.read(one)["checksums"][0])
+                    files = set(self.folder.read(one)["checksums"][0])
+                    names |= files if needed else set()
                     kept.add(one)
         self.folder.prune(kept, names)
+
+    def _last_of_profile(self) -> int | None:
+        """The last saved iteration of a profile that has ended; None where there is none, or
+        several teachers have one each."""
+        machine = self.state.machine
+        if len(machine.profiles) > 1 or not machine.records:
+            return None
+        first = machine.records[0]
+        if first["phase"] != Phase.PROFILE.value:
+            return None
+        saved = [one for one in self.folder.iterations() if one <= first["last_iteration"]]
+        return max(saved, default=None)
 
     def _once(self, name: str, tensors: dict, info: dict) -> str:
         # Once, and again when someone has removed it: a state is of use only with all its files.

@@ -41,6 +41,9 @@ SETTINGS = {
         1, [*PACKED, "--t3s-signal", "confidence", "--t3s-targeted-accuracy-interval", 1]
     ),
     "rrt": Setting(1, ["--t3s-method", "rrt"]),
+    "sft": Setting(
+        1, ["--attention-dropout", 0.1, "--hidden-dropout", 0.1, "--t3s-method", "sft"]
+    ),
 }  # fmt: skip
 
 
@@ -81,3 +84,9 @@ def summary_of(folder: str) -> dict:
         del one["seconds"]
     summary["log"] = [re.sub(r"[\d.]+ s\b", "", line) for line in summary["log"]]
     return summary
+
+
+def last_of_profile(folder: str) -> int:
+    """The last saved iteration of a finished run's profile, saved every second one."""
+    profile = summary_of(folder)["phases"][0]["last_iteration"]
+    return profile - profile % 2
