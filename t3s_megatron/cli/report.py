@@ -32,7 +32,7 @@ def add_command(commands) -> None:
         "--evaluation",
         nargs="+",
         default=[],
-        help="evaluation.json files that `t3s-megatron evaluate` has written, shown beside the runs",
+        help="evaluation.json files of `t3s-megatron evaluate`, shown beside the runs",
     )
     report.add_argument(
         "--data",

@@ -10,7 +10,7 @@ from t3s_megatron.monitor.markup import Markup, table, tag
 
 _HOW = (
     "Accuracy is the mean over problems of the share of right answers, with the standard error of "
-    "that mean. Differences are paired by problem; p is that of the exact sign-flip test, two-sided."
+    "that mean. Differences are paired by problem; p: the exact sign-flip test, two-sided."
 )
 
 

@@ -173,6 +173,8 @@ def answers_of(
         cached=layout.context == 1,
         asked_in_profiles=asked_in_profiles,
         blocks=config.accuracy_blocks,
+        heldout=len(held_out[: config.accuracy_prompts or None]) * config.accuracy_samples,
+        heldout_interval=config.heldout_interval,
         servers=Servers(len(config.server_url), config.server_concurrency, config.accuracy_overlap)
         if config.generation == "server"
         else None,
