@@ -76,7 +76,11 @@ def run_command(args: argparse.Namespace) -> int:
 def _last_of_profile(states: StateFolder, save: str) -> tuple[int, dict]:
     for iteration in reversed(states.iterations()):
         state = states.read(iteration)
-        if state["machine"]["phase"] != "profile" or state["machine"]["offset"]:
+        machine = state["machine"]
+        # The last step that a profile may have is measured for that reason alone.
+        bound = min(machine["asked"]["profile_iters"], machine["asked"]["budget"])
+        in_profile = machine["phase"] == "profile" and not machine["offset"]
+        if not in_profile or machine["phase_step"] >= bound:
             continue
         if not os.path.isdir(os.path.join(save, f"iter_{iteration:07d}")):
             raise T3SError(
@@ -85,8 +89,8 @@ def _last_of_profile(states: StateFolder, save: str) -> tuple[int, dict]:
             )
         return iteration, state
     raise T3SError(
-        f"{states.folder}: no state of a profile. Its run has made no checkpoint before theta_b "
-        "was confirmed (--save-interval), or has no profile; train from the start"
+        f"{states.folder}: no state of a profile. Its run has saved no checkpoint in it "
+        "(--save-interval), or has none; train from the start"
     )
 
 
@@ -101,12 +105,6 @@ def _check(state: dict, folder: str) -> None:
             raise T3SError(
                 f"{folder}: {what}, which plain fine-tuning does not: train it from the start"
             )
-    step, last = state["machine"]["phase_step"], asked["profile_iters"]
-    if step >= last:
-        raise T3SError(
-            f"{folder}: step {step} is the last that --t3s-profile-iters lets a profile have, "
-            "which is measured for that reason: train from the start"
-        )
 
 
 def _as_sft(state: dict, iteration: int, folder: str) -> dict:

@@ -68,7 +68,8 @@ class Run(Callback):
 
     and uses `journal`, `backend`, `measurer`, `non_finite`, `rows`, `forward`, `meter`, `root` and
     `is_root` (the rank that collects, verifies and writes), `training_accuracy`,
-    `heldout_accuracy`, `evaluate` and `apply_mask`. Every method is called on every rank, in the same order.
+    `heldout_accuracy`, `evaluate` and `apply_mask`. Every method is called on every rank, in the
+    same order.
     """
 
     seam: Seam | SourceSeam  # set by whoever installs it

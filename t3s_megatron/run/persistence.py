@@ -117,16 +117,18 @@ class Persistence:
         self.folder.prune(kept, names)
 
     def _last_of_profile(self) -> int | None:
-        """The last saved iteration of a profile that has ended; None where there is none, or
-        several teachers have one each."""
+        """The last saved iteration of a profile that has ended from which plain fine-tuning can go
+        on: before its last step, and before the profile's bound, which is measured for that reason.
+        None where there is none, or several teachers have a profile each."""
         machine = self.state.machine
         if len(machine.profiles) > 1 or not machine.records:
             return None
         first = machine.records[0]
         if first["phase"] != Phase.PROFILE.value:
             return None
-        saved = [one for one in self.folder.iterations() if one <= first["last_iteration"]]
-        return max(saved, default=None)
+        bound = min(machine.options.last_profile_step, machine.options.budget)
+        last = min(first["last_iteration"], bound - 1)
+        return max((one for one in self.folder.iterations() if one <= last), default=None)
 
     def _once(self, name: str, tensors: dict, info: dict) -> str:
         # Once, and again when someone has removed it: a state is of use only with all its files.

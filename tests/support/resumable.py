@@ -80,13 +80,13 @@ def summary_of(folder: str) -> dict:
     del summary["seconds"]
     for inside in ("dir", "server_weights"):
         del summary["arguments"][inside]
-    for one in (*summary["measurements"], *summary["phases"]):
+    for one in (*summary["measurements"], *summary["heldout"], *summary["phases"]):
         del one["seconds"]
     summary["log"] = [re.sub(r"[\d.]+ s\b", "", line) for line in summary["log"]]
     return summary
 
 
 def last_of_profile(folder: str) -> int:
-    """The last saved iteration of a finished run's profile, saved every second one."""
-    profile = summary_of(folder)["phases"][0]["last_iteration"]
+    """The last saved iteration, saved every second one, from which plain fine-tuning can go on."""
+    profile = min(summary_of(folder)["phases"][0]["last_iteration"], 5 - 1)
     return profile - profile % 2

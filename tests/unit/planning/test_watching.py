@@ -16,13 +16,13 @@ from t3s_megatron.planning.remaining import finder_of, options_of_run, remaining
 from tests.support.asked import asked
 from tests.unit.monitor.made_summaries import measurement, t3s_summary, write
 
-OPTIONS = asked(budget=20, patience=3, targeted_accuracy_interval=5)
+OPTIONS = asked(budget=20, profile_iters=20, patience=3, targeted_accuracy_interval=5)
 
 
 def under_way(accuracies: list[float], **changed) -> dict:
     """In a profile: an accuracy a step, over 4 answers."""
     measured = [
-        measurement("profile", step, share, marks="1" * round(4 * share) + "0" * round(4 - 4 * share),
+        measurement("profile", step, share, marks=("1" * round(4 * share)).ljust(4, "0"),
                     samples_per_prompt=1, truncated=0, seconds=2.0)
         for step, share in enumerate(accuracies)
     ]  # fmt: skip
