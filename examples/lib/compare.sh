@@ -48,28 +48,31 @@ print(eval(sys.argv[2]))
 LOOK
 }
 
-# t3s_share FIRST METHOD FOLDER: what FOLDER's run takes from FIRST's, made once; prints the run's
-# further arguments. Where nothing can be taken it trains from the start, and says why.
+# t3s_share FIRST METHOD FOLDER: what FOLDER's run takes from FIRST's. Decided once, by the first node,
+# and written into FOLDER/shared: the run's further arguments, one a line. Where nothing can be taken
+# the run trains from the start, and why is said.
 t3s_share() {
-    local first=$1 method=$2 folder=$3 why
-    [ -n "$first" ] && [ "$(t3s_summary "$first" 'summary["finished"]')" = True ] || return 0
-    if [ "$method" = sft ] && [ ! -e "$folder/checkpoints" ]; then
-        why=$("$PYTHON" -m t3s_megatron.cli branch "$first/checkpoints" "$folder/checkpoints" \
+    local first=$1 method=$2 folder=$3 said arguments=()
+    [ ! -e "$folder/shared" ] || return 0
+    mkdir -p "$folder"
+    if [ -z "$first" ] || [ -e "$folder/checkpoints" ]; then
+        :
+    elif [ "$method" = sft ]; then
+        said=$("$PYTHON" -m t3s_megatron.cli branch "$first/checkpoints" "$folder/checkpoints" \
             --t3s-dir "$first/t3s" --to-t3s-dir "$folder/t3s" 2>&1) || true
-        echo "  $method: $why" >&2
+        echo "  $said"
     elif [[ " $T3S_MASKING " == *" $method "* ]]; then
-        # A run that has begun with a profile of its own goes on with it.
-        [ ! -e "$folder/checkpoints" ] || [ -e "$folder/selection.safetensors" ] || return 0
-        if [ ! -e "$folder/selection.safetensors" ]; then
-            mkdir -p "$folder"
-            why=$("$PYTHON" -m t3s_megatron.cli selection from-stores "$first/t3s" \
-                --method "$method" --to "$folder/selection.safetensors" \
-                --tau "$(t3s_summary "$first" 'summary["arguments"]["anchor_threshold"]')" 2>&1) \
-                || { echo "  $method: $why" >&2; return 0; }
+        if said=$("$PYTHON" -m t3s_megatron.cli selection from-stores "$first/t3s" \
+            --method "$method" --to "$folder/selection.safetensors" \
+            --tau "$(t3s_summary "$first" 'summary["arguments"]["anchor_threshold"]')" 2>&1); then
+            echo "  its selection is made of the log-probs in $first/t3s"
+            arguments=(--t3s-selection-load "$folder/selection.safetensors")
+        else
+            echo "  $said"
         fi
-        echo "  $method: its selection is made of the log-probs of $first" >&2
-        echo --t3s-selection-load "$folder/selection.safetensors"
     fi
+    printf '%s\n' ${arguments[@]+"${arguments[@]}"} >"$folder/shared.tmp"
+    mv "$folder/shared.tmp" "$folder/shared"
 }
 
 # Runs "$@" so that a signal reaches it and is waited for: the run saves before it leaves.
@@ -88,7 +91,7 @@ t3s_guarded() {
 }
 
 t3s_compare() {
-    local out=$1 first="" method data number=${NUMBER:-1} shared
+    local out=$1 first="" method data number=${NUMBER:-1}
     for method in $(t3s_in_order); do
         local folder="$out/$method" arguments=() runs=$method
         if [ "$(t3s_summary "$folder" 'summary["finished"]')" = True ]; then
@@ -99,12 +102,14 @@ t3s_compare() {
             if [ "$method" = own ]; then
                 runs=sft
                 data=$(t3s_own_data) || exit 2
-            elif [ "${DRY_RUN:-0}" != 1 ] && [ "${NODE_RANK:-0}" = 0 ]; then
-                # Other nodes wait for this one at the rendezvous.
-                shared=$(t3s_share "$first" "$method" "$folder")
-                arguments=($shared)
-            elif [ -e "$folder/selection.safetensors" ]; then
-                arguments=(--t3s-selection-load "$folder/selection.safetensors")
+            fi
+            if [ "${DRY_RUN:-0}" != 1 ]; then
+                if [ "${NODE_RANK:-0}" = 0 ]; then
+                    t3s_share "$first" "$method" "$folder"
+                else
+                    until [ -e "$folder/shared" ]; do sleep 2; done
+                fi
+                mapfile -t arguments < <(grep . "$folder/shared" || true)
             fi
             t3s_guarded t3s_one "$method" "$runs" "$data" ${arguments[@]+"${arguments[@]}"} \
                 || exit $?

@@ -141,23 +141,22 @@ def _ask(
     say: Callable[[str], None],
 ) -> list[str]:
     """Answers that are missing; why some will never come."""
-    extra = {**served.fields, **(asking.extra or {})} or None
     # Every sample has a seed of its own: one for all would give equal answers.
     sampling = Sampling(
         student.name, served.model, asking.samples, asking.temperature, asking.top_p,
-        asking.max_tokens, asking.seed, extra,
+        asking.max_tokens, asking.seed, asking.extra,
     )  # fmt: skip
     client = Client(
         served.urls, served.model, concurrency=asking.concurrency, timeout=asking.timeout,
-        retries=asking.retries, extra=extra, say=say,
+        retries=asking.retries, extra=asking.extra, say=say,
     )  # fmt: skip
     say(f"{student.name}: {', '.join(served.urls)} as {served.model}")
     made = generate(prompts, sampling, client, file, say)
     if made.failed:
         say(f"{student.name}: {made.failed} answers did not come, first: {made.why}")
-    return [f"{len(made.refused)} answers were refused, first: {made.refused[0][1]}"] * bool(
-        made.refused
-    )
+    if not made.refused:
+        return []
+    return [f"{len(made.refused)} answers were refused, first: {made.refused[0][1]}"]
 
 
 def probe_prompts(count: int) -> list[Prompt]:

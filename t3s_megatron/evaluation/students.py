@@ -20,7 +20,7 @@ from t3s_megatron.servers.client import Client
 from t3s_megatron.servers.completion import Request
 from t3s_megatron.servers.exchange import ServerError, exchange
 from t3s_megatron.servers.probes import agreement
-from t3s_megatron.servers.reload import load, require_alive, sampling_fields, served_model
+from t3s_megatron.servers.reload import load, require_alive, served_model
 from t3s_megatron.teacher_data.prompts import Prompt
 
 #: Each URL holds one model already; or it is given each in turn, by `servers.reload`.
@@ -44,12 +44,12 @@ class Student:
 @dataclass(frozen=True)
 class Served:
     """Where a student is asked: `model` is its name there. `context`: tokens of prompt and answer
-    together, None where no server says it; `fields`: further ones of every request."""
+    together, None where no server says it. What a request does not say (top_k, penalties) is as the
+    server has it from its model's generation_config.json, which is the base's in every export."""
 
     urls: list[str]
     model: str
     context: int | None
-    fields: dict
 
 
 def read_student(given: str) -> Student:
@@ -78,15 +78,13 @@ def find_servers(student: Student, urls: Sequence[str], reload: str, timeout: fl
     if reload == "model":
         for url in urls:
             load(reload, url, student.folder, timeout)
-        return Served(list(urls), student.folder, None, {})
+        return Served(list(urls), student.folder, None)
     if reload != HOLDS:
         for url in urls:
             load(reload, url, student.folder, timeout)
         models = [_models(url) for url in urls]
         contexts = [model.get("max_model_len") for of_url in models for model in of_url]
-        return Served(
-            list(urls), served_model(urls[0]), _smallest(contexts), sampling_fields(reload)
-        )
+        return Served(list(urls), served_model(urls[0]), _smallest(contexts))
     holding, names, contexts, others = [], set(), [], []
     for url in urls:
         for model in _models(url):
@@ -107,7 +105,7 @@ def find_servers(student: Student, urls: Sequence[str], reload: str, timeout: fl
             f"{student.name}: is called {' and '.join(sorted(names))} at different servers; start "
             "them with one --served-model-name"
         )
-    return Served(holding, names.pop(), _smallest(contexts), sampling_fields("vllm"))
+    return Served(holding, names.pop(), _smallest(contexts))
 
 
 def _models(url: str) -> list[dict]:
@@ -167,7 +165,7 @@ def probe(student: Student, served: Served, prompts: Sequence[Prompt], timeout: 
     expected = _greedy(student.folder, prompts)
     least = 1.0
     for url in served.urls:
-        client = Client([url], served.model, concurrency=1, timeout=timeout, extra=served.fields)
+        client = Client([url], served.model, concurrency=1, timeout=timeout)
         requests = [Request(prompt.messages, PROBE_TOKENS, 0.0) for prompt in prompts]
         found = client.complete(requests)
         for one in found:

@@ -108,6 +108,6 @@ def test_students_behind_a_real_server_are_evaluated(students, server, tmp_path,
 def test_a_server_with_other_weights_is_not_believed(students, server):
     prompts = [Prompt(f"{n}", ({"role": "user", "content": f"{n}+4"},), None, None, "")
                for n in range(3)]  # fmt: skip
-    held = Served([server], students[0], None, {})
+    held = Served([server], students[0], None)
     with pytest.raises(T3SError, match="it holds other weights"):
         probe(Student("other", students[1]), held, prompts, 60.0)

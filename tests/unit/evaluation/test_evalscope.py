@@ -25,7 +25,7 @@ RECORDED = os.path.join(ROOT, "tests/data/evalscope")
 
 @pytest.fixture
 def work(tmp_path) -> str:
-    return shutil.copytree(RECORDED, tmp_path / "work")
+    return str(shutil.copytree(RECORDED, tmp_path / "work"))
 
 
 def test_verdicts_truncation_and_tokens_are_read(work):
