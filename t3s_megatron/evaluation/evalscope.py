@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from t3s_megatron.data.durable import write_bytes
 from t3s_megatron.errors import MismatchError, T3SError
 from t3s_megatron.method.outcome import RIGHT, UNKNOWN, WRONG
-from t3s_megatron.monitor.comparison import Answers
+from t3s_megatron.monitor.comparison import Answers, total_tokens
 
 #: Releases whose files have been read, by their beginning.
 KNOWN = ("1.14.",)
@@ -143,7 +143,7 @@ def read_answers(work: str, model: str, dataset: str, k: int) -> tuple[Answers, 
         problems=problems,
         total=len(predictions),
         truncated=sum(end in _CUT_OFF for end in ends),
-        tokens=None if None in tokens else sum(tokens),
+        tokens=total_tokens(tokens),
         reported=report["metrics"][0]["score"],
     )
     return answers, notes

@@ -20,7 +20,7 @@ from t3s_megatron.data.finish import End, end_of
 from t3s_megatron.data.thinking import answer_of
 from t3s_megatron.errors import DataError
 from t3s_megatron.method.outcome import RIGHT, UNKNOWN, WRONG
-from t3s_megatron.monitor.comparison import Answers
+from t3s_megatron.monitor.comparison import Answers, total_tokens
 from t3s_megatron.teacher_data.prompts import Prompt
 from t3s_megatron.teacher_data.sample_file import SampleFile
 
@@ -98,7 +98,7 @@ def judge(
             problems=_problems(prompts),
             total=len(counted),
             truncated=verdicts.count(Verdict.TRUNCATED),
-            tokens=None if None in counted else sum(counted),
+            tokens=total_tokens(counted),
         ),
         dict(Counter(verdict.value for verdict in verdicts if verdict is not None)),
         verdicts.count(None),

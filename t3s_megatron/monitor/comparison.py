@@ -57,6 +57,12 @@ class Answers:
         return found
 
 
+def total_tokens(counts: Sequence[int | None]) -> int | None:
+    """Of answers together; None where one of them was not counted."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if len(known) == len(counts) else None
+
+
 @dataclass(frozen=True)
 class Score:
     """Accuracy of a model on a set. `standard_error`: None where problems are not known apart, or
