@@ -261,10 +261,12 @@ def of_runs(summaries: Sequence[dict]) -> list[Comparison]:
     names = _names(summaries)
     sets: dict[str, dict[str, Answers]] = {}
     for name, summary in zip(names, summaries, strict=True):
-        for title, base, mine in _measured(summary):
+        for title, others, mine in _measured(summary):
             models = sets.setdefault(title, {})
-            if base is not None:
-                models.setdefault(BASE, base)
+            for other, its in others.items():
+                # RRT's theta_f is plain fine-tuning, where no run of that is at hand.
+                if other == BASE or SFT not in names:
+                    models.setdefault(other, its)
             models[name] = mine
     return [compare(title, models, _other_problems(models)) for title, models in sets.items()]
 
@@ -285,29 +287,28 @@ def _names(summaries: Sequence[dict]) -> list[str]:
     ]
 
 
-def _measured(summary: dict) -> Iterable[tuple[str, Answers | None, Answers]]:
-    """(set, the base's answers, the run's own) of every set that the run has measured."""
+def _measured(summary: dict) -> Iterable[tuple[str, dict[str, Answers], Answers]]:
+    """(set, what BASE and SFT answered on the way, what the result of the run answered) of every
+    set that the run has measured."""
     prints = summary.get("fingerprints", {})
     evaluated = [e for e in summary["evaluations"] if e.get("marks")]
     sets = dict.fromkeys((e["split"], e["temperature"]) for e in evaluated)
     for split, temperature in sets:
         of_set = [e for e in evaluated if (e["split"], e["temperature"]) == (split, temperature)]
         data = str(prints.get("dataset" if split == "train" else split))
-        bases = [e for e in of_set if e["weights"] == "theta_0"]
-        final = [e for e in of_set if e["weights"] not in ("theta_0", "theta_f")]
-        final = final or [e for e in of_set if e["weights"] == "theta_f"]
-        if final:
-            title = f"{split} prompts at T = {temperature:g}"
-            yield title, _answers(bases[0], data) if bases else None, _answers(final[-1], data)
+        at = {e["weights"]: _answers(e, data) for e in of_set}
+        final = [weights for weights in at if weights not in ("theta_0", "theta_f")] or ["theta_f"]
+        if final[-1] in at:
+            mine = at[final[-1]]
+            passed = {BASE: at.get("theta_0"), SFT: at.get("theta_f")}
+            others = {name: its for name, its in passed.items() if its and its is not mine}
+            yield f"{split} prompts at T = {temperature:g}", others, mine
     measured = [m for m in summary["measurements"] if m.get("marks")]
     if not evaluated and len(measured) > 1:
         data = str(prints.get("dataset"))
-        base = _answers(measured[0], data) if measured[0]["step"] == 0 else None
-        yield (
-            f"train prompts at T = {measured[0]['temperature']:g}",
-            base,
-            _answers(measured[-1], data),
-        )
+        others = {BASE: _answers(measured[0], data)} if measured[0]["step"] == 0 else {}
+        title = f"train prompts at T = {measured[0]['temperature']:g}"
+        yield title, others, _answers(measured[-1], data)
 
 
 def _answers(measured: dict, data: str) -> Answers:

@@ -81,7 +81,7 @@ def test_two_students_on_made_up_problems(tmp_path, monkeypatch, capsys):
     assert scores["t3s"].truncated_share == pytest.approx(1 / 3)
     (gain,) = found.differences
     assert gain.problems == 3 and gain.difference == pytest.approx(0.5 / 3)
-    assert any("Qwen3-8B 75.83" in note for note in found.notes) is False  # 3 problems say little
+    assert not any("75.83" in note for note in found.notes)  # 3 problems say too little
     # Sixteen answers would be one with a seed.
     assert len(t3s.bodies) == 12 and not any("seed" in body for body in t3s.bodies)
     # Nothing is asked again, by nobody.

@@ -104,6 +104,19 @@ def test_runs_are_compared_with_their_student_and_one_another():
     assert of_runs(runs()[:1]) == []
 
 
+def test_what_rrt_had_before_its_transfer_is_plain_fine_tuning():
+    first, second, _ = runs()
+    between = [evaluated("theta_f", "0001"), evaluated("theta_rrt", "0111")]
+    rrt = sft_summary(method="rrt", fingerprints=first["fingerprints"],
+                      evaluations=[first["evaluations"][0], *between])  # fmt: skip
+    scores = of_runs([first, rrt])[0].scores
+    assert {name: one.accuracy for name, one in scores.items()} == {
+        "base": 0.5, "t3s": 0.75, "sft": 0.25, "rrt": 0.75,
+    }  # fmt: skip
+    second["evaluations"][1] = evaluated("theta_f", "1111")
+    assert of_runs([first, rrt, second])[0].scores["sft"].accuracy == 1.0  # its own run goes first
+
+
 def test_two_runs_of_one_method_keep_their_figures():
     first, second, _ = runs()
     names = list(of_runs([first, first, second])[0].scores)
