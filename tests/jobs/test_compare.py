@@ -78,7 +78,15 @@ def students(tmp_path_factory) -> list[str]:
     folders = []
     for seed in (3, 4):
         folder = str(tmp_path_factory.mktemp(f"student-{seed}"))
-        save_model(folder, vocab_size=len(make_tokenizer(folder)), seed=seed)
+        tokenizer = make_tokenizer(folder)
+        # Or the server looks for Qwen3's tags, and hands the prompt back with the answer.
+        tokenizer.response_template = {
+            "defaults": {"role": "assistant"},
+            "start_anchor": "<assistant>",
+            "fields": {"content": {"close": "<eos>", "content": "text"}},
+        }
+        tokenizer.save_pretrained(folder)
+        save_model(folder, vocab_size=len(tokenizer), seed=seed)
         how = {"do_sample": True, "top_k": 0, "eos_token_id": 1, "pad_token_id": 0}
         (Path(folder) / "generation_config.json").write_text(json.dumps(how))
         folders.append(folder)

@@ -88,5 +88,5 @@ def summary_of(folder: str) -> dict:
 
 def last_of_profile(folder: str) -> int:
     """The last saved iteration, saved every second one, from which plain fine-tuning can go on."""
-    profile = min(summary_of(folder)["phases"][0]["last_iteration"], 5 - 1)
+    profile = min(summary_of(folder)["phases"][0]["last_iteration"], 4)
     return profile - profile % 2
