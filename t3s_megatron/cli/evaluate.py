@@ -99,7 +99,15 @@ def add_command(commands) -> None:
         help="a folder with a folder of files for each of evalscope's datasets, where no hub can "
         "be reached (DIR/aime24/...)",
     )
-    command.set_defaults(run=run_command)
+    command.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    try:
+        return run_command(args)
+    except KeyboardInterrupt:
+        _say("interrupted; the same command goes on")
+        return 130
 
 
 def run_command(args: argparse.Namespace) -> int:

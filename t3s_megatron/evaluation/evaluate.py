@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import t3s_megatron
 from t3s_megatron.accuracy.pool import VerifierPool
 from t3s_megatron.data.durable import check_folder, sha256_file, write_bytes
-from t3s_megatron.errors import T3SError
+from t3s_megatron.errors import MismatchError, T3SError
 from t3s_megatron.evaluation.judging import judge, usable
 from t3s_megatron.evaluation.students import Served, Student, check_context, find_servers, probe
 from t3s_megatron.monitor.comparison import FORMAT, Answers, Comparison, compare
@@ -30,6 +30,8 @@ from t3s_megatron.teacher_data.sample_file import SampleFile
 
 #: A share of truncated answers above which their limit, and not the student, may be what is seen.
 _MANY_TRUNCATED = 0.05
+#: What an answer's line says of its problem.
+_OF_PROBLEM = ("prompt", "answer", "metadata")
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ def evaluate_file(
     models: dict[str, Answers] = {}
     for student in students:
         with SampleFile(os.path.join(folder, f"{student.name}.jsonl")) as file:
+            _check_begun(file, prompts, asking)
             if len(file.rows()) < len(prompts) * asking.samples:
                 try:
                     served = servers.of(student)
@@ -130,6 +133,27 @@ def evaluate_file(
         }
     done.comparisons.append(compare(name, models, notes))
     return done
+
+
+def _check_begun(file: SampleFile, prompts: Sequence[Prompt], asking: Asking) -> None:
+    """MismatchError for answers to other problems, or that were asked for otherwise."""
+    asked = {prompt.uid: prompt.to_row() for prompt in prompts}
+    how = {"temperature": asking.temperature, "top_p": asking.top_p,
+           "max_tokens": asking.max_tokens}  # fmt: skip
+    for where, row in file.rows():
+        now = asked.get(str(row.get("id")))
+        if now is None:
+            raise MismatchError(
+                f"{where}: an answer to {row.get('id')!r}, which is not among the problems; give "
+                "the suite that it was begun with, or another --output"
+            )
+        of_row = row | {name: (row.get("sampling") or {}).get(name) for name in how}
+        for name, value in ({key: now.get(key) for key in _OF_PROBLEM} | how).items():
+            if of_row.get(name) != value:
+                raise MismatchError(
+                    f"{where}: begun with another `{name}`, {of_row.get(name)!r} there and "
+                    f"{value!r} now. Ask as before, or give another --output"
+                )
 
 
 def _ask(
