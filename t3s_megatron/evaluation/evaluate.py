@@ -98,7 +98,8 @@ def evaluate_file(
     name = os.path.splitext(os.path.basename(os.path.normpath(path)))[0]
     folder = os.path.join(output, name)
     check_folder(folder)
-    prompts, out = usable(load_prompts(path), pool)
+    problems = load_prompts(path)
+    prompts, out = usable(problems, pool)
     done = Evaluated()
     notes = []
     if out:
@@ -108,7 +109,7 @@ def evaluate_file(
     models: dict[str, Answers] = {}
     for student in students:
         with SampleFile(os.path.join(folder, f"{student.name}.jsonl")) as file:
-            _check_begun(file, prompts, asking)
+            _check_begun(file, problems, asking)
             if len(file.rows()) < len(prompts) * asking.samples:
                 try:
                     served = servers.of(student)

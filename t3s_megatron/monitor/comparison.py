@@ -192,6 +192,8 @@ def read_comparisons(path: str) -> list[Comparison]:
                 f"{path}: of format {content['format']}, expected {FORMAT}; make it anew"
             )
         return [Comparison.from_dict(found) for found in content["comparisons"]]
+    except T3SError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise T3SError(f"{path}: cannot be read as an evaluation ({error!r})") from error
 

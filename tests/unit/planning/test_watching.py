@@ -64,7 +64,9 @@ def test_after_the_profile_only_the_targeted_phase_is_left():
 
 def test_a_person_reads_phase_accuracy_and_what_is_missing():
     reached = Reached("profile", 3, 3, 40, 20, 10.0, 1000.0)
-    summary = under_way([1.0, 0.75, 0.25, 0.5], heldout=[measurement("profile", 2, 0.125)])
+    summary = under_way(
+        [1.0, 0.75, 0.25, 0.5], heldout=[measurement("profile", 2, 0.125, seconds=1.0)]
+    )
     said = describe("OUT/t3s", summary, reached, now=1002.0)
     assert "phase profile, step 3; 3 training steps of at most 40, 10.0 s each" in said
     assert (
