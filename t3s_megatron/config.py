@@ -80,7 +80,8 @@ class RunOptions:
     keep_checkpoints: int | None = option(
         None,
         "remove a checkpoint that the run has saved itself once so many newer ones, with the one "
-        "about to be written, are there; without it all stay",
+        "about to be written, are there (the last one of the profile stays, for plain fine-tuning "
+        "to go on from: t3s-megatron branch); without it all stay",
         at_least=2,
         free=True,
     )
@@ -127,7 +128,8 @@ class T3SConfig(RunOptions, ServerOptions, AccuracyOptions, MethodOptions, DataO
     @property
     def needs_answers(self) -> bool:
         """Whether anything is generated, and gold answers therefore needed."""
-        return bool(self.report_temperatures) or super().needs_answers
+        beside = bool(self.report_temperatures) or self.heldout_interval > 0
+        return beside or super().needs_answers
 
     def for_teachers(self, teachers: tuple[str, ...], args: argparse.Namespace) -> T3SConfig:
         """The same for a run on the samples of these teachers: the data names them, where there are
@@ -143,10 +145,20 @@ class T3SConfig(RunOptions, ServerOptions, AccuracyOptions, MethodOptions, DataO
     def check(self) -> None:
         """T3SError for arguments of different rooms, or of one, that do not go together."""
         super().check()
-        if self.heldout_data and not self.report_temperatures:
+        if self.heldout_data and not (self.report_temperatures or self.heldout_interval):
             raise T3SError(
-                "--t3s-heldout-data is only used with --t3s-report-temperatures: give those, or "
+                "--t3s-heldout-data is only used with --t3s-report-temperatures or "
+                "--t3s-heldout-interval: give one of them, or drop it"
+            )
+        if self.heldout_interval and not self.heldout_data:
+            raise T3SError(
+                "--t3s-heldout-interval measures on held-out prompts: give --t3s-heldout-data, or "
                 "drop it"
+            )
+        if self.heldout_interval and self.accuracy_overlap:
+            raise T3SError(
+                "--t3s-heldout-interval would give the servers other weights than those that "
+                "--t3s-accuracy-overlap has in flight: drop one of the two"
             )
         if self.generation == "server":
             self.check_servers()

@@ -24,7 +24,8 @@ class DataOptions:
     data_split: str = option("train", "split to read when --t3s-data is a Hugging Face dataset")
     heldout_data: str | None = option(
         None,
-        "samples that are never trained on, for the accuracies of --t3s-report-temperatures",
+        "samples that are never trained on, for the accuracies of --t3s-report-temperatures and "
+        "--t3s-heldout-interval",
         free=True,
     )
     heldout_data_split: str = option(

@@ -21,8 +21,9 @@ _KEYS = (
 )  # fmt: skip
 
 
-def read_summary(path: str) -> dict:
-    """T3SError when the file is not a summary of this package."""
+def read_summary(path: str, name: str | None = None) -> dict:
+    """T3SError when the file is not a summary of this package. `name`: what the run is called in
+    tables instead of its method."""
     try:
         with open(path, encoding="utf-8") as file:
             summary = json.load(file)
@@ -38,7 +39,12 @@ def read_summary(path: str) -> dict:
     missing = [key for key in _KEYS if key not in summary]
     if missing:
         raise T3SError(f"{path}: damaged, it lacks {', '.join(missing)}; run it again")
-    return summary
+    return summary | ({} if name is None else {"name": name})
+
+
+def called(summary: dict) -> str:
+    """What a run is called: its method, unless it was given a name."""
+    return summary.get("name") or summary["method"]
 
 
 def tables(summaries: list[dict]) -> str:
@@ -76,7 +82,7 @@ def _accuracy(measurement: dict) -> str:
 
 def _headline(summary: dict) -> str:
     temperature = summary["arguments"]["temperature"]
-    line = f"{summary['method']}: training accuracy by step at T = {temperature:g}"
+    line = f"{called(summary)}: training accuracy by step at T = {temperature:g}"
     line += _selected(summary) + _how_sure(summary)
     for teacher, found in summary.get("teachers", {}).items():
         line += f"\n  teacher {teacher}: {found['samples']} samples{_selected(found)}"
@@ -124,7 +130,9 @@ def _by_weights(summaries: list[dict]) -> str:
     for number, summary in enumerate(summaries, start=1):
         rows: dict[str, dict[tuple, str]] = {}
         for e in summary["evaluations"]:
-            name = _WEIGHTS.get(e["weights"], summary["method"].upper())
+            name = _WEIGHTS.get(e["weights"], called(summary).upper())
+            if "name" in summary and e["weights"] != "theta_0":
+                name = called(summary).upper()
             column = (e["split"], e["temperature"])
             if column not in columns:
                 columns.append(column)
@@ -199,7 +207,7 @@ def draw(summaries: list[dict], path: str) -> None:
                 panel.text(at, 0.02, " theta_b", fontsize=9)
         panel.set_ylim(0, 1.1)
         panel.set_ylabel("training accuracy")
-        panel.set_title(summary["method"], loc="left", fontsize=10)
+        panel.set_title(called(summary), loc="left", fontsize=10)
     panels[-1, 0].set_xlabel("iteration")
     figure.tight_layout()
     try:

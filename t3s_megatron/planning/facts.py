@@ -188,7 +188,8 @@ class Answers:
     answers of one evaluation at --t3s-report-temperatures; `expected` (as the teacher's, or as
     given) and `limit`: tokens of an answer; `batch_size`: answers generated together on one
     data-parallel rank; `cached`: with a key-value cache; `blocks`: of a measurement; `servers`:
-    None where the live weights answer."""
+    None where the live weights answer; `heldout`: answers of one measurement at
+    --t3s-heldout-interval, every so many steps."""
 
     prompts: int
     asked: int
@@ -201,6 +202,8 @@ class Answers:
     asked_in_profiles: tuple[int, ...] = ()
     blocks: int = 1
     servers: Servers | None = None
+    heldout: int = 0
+    heldout_interval: int = 0
 
     @property
     def overlap(self) -> int:
@@ -209,3 +212,7 @@ class Answers:
     @property
     def colocated(self) -> Colocated | None:
         return None if self.servers is None else self.servers.colocated
+
+    def heldout_measurements(self, steps: int) -> int:
+        """Those of --t3s-heldout-interval in a run of so many steps, with that of step 0."""
+        return 1 + steps // self.heldout_interval if self.heldout_interval else 0

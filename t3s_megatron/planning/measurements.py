@@ -75,6 +75,7 @@ class Costs:
         assert self.answers is not None
         asked = [self.answers.evaluated] * walk.evaluations
         asked += [self.answers.asked] * walk.targeted_measurements
+        asked += [self.answers.heldout] * self.answers.heldout_measurements(walk.steps)
         in_profiles = walk.measurements - walk.targeted_measurements
         of_each = [self._asked(walk, k) for k in range(walk.profiles)]
         return self._generating(asked + of_each * (in_profiles // walk.profiles))[longest]
@@ -93,6 +94,8 @@ class Costs:
             return self._generating([asked])[longest].seconds
 
         evaluations = walk.evaluations * seconds(self.answers.evaluated)
+        held_out = self.answers.heldout_measurements(walk.steps)
+        evaluations += held_out * (seconds(self.answers.heldout) + self.export)
         return evaluations + waited(
             walk.events,
             step=lambda profile: self._training(walk, profile, 1).seconds,

@@ -174,7 +174,7 @@ def disk(
     served = max(2, answers.overlap) if answers is not None and on_disk else 0
     return Disk(
         checkpoint=checkpoint,
-        checkpoints=_checkpoints(storage, run.steps),
+        checkpoints=_checkpoints(storage, run),
         state=run.snapshots * parameters * _SNAPSHOT_BYTES,
         stores=run.scored * 4 * samples.targets + samples.targets // 8,
         export=weights if storage.export else 0,
@@ -183,13 +183,15 @@ def disk(
     )
 
 
-def _checkpoints(storage: Storage, steps: int) -> int:
+def _checkpoints(storage: Storage, run: Walk) -> int:
     """At every interval and at the end; older ones stay if at the retain interval, or only the
-    newest."""
+    newest and that of the profile."""
+    steps = run.steps
     if not storage.save_interval:
         return 0
     saved = {*range(storage.save_interval, steps + 1, storage.save_interval), steps}
     if not storage.retain_interval:
-        return min(len(saved), storage.keep or len(saved))
+        most = len(saved) if storage.keep is None else storage.keep + (run.profiles == 1)
+        return min(len(saved), most)
     kept = {step for step in saved if step % storage.retain_interval == 0}
     return len(kept | {steps})

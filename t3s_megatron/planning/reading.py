@@ -135,8 +135,8 @@ def _assumed_samples(args, tokenizer, sources: list[str], notes: list[str]) -> S
 
 
 def held_out_lengths(config: T3SConfig | None, args, tokenizer, notes: list[str]) -> list[int]:
-    """Lengths of the prompts that only evaluations ask. Adds to `notes` what is not here."""
-    if config is None or not (config.heldout_data and config.report_temperatures):
+    """Lengths of the prompts that are never trained on. Adds to `notes` what is not here."""
+    if config is None or not config.heldout_data:
         return []
     from t3s_megatron.data.teachers import load_heldout_corpus
 
@@ -175,7 +175,9 @@ def answers_of(
     )
     longest_prompt = max([*samples.prompts, *held_out])
     limit = config.max_new_tokens or args.seq_length + 1 - longest_prompt
-    on_a_rank = -(-max(asked, evaluated, *asked_in_profiles) // layout.data)
+    heldout = len(held_out[: config.accuracy_prompts or None]) * config.accuracy_samples
+    heldout *= config.heldout_interval > 0
+    on_a_rank = -(-max(asked, evaluated, heldout, *asked_in_profiles) // layout.data)
     return Answers(
         prompts=prompts,
         asked=asked,
@@ -187,6 +189,8 @@ def answers_of(
         cached=layout.context == 1,
         asked_in_profiles=asked_in_profiles,
         blocks=config.accuracy_blocks,
+        heldout=heldout,
+        heldout_interval=config.heldout_interval,
         servers=Servers(
             len(config.server_url),
             config.server_concurrency,

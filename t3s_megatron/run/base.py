@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -40,6 +41,7 @@ from t3s_megatron.megatron.vocabulary import leave_out_padding
 from t3s_megatron.method.selection import selection_counts
 from t3s_megatron.monitor.curves import Curves
 from t3s_megatron.monitor.journal import Journal
+from t3s_megatron.monitor.progress import Progress
 from t3s_megatron.monitor.summary import Summary
 from t3s_megatron.run.identity import provenance
 from t3s_megatron.run.inputs import Inputs
@@ -66,8 +68,9 @@ class Run(Callback):
         kind                    what the summary calls it
 
     and uses `journal`, `backend`, `measurer`, `non_finite`, `rows`, `forward`, `meter`, `root` and
-    `is_root` (the rank that collects, verifies and writes), `training_accuracy`, `evaluate` and
-    `apply_mask`. Every method is called on every rank, in the same order.
+    `is_root` (the rank that collects, verifies and writes), `training_accuracy`,
+    `heldout_accuracy`, `evaluate` and `apply_mask`. Every method is called on every rank, in the
+    same order.
     """
 
     seam: Seam | SourceSeam  # set by whoever installs it
@@ -127,9 +130,10 @@ class Run(Callback):
         self.root = layout.root_rank()
         self.is_root = layout.rank() == self.root
         self._steps = get_args().iteration
-        path = os.path.join(self.config.dir, "summary.json") if self.is_root else None
+        folder = self.config.dir if self.is_root else None
         self.journal = Journal(
-            Summary(path),
+            Summary(folder and os.path.join(folder, "summary.json")),
+            Progress(folder, self.config.budget),
             Curves(get_tensorboard_writer(), get_wandb_writer()),
             print_rank_0,
             lambda: context.iteration,
@@ -172,14 +176,17 @@ class Run(Callback):
 
     def on_train_step_start(self, context: CallbackContext) -> None:
         self.before_step(context)
+        self._step_began = time.perf_counter()
         context.num_microbatches = len(self.step_rows().micro_batches)
         self.guard.before_step()
 
     def on_train_step_end(self, context: CallbackContext) -> None:
         self.seam.assert_called("train", "train_step")
+        seconds = time.perf_counter() - self._step_began
         tokens = self.meter.finish_step(self.step + 1)
         self._steps += 1
         self.after_step(context, tokens)
+        self.journal.advanced(self.phase, self.step, self.train_iters, seconds)
 
     def on_log(self, context: CallbackContext) -> None:
         if self.seam.calls["training_log"] == 1:
@@ -214,6 +221,18 @@ class Run(Callback):
             phase=self.phase,
             settles=settles,
             blocks=self.config.accuracy_blocks,
+        )
+        self.backend.release(weights)
+        return measured
+
+    def heldout_accuracy(self, context: CallbackContext) -> Measurement:
+        """The accuracy of the live weights on the first `--t3s-accuracy-prompts` held-out prompts.
+        Collective."""
+        assert self.inputs.heldout is not None
+        samples = self.inputs.askable(self.inputs.heldout)[: self.config.accuracy_prompts or None]
+        weights = self.backend.take(context, step=self.step)
+        measured = self.measurer.measure(
+            weights, samples, step=self.step, phase=self.phase, split="heldout"
         )
         self.backend.release(weights)
         return measured

@@ -85,6 +85,7 @@ def provenance(inputs: Inputs, args) -> dict:
         "fingerprints": {
             "dataset": inputs.corpus.fingerprint,
             "tokenizer": inputs.corpus.tokenizer_fingerprint,
+            "heldout": None if inputs.heldout is None else inputs.heldout.fingerprint,
         },
         "layout": parallel_layout(args),
         "model": model_shape(args),

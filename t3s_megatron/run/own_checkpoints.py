@@ -35,14 +35,16 @@ class OwnCheckpoints:
         self._saved = [i for i in there if i != iteration] + [iteration]
         return list(self._saved)
 
-    def remove_old(self, named: int | None) -> list[str]:
+    def remove_old(self, named: int | None, of_profile: int | None = None) -> list[str]:
         """Make room for the checkpoint that is written next. `named`: the iteration that Megatron's
-        tracker names now. Returns what could not be removed, in words; those stay."""
+        tracker names now; `of_profile`: one that stays besides, for plain fine-tuning to go on
+        from. Returns what could not be removed, in words; those stay."""
         if self.most is None or named is None:
             return []
         half = [i for i in self._saved if self._is_half_removed(i)]
         # What is newer than the tracker says may not be whole yet.
         whole = [i for i in self._saved[:-1] if i <= named and self._is_there(i)]
+        whole = [i for i in whole if i != of_profile]
         failed = []
         for iteration in half + whole[: -(self.most - 1)]:
             try:

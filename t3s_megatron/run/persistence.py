@@ -7,7 +7,9 @@ back weights, optimizer, schedule, sample counter and random state.
 
 What never changes is written once: theta_0, each candidate, and the weights of steps whose
 measurement is in flight; a save waits for the outcomes of those. States older than the checkpoint
-that Megatron has last named are removed, and with `--t3s-keep-checkpoints` its older checkpoints.
+that Megatron has last named are removed, and with `--t3s-keep-checkpoints` its older checkpoints,
+but for the last one of the profile, whose state loses its weights: plain fine-tuning may go on from
+there (`t3s-megatron branch`).
 
 A job may come back in another layout. Weights are then put together from the files of all the
 ranks that saved (`data.pieces`), and log-probs are handed to the rank that collects them.
@@ -16,6 +18,7 @@ ranks that saved (`data.pieces`), and log-probs are handed to the rank that coll
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 
 import numpy as np
@@ -34,6 +37,7 @@ from t3s_megatron.megatron.seam import CallbackContext
 from t3s_megatron.megatron.sharding import cut, to_json, weight_pieces
 from t3s_megatron.megatron.student import tracked_iteration
 from t3s_megatron.megatron.weights import WeightSnapshot
+from t3s_megatron.method.branching import unlike_plain_fine_tuning
 from t3s_megatron.method.phases import Phase
 from t3s_megatron.monitor.journal import Journal
 from t3s_megatron.options import all_values
@@ -105,21 +109,39 @@ class Persistence:
         checkpoints = self.checkpoints.begin(iteration)
         self.folder.commit(iteration, self._content(checksums) | {"checkpoints": checkpoints})
         # An asynchronous save may still be on its way between the two.
-        named = tracked_iteration(get_args().save)
-        self._prune(iteration, named or 0)
+        named, of_profile = tracked_iteration(get_args().save), self._last_of_profile()
+        self._prune(iteration, named or 0, of_profile)
         # Before Megatron writes this one, so that the disk never holds more.
-        for line in self.checkpoints.remove_old(named):
+        for line in self.checkpoints.remove_old(named, of_profile):
             self.journal.tell(line)
 
-    def _prune(self, iteration: int, oldest: int) -> None:
+    def _prune(self, iteration: int, oldest: int, of_profile: int | None) -> None:
         kept, names = set(), set()
         for one in self.folder.iterations():
             # A shorter run may be saved over a longer one, which Megatron still names.
-            if one >= oldest or one == iteration:
+            needed = one >= oldest or one == iteration
+            if needed or one == of_profile:
                 with contextlib.suppress(MismatchError):  # of an earlier run, and damaged
-                    names |= set(self.folder.read(one)["checksums"][0])
+                    files = set(self.folder.read(one)["checksums"][0])
+                    names |= files if needed else set()
                     kept.add(one)
         self.folder.prune(kept, names)
+
+    def _last_of_profile(self) -> int | None:
+        """The last saved iteration of a profile that has ended from which plain fine-tuning can go
+        on: before its last step, and before the profile's bound, which is measured for that reason.
+        None where there is none, its measurements are others than those of plain fine-tuning, or
+        several teachers have a profile each."""
+        machine = self.state.machine
+        asked = dataclasses.asdict(machine.options)
+        if len(machine.profiles) > 1 or not machine.records or unlike_plain_fine_tuning(asked):
+            return None
+        first = machine.records[0]
+        if first["phase"] != Phase.PROFILE.value:
+            return None
+        bound = min(machine.options.last_profile_step, machine.options.budget)
+        last = min(first["last_iteration"], bound - 1)
+        return max((one for one in self.folder.iterations() if one <= last), default=None)
 
     def _once(self, name: str, tensors: dict, info: dict) -> str:
         # Once, and again when someone has removed it: a state is of use only with all its files.

@@ -132,6 +132,7 @@ class T3SRun(Run):
     def before_step(self, context: CallbackContext) -> None:
         if self.machine.total_steps == 0:
             self.evaluate(context, "theta_0")
+            self._watch_heldout(context)
         self._carry_out(context, between_steps=False)
         if self.config.chosen.leaves_out and not self.finished:
             self.selector.leave_out(context, self.step_rows())
@@ -142,6 +143,7 @@ class T3SRun(Run):
         if profiling:
             self.state.history.append(tokens)
         self._report_step(tokens, context.iteration)
+        self._watch_heldout(context)
         self._carry_out(context, between_steps=True)
 
     def on_checkpoint_save(self, context: CallbackContext) -> None:
@@ -150,6 +152,11 @@ class T3SRun(Run):
     def end(self, context: CallbackContext) -> None:
         if self.in_flight is not None:
             self.in_flight.close()
+
+    def _watch_heldout(self, context: CallbackContext) -> None:
+        interval = self.config.heldout_interval
+        if interval and self.step % interval == 0:
+            self.journal.heldout(self.heldout_accuracy(context), self.machine.teacher)
 
     def _report_step(self, tokens: StepTokens, iteration: int) -> None:
         keep, groups = self.rows.keep, self.state.groups

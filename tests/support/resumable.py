@@ -43,6 +43,9 @@ SETTINGS = {
          "--t3s-method", "t3s-soft", "--t3s-soft-temperature", 0.5],
     ),
     "rrt": Setting(1, ["--t3s-method", "rrt"]),
+    "sft": Setting(
+        1, ["--attention-dropout", 0.1, "--hidden-dropout", 0.1, "--t3s-method", "sft"]
+    ),
 }  # fmt: skip
 
 
@@ -79,7 +82,13 @@ def summary_of(folder: str) -> dict:
     del summary["seconds"]
     for inside in ("dir", "server_weights"):
         del summary["arguments"][inside]
-    for one in (*summary["measurements"], *summary["phases"]):
+    for one in (*summary["measurements"], *summary["heldout"], *summary["phases"]):
         del one["seconds"]
     summary["log"] = [re.sub(r"[\d.]+ s\b", "", line) for line in summary["log"]]
     return summary
+
+
+def last_of_profile(folder: str) -> int:
+    """The last saved iteration, saved every second one, from which plain fine-tuning can go on."""
+    profile = min(summary_of(folder)["phases"][0]["last_iteration"], 4)
+    return profile - profile % 2

@@ -485,6 +485,7 @@ _VALUES = {
     "report_samples": _numbers(1),
     "selection_load": st.none() | st.sampled_from(["", "s"]),
     "heldout_data": st.none() | st.just("h"),
+    "heldout_interval": _numbers(0),
     "seed": st.none() | st.integers(),
     "dir": st.none() | st.sampled_from(["", "d"]),
 }

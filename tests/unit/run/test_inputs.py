@@ -218,6 +218,11 @@ def test_heldout_samples_that_nothing_would_look_at(ready, tmp_path):
         ready(f"--t3s-heldout-data {path}")
 
 
+def test_heldout_samples_that_are_not_there(ready):
+    with pytest.raises(T3SError, match="give --t3s-heldout-data, or drop it"):
+        ready("--t3s-heldout-interval 2")
+
+
 # ---------------------------------------------------------------------------------------- tokenizer
 
 

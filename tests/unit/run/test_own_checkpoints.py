@@ -49,6 +49,15 @@ def test_the_newest_stay(folder, write):
     assert there(folder) == [name(30), name(40)]
 
 
+def test_that_of_the_profile_stays_besides(folder, write):
+    mine = OwnCheckpoints(folder, 2)
+    for iteration in (10, 20, 30, 40, 50):
+        mine.begin(iteration)
+        mine.remove_old(iteration - 10 if iteration > 10 else None, 20 if iteration > 20 else None)
+        write(iteration)
+    assert there(folder) == [name(20), name(40), name(50)]
+
+
 def test_there_are_never_more_than_asked_for_not_even_while_one_is_written(folder, write):
     mine = OwnCheckpoints(folder, 3)
     for iteration in range(10, 80, 10):
