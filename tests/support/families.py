@@ -102,8 +102,8 @@ STUDENTS: dict[str, dict] = {
             "mscale_all_dim": 1.0,
             # None is Megatron's default, and each changes the angles.
             "beta_fast": 4,
-            "beta_slow": 2,
-            "original_max_position_embeddings": 32,
+            "beta_slow": 0.5,
+            "original_max_position_embeddings": 512,
         },
     ),
     "deepseek_v3": dict(
