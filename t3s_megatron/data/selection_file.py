@@ -13,6 +13,7 @@ import numpy as np
 
 from t3s_megatron import __version__
 from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.kept_bits import KeptBits
 from t3s_megatron.data.tables import corpus_keys, load_table, places_of, save_table
 from t3s_megatron.errors import MismatchError
 
@@ -56,9 +57,11 @@ class Selection:
         values, sizes, header = load_table(path, *SELECTION_TYPE, SELECTION_NEEDS)
         ends = np.cumsum(sizes)
         parts = []
-        for sample, i in zip(corpus.samples, places_of(path, header, corpus), strict=True):
+        n_targets = np.diff(corpus.offsets).tolist()
+        places = places_of(path, header, corpus)
+        for uid, n, i in zip(corpus.uids, n_targets, places, strict=True):
             packed = values[ends[i] - sizes[i] : ends[i]]
-            parts.append(unpack(path, sample.uid, packed, sample.n_targets))
+            parts.append(unpack(path, uid, packed, n))
         return cls(
             np.concatenate(parts),
             corpus,
@@ -67,6 +70,22 @@ class Selection:
             header["counts"],
             header.get("model", {}),
         )
+
+
+def map_kept(path: str, corpus: Corpus) -> KeptBits:
+    """What the selection at `path` keeps of `corpus`, in its order; the bits stay in the file.
+
+    MismatchError as of `Selection.load`.
+    """
+    values, sizes, header = load_table(path, *SELECTION_TYPE, SELECTION_NEEDS)
+    places = np.array(places_of(path, header, corpus), dtype=np.int64)
+    needed = -(-np.diff(corpus.offsets) // 8)
+    wrong = np.flatnonzero(sizes[places] != needed)
+    if wrong.size:
+        number = int(wrong[0])
+        found = values[: int(sizes[places[number]])]
+        unpack(path, corpus.uids[number], found, int(np.diff(corpus.offsets)[number]))
+    return KeptBits(values, (np.cumsum(sizes) - sizes)[places], corpus.offsets)
 
 
 def selection_info(

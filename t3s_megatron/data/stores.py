@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,7 +17,13 @@ from t3s_megatron.errors import MismatchError, T3SError
 STORE_TYPE = ("log-prob store", np.float32)
 STORE_NEEDS = ("tag", "step")
 #: Values that are looked at together, where temporary arrays are as large as what is looked at.
-AT_ONCE = 2**22
+_AT_ONCE = 2**22
+
+
+def slices_of(n: int) -> Iterator[slice]:
+    """All of n values, a few million at a time."""
+    for first in range(0, n, _AT_ONCE):
+        yield slice(first, min(first + _AT_ONCE, n))
 
 
 @dataclass
@@ -34,8 +41,8 @@ class LogProbStore:
         """Durable. T3SError, naming the sample, for a log-prob that is not finite; ValueError for
         an array that is not the corpus's."""
         bad = [
-            first + np.flatnonzero(~np.isfinite(self.c[first : first + AT_ONCE]))
-            for first in range(0, len(self.c), AT_ONCE)
+            some.start + np.flatnonzero(~np.isfinite(self.c[some]))
+            for some in slices_of(self.c.size)
         ]
         if count := sum(map(len, bad)):
             place = next(found[0] for found in bad if len(found))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from typing import BinaryIO
 
 import numpy as np
@@ -25,7 +26,11 @@ from t3s_megatron.errors import MismatchError
 
 FORMAT = 2
 #: What safetensors calls the dtypes of a table.
-_DTYPES = {"I64": np.dtype("<i8"), "F32": np.dtype("<f4"), "U8": np.dtype("u1")}
+_DTYPES: dict[str, np.dtype] = {
+    "I64": np.dtype("<i8"),
+    "F32": np.dtype("<f4"),
+    "U8": np.dtype("u1"),
+}
 _CORPUS_KEYS = ("dataset_fingerprint", "tokenizer_fingerprint", "uids", "sample_hashes")
 
 
@@ -90,7 +95,7 @@ def corpus_keys(corpus: Corpus) -> dict:
     return {
         "dataset_fingerprint": corpus.fingerprint,
         "tokenizer_fingerprint": corpus.tokenizer_fingerprint,
-        "uids": [sample.uid for sample in corpus.samples],
+        "uids": corpus.uids,
         "sample_hashes": corpus.sample_hashes,
     }
 
@@ -172,6 +177,12 @@ def _read(path: str, kind: str) -> tuple[dict, np.ndarray, np.ndarray]:
         ) from None
 
 
+def mapped_values(path: str) -> np.ndarray:
+    """The values of a table that this run has just written: mapped, and not checked again."""
+    with open(path, "rb") as file:
+        return _mapped(file, path, "values")
+
+
 def table_checksum(path: str) -> str | None:
     """The checksum that a table says it has; None where there is no table."""
     try:
@@ -179,6 +190,20 @@ def table_checksum(path: str) -> str | None:
             return json.loads((file.metadata() or {}).get("t3s", "{}")).get("checksum")
     except (SafetensorError, OSError, ValueError, AttributeError):
         return None
+
+
+def wait_for_tables(checksums: dict[str, str], patience: float = 10.0) -> None:
+    """Until these files are there with these checksums. MismatchError when they are not in
+    `patience` seconds: a network file system may take a while to show another node's file."""
+    give_up = time.monotonic() + patience
+    for path, checksum in checksums.items():
+        while (found := table_checksum(path)) != checksum:
+            if time.monotonic() > give_up:
+                raise MismatchError(
+                    f"{path}: is not what the root rank has written there (checksum {found}); "
+                    "--t3s-dir has to be on a file system that all nodes share"
+                )
+            time.sleep(0.1)
 
 
 def places_of(path: str, header: dict, corpus: Corpus) -> list[int]:
@@ -192,17 +217,17 @@ def places_of(path: str, header: dict, corpus: Corpus) -> list[int]:
         )
     numbers = {uid: i for i, uid in enumerate(header["uids"])}
     places = []
-    for sample, expected in zip(corpus.samples, corpus.sample_hashes, strict=True):
-        number = numbers.get(sample.uid)
+    for i, (uid, expected) in enumerate(zip(corpus.uids, corpus.sample_hashes, strict=True)):
+        number = numbers.get(uid)
         if number is None:
             raise MismatchError(
-                f"{path}: has nothing for sample {sample.uid!r} ({sample.where}); it belongs to "
-                "another data set. Use the data it was made for, or make it again for this"
+                f"{path}: has nothing for sample {uid!r} ({corpus.samples[i].where}); it belongs "
+                "to another data set. Use the data it was made for, or make it again for this"
             )
         if header["sample_hashes"][number] != expected:
             raise MismatchError(
-                f"{path}: sample {sample.uid!r} ({sample.where}) has other tokens or targets than "
-                "when the file was made; remake it for this data"
+                f"{path}: sample {uid!r} ({corpus.samples[i].where}) has other tokens or targets "
+                "than when the file was made; remake it for this data"
             )
         places.append(number)
     return places

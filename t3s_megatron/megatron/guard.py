@@ -37,6 +37,8 @@ _NOT_TAKEN = (False, None, None)
 #: Methods of Megatron's optimizers that return the norm of the gradients, before they are clipped:
 #: a chain of optimizers calls the first, a single one the second.
 _NORMS = ("get_grad_norm", "clip_grad_norm")
+
+
 @dataclass(frozen=True)
 class _Verdict:
     """What is wrong with a step on any rank. `bad_samples`: corpus indices, of this rank alone."""
@@ -105,7 +107,7 @@ class StepGuard:
         self._buffers = [buffer.clone() for buffer in model_buffers(self.context)]
 
     def _step(self):
-        self._norms, self._verdict = [], None
+        self._forget()
         result = self._optimizer_step()
         # Megatron may have left the step out by itself (--grad-norm-skip-threshold).
         verdict = self._verdict or self._judge()
@@ -121,6 +123,9 @@ class StepGuard:
             self.nothing_kept()
         self._restore_buffers()
         return _NOT_TAKEN
+
+    def _forget(self) -> None:
+        self._norms, self._verdict = [], None
 
     def _update_if_right(self) -> bool:
         """In the place of the optimizer's update, before which the norm has been computed."""

@@ -20,6 +20,7 @@ from t3s_megatron.accuracy.pool import VerifierPool
 from t3s_megatron.answering.live import LiveBackend
 from t3s_megatron.answering.server import ServerBackend
 from t3s_megatron.data.arrangement import StepRows, TrainingRows
+from t3s_megatron.data.kept_bits import KeptBits
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.batches import RowMaker
@@ -229,7 +230,7 @@ class Run(Callback):
             self.journal.evaluated(measured, weights)
         self.backend.release(taken)
 
-    def apply_mask(self, keep: np.ndarray) -> None:
+    def apply_mask(self, keep: np.ndarray | KeptBits) -> None:
         """Train on these target tokens from here on: bool[n_target_tokens]. T3SError when there is
         none."""
         if not keep.any():
