@@ -207,8 +207,8 @@ def rank(number: int, ranks: int, folder: str, barrier, results) -> None:
     c_0, c_b = (mapped_values(path) for path in paths.values())
     selected = os.path.join(folder, "selection.safetensors")
     if number == 0:
-        delta = delta_c(c_b, c_0)
         keep = keep_mask("t3s", n=corpus.n_targets, c_0=c_0, c_b=c_b, seed=0, share=None, tau=0.0)
+        delta = delta_c(c_b, c_0)
         counts = selection_counts(keep, delta)
         peak_here = max(peak_here, memory()["Private"] - base["Private"])
         Selection(keep, corpus, "t3s", 1, counts).save(selected)

@@ -6,12 +6,12 @@ A mapped selection file is shared by the ranks of a node; each unpacks what its 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 import numpy as np
 
-#: Targets that are unpacked together where all are looked at.
-_AT_ONCE = 2**22
+from t3s_megatron.data.tables import slices_of
 
 
 class KeptBits:
@@ -65,9 +65,9 @@ class KeptBits:
         return np.concatenate(parts)
 
     def pieces(self) -> Iterator[np.ndarray]:
-        """All of them in order, a few million at a time: eights of them but for the last."""
-        for first in range(0, self.size, _AT_ONCE):
-            yield self._range(first, min(first + _AT_ONCE, self.size))
+        """All of them in order, a few million at a time."""
+        for some in slices_of(self.size):
+            yield self[some]
 
     def sum(self) -> int:
         return sum(int(piece.sum()) for piece in self.pieces())
@@ -83,3 +83,11 @@ class KeptBits:
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return self._range(0, self.size).astype(dtype or bool, copy=False)
+
+
+def digest_of(keep: np.ndarray | KeptBits) -> str:
+    """sha256 over the bits of bool[n], packed, in hexadecimal."""
+    digest = hashlib.sha256()
+    for some in slices_of(keep.size):
+        digest.update(np.packbits(keep[some]))
+    return digest.hexdigest()

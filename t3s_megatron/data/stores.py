@@ -3,27 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from t3s_megatron import __version__
 from t3s_megatron.data.corpus import Corpus
-from t3s_megatron.data.tables import corpus_keys, load_table, places_of, save_table
+from t3s_megatron.data.tables import corpus_keys, load_table, places_of, save_table, slices_of
 from t3s_megatron.errors import MismatchError, T3SError
 
 #: Kind and dtype of its table, and what stands in its header.
 STORE_TYPE = ("log-prob store", np.float32)
 STORE_NEEDS = ("tag", "step")
-#: Values that are looked at together, where temporary arrays are as large as what is looked at.
-_AT_ONCE = 2**22
-
-
-def slices_of(n: int) -> Iterator[slice]:
-    """All of n values, a few million at a time."""
-    for first in range(0, n, _AT_ONCE):
-        yield slice(first, min(first + _AT_ONCE, n))
 
 
 @dataclass

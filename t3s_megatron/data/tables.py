@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import numpy as np
@@ -32,6 +33,16 @@ _DTYPES: dict[str, np.dtype] = {
     "U8": np.dtype("u1"),
 }
 _CORPUS_KEYS = ("dataset_fingerprint", "tokenizer_fingerprint", "uids", "sample_hashes")
+
+
+#: Values that are looked at together, where temporary arrays are as large as what is looked at.
+_AT_ONCE = 2**22
+
+
+def slices_of(n: int) -> Iterator[slice]:
+    """All of n values, a few million at a time: a number that 8 divides, but for the last."""
+    for first in range(0, n, _AT_ONCE):
+        yield slice(first, min(first + _AT_ONCE, n))
 
 
 def save_table(

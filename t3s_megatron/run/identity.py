@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from importlib import metadata
 
-import numpy as np
 import torch
 
 import t3s_megatron
-from t3s_megatron.data.kept_bits import KeptBits
-from t3s_megatron.data.stores import slices_of
+from t3s_megatron.data.kept_bits import digest_of
 from t3s_megatron.megatron.releases import megatron_version
 from t3s_megatron.options import all_values, fixed_values
 from t3s_megatron.run.inputs import Inputs
@@ -61,20 +58,12 @@ def identity(inputs: Inputs) -> dict:
             "dataset fingerprint": inputs.corpus.fingerprint,
             "held-out fingerprint": None if heldout is None else heldout.fingerprint,
             "tokenizer fingerprint": inputs.corpus.tokenizer_fingerprint,
-            "loaded selection": None if loaded is None else _digest(loaded.keep),
+            "loaded selection": None if loaded is None else digest_of(loaded.keep),
             "megatron-core release": megatron_version(),
         }
         | fixed_values(inputs.config)
         | inputs.megatron_arguments
     )
-
-
-def _digest(keep: np.ndarray | KeptBits) -> str:
-    """sha256 over the bits of a selection."""
-    digest = hashlib.sha256()
-    for some in slices_of(keep.size):  # whole bytes each, but for the last
-        digest.update(np.packbits(keep[some]))
-    return digest.hexdigest()
 
 
 def provenance(inputs: Inputs, args) -> dict:

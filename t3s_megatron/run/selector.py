@@ -14,8 +14,8 @@ import numpy as np
 
 from t3s_megatron.data.kept_bits import KeptBits
 from t3s_megatron.data.selection_file import Selection, map_kept
-from t3s_megatron.data.stores import LogProbStore, slices_of
-from t3s_megatron.data.tables import mapped_values, table_checksum, wait_for_tables
+from t3s_megatron.data.stores import LogProbStore
+from t3s_megatron.data.tables import mapped_values, slices_of, table_checksum, wait_for_tables
 from t3s_megatron.data.teachers import Part
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.meter import TokenGroups, step_figures

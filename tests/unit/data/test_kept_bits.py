@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from made_data import corpus, sample
 
-from t3s_megatron.data.kept_bits import KeptBits
+from t3s_megatron.data.kept_bits import KeptBits, digest_of
 from t3s_megatron.data.selection_file import Selection, map_kept
 from t3s_megatron.errors import MismatchError
-from t3s_megatron.run.identity import _digest
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,7 @@ def test_slices_numbers_sums_and_the_whole(saved):
     np.testing.assert_array_equal(np.asarray(bits), keep)
     np.testing.assert_array_equal(~bits, ~keep)
     packed = hashlib.sha256(np.packbits(keep)).hexdigest()
-    assert _digest(bits) == _digest(keep) == packed
+    assert digest_of(bits) == digest_of(keep) == packed
 
 
 def test_samples_in_another_order_and_fewer_of_them(saved):
