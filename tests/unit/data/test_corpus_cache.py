@@ -26,11 +26,12 @@ TOKENIZER = byte_tokenizer()
 
 
 def rows(n: int = 40, **more) -> list[dict]:
+    thoughts = [" and ".join(["think"] * (1 + 4 * k)) for k in range(5)]
     return [
         {
             "id": f"s{i}",
             "prompt": f"the sum of {i} and {i}",
-            "response": f"<think>{'think and ' * (i % 5)}</think>\n\nis {2 * i}",
+            "response": f"<think>\n{thoughts[i % 5]}\n</think>\n\nis {2 * i}",
             "answer": str(2 * i),
             "metadata": {"number": i, "of": ["ä", None]} if i % 2 else None,
         }
