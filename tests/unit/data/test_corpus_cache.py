@@ -23,6 +23,7 @@ from t3s_megatron.errors import DataError, MismatchError
 
 HOW = {"seq_length": 60, "prompt_format": "chat", "overlong": "drop", "vocab_size": None}
 TOKENIZER = byte_tokenizer()
+COLONS = QWEN.replace("m['role'] }}", "m['role'] }}:").replace("assistant\n", "assistant:\n")
 
 
 def rows(n: int = 40, **more) -> list[dict]:
@@ -100,7 +101,7 @@ def test_what_is_there_is_not_made_again(tmp_path):
         {"how": HOW | {"prompt_format": "raw"}},
         {"how": HOW | {"overlong": "truncate"}},
         {"how": HOW | {"vocab_size": 400}},
-        {"tokenizer": byte_tokenizer(QWEN + " ")},
+        {"tokenizer": byte_tokenizer(COLONS)},
         {"ignored": ("note",)},
         {"source": rows(39)},
         {"source": rows(answer="7")},
