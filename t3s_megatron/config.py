@@ -25,6 +25,7 @@ _NOT_READ = "would not be read, since the samples are those of --t3s-data"
 UNSUPPORTED = {
     "use_precision_aware_optimizer": "keeps the fp32 main parameters inside the optimizer",
     "optimizer_cpu_offload": "keeps a copy that reverts a rewind (Megatron-LM #5071)",
+    "optimizer_cuda_graph": "captures the optimizer's step with the check of its gradients",
     "use_megatron_fsdp": "shards parameters in a way the rewind does not know",
     "use_torch_fsdp2": "shards parameters in a way the rewind does not know",
     "fp8_param_gather": "keeps quantised parameters that the rewind does not restore",

@@ -48,6 +48,12 @@ def raw_rows(source: str, split: str) -> Iterator[tuple[str, object]]:
 _GONE = "no such file"
 
 
+def is_missing(source: str) -> bool:
+    """Whether it is a file or folder that is not there, and no dataset of the hub."""
+    is_file = _endings(source)[0] in _READERS
+    return not os.path.exists(source) and (is_file or is_missing_path(source))
+
+
 def without_endings(name: str) -> str:
     """A file's name without what says how it is read."""
     name, ending = os.path.splitext(name)

@@ -7,13 +7,13 @@ samples and the tokenizer, not to the model.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from t3s_megatron import __version__
 from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.kept_bits import KeptBits
 from t3s_megatron.data.tables import corpus_keys, load_table, places_of, save_table
 from t3s_megatron.errors import MismatchError
 
@@ -50,12 +50,6 @@ class Selection:
         info = selection_info(self.method, self.theta_b_step, self.counts, self.model)
         save_selection(path, parts, corpus_keys(self.corpus), info)
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 of what is kept, in hexadecimal."""
-        packed = np.packbits(self.keep) if self.keep.dtype == np.bool_ else self.keep
-        return hashlib.sha256(packed.tobytes()).hexdigest()
-
     @classmethod
     def load(cls, path: str, corpus: Corpus) -> Selection:
         """The bits, or the weights, of the samples of `corpus`, in its order.
@@ -65,9 +59,11 @@ class Selection:
         values, sizes, header = load_table(path, *SELECTION_TYPE, SELECTION_NEEDS)
         ends = np.cumsum(sizes)
         parts = []
-        for sample, i in zip(corpus.samples, places_of(path, header, corpus), strict=True):
+        n_targets = np.diff(corpus.offsets).tolist()
+        places = places_of(path, header, corpus)
+        for uid, n, i in zip(corpus.uids, n_targets, places, strict=True):
             packed = values[ends[i] - sizes[i] : ends[i]]
-            parts.append(unpack(path, sample.uid, packed, sample.n_targets))
+            parts.append(unpack(path, uid, packed, n))
         return cls(
             np.concatenate(parts),
             corpus,
@@ -76,6 +72,32 @@ class Selection:
             header["counts"],
             header.get("model", {}),
         )
+
+
+def map_kept(path: str, corpus: Corpus) -> np.ndarray | KeptBits:
+    """What the selection at `path` keeps of `corpus`, in its order, bool or float32 of weights; it
+    stays in the file, which is mapped (weights in another order are copied).
+
+    MismatchError as of `Selection.load`.
+    """
+    values, sizes, header = load_table(path, *SELECTION_TYPE, SELECTION_NEEDS)
+    places = np.array(places_of(path, header, corpus), dtype=np.int64)
+    n_targets = np.diff(corpus.offsets)
+    weights = values.dtype == np.float32
+    needed = n_targets if weights else -(-n_targets // 8)
+    starts = (np.cumsum(sizes) - sizes)[places]
+    wrong = np.flatnonzero(sizes[places] != needed)
+    if wrong.size:
+        number = int(wrong[0])
+        found = values[: int(sizes[places[number]])]
+        unpack(path, corpus.uids[number], found, int(n_targets[number]))
+    if not weights:
+        return KeptBits(values, starts, corpus.offsets)
+    if np.array_equal(places, np.arange(len(sizes))):
+        return values
+    return np.concatenate(
+        [values[start : start + n] for start, n in zip(starts, n_targets, strict=True)]
+    )
 
 
 def selection_info(

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the corpus to the micro-batches of Megatron's loop.
 
-Every rank of the model-parallel group builds the same rows itself: the corpus of a T3S run is a
-few hundred samples in memory, so there is nothing to broadcast, and pipeline stages without data
-simply do not ask. Which sample stands where is a pure function of the number of samples consumed,
+Every rank of the model-parallel group builds the same rows itself: the corpus is small, or mapped
+by all ranks of a node, so there is nothing to broadcast, and pipeline stages without data simply do
+not ask. Which sample stands where is a pure function of the number of samples consumed,
 so a rewind, or a resume, is setting one integer. How samples become rows and micro-batches is
 `data.arrangement`'s.
 """
@@ -18,6 +18,7 @@ from megatron.core import mpu
 
 from t3s_megatron.data.arrangement import Arrangement, Row, StepRows, TrainingRows
 from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.kept_bits import KeptBits
 from t3s_megatron.data.rows import collate, empty_row, packed_row, row
 from t3s_megatron.megatron.releases import without_validation
 
@@ -38,10 +39,10 @@ class RowMaker:
         self.corpus = corpus
         self.pad_token = pad_token
         self.arrangement = arrangement
-        self.keep: np.ndarray | None = None
+        self.keep: np.ndarray | KeptBits | None = None
         self.excluded: set[int] = set()
 
-    def use_selection(self, keep: np.ndarray | None) -> None:
+    def use_selection(self, keep: np.ndarray | KeptBits | None) -> None:
         """`keep`: bool[n_target_tokens], or float32 of their weights, in corpus order; None trains
         on every target token."""
         self.keep = keep

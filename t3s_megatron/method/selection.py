@@ -19,12 +19,12 @@ def delta_c(c_b: np.ndarray, c_0: np.ndarray) -> np.ndarray:
         raise ValueError(f"c(theta_b) has shape {c_b.shape}, c(theta_0) has {c_0.shape}")
     _require_finite(READABLE["theta_b"], c_b)
     _require_finite(READABLE["theta_0"], c_0)
-    return c_b.astype(np.float32) - c_0.astype(np.float32)
+    return c_b.astype(np.float32, copy=False) - c_0.astype(np.float32, copy=False)
 
 
 def _require_finite(what: str, values: np.ndarray) -> None:
-    bad = np.flatnonzero(~np.isfinite(values))
-    if bad.size:
+    if not np.isfinite(values).all():
+        bad = np.flatnonzero(~np.isfinite(values))
         raise ValueError(f"{bad.size} {what} are not finite, the first is token {bad[0]}")
 
 

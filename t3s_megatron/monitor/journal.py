@@ -126,6 +126,11 @@ class Journal:
         where = {"phase": phase, "step": step} | _whose(teacher)
         self.summary.append("figure_4", where | figures)
 
+    @property
+    def draws(self) -> bool:
+        """Whether curves are drawn on this rank."""
+        return self.curves.tensorboard is not None or self.curves.wandb is not None
+
     def anchors(self, delta: np.ndarray, share: float, teacher: str | None) -> None:
         """The anchors among a profile's tokens. `delta`: their delta_c at theta_b, float32[n]."""
         self.curves.histogram("delta_c_at_theta_b", delta, self.iteration(), teacher)

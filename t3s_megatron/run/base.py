@@ -21,6 +21,7 @@ from t3s_megatron.accuracy.pool import VerifierPool
 from t3s_megatron.answering.live import LiveBackend
 from t3s_megatron.answering.server import ServerBackend
 from t3s_megatron.data.arrangement import StepRows, TrainingRows
+from t3s_megatron.data.kept_bits import KeptBits, n_kept
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.batches import RowMaker
@@ -250,7 +251,7 @@ class Run(Callback):
             self.journal.evaluated(measured, weights)
         self.backend.release(taken)
 
-    def apply_mask(self, keep: np.ndarray) -> None:
+    def apply_mask(self, keep: np.ndarray | KeptBits) -> None:
         """Train on these target tokens from here on: bool[n_target_tokens], or float32 of weights.
         T3SError when there is none."""
         if not keep.any():
@@ -259,7 +260,7 @@ class Run(Callback):
                 "Look at delta_c_at_theta_b in TensorBoard; --t3s-anchor-threshold masks fewer."
             )
         self.rows.use_selection(keep)
-        share = 1 - np.count_nonzero(keep) / keep.size
+        share = 1 - n_kept(keep) / keep.size
         weights = "" if keep.dtype == np.bool_ else ", the others have weights"
         self.journal.say(
             f"{share:.1%} of {keep.size} target tokens are masked out of the loss{weights}"

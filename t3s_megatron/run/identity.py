@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from importlib import metadata
 
-import numpy as np
 import torch
 
 import t3s_megatron
+from t3s_megatron.data.kept_bits import digest_of
 from t3s_megatron.megatron.releases import megatron_version
 from t3s_megatron.options import all_values, fixed_values
 from t3s_megatron.run.inputs import Inputs
@@ -59,17 +58,13 @@ def identity(inputs: Inputs) -> dict:
             "dataset fingerprint": inputs.corpus.fingerprint,
             "held-out fingerprint": None if heldout is None else heldout.fingerprint,
             "tokenizer fingerprint": inputs.corpus.tokenizer_fingerprint,
-            "loaded selection": None if loaded is None else loaded.digest,
-            "reference": None if reference is None else _digest(reference),
+            "loaded selection": None if loaded is None else digest_of(loaded.keep),
+            "reference": None if reference is None else digest_of(reference),
             "megatron-core release": megatron_version(),
         }
         | fixed_values(inputs.config)
         | inputs.megatron_arguments
     )
-
-
-def _digest(values: np.ndarray) -> str:
-    return hashlib.sha256(values.tobytes()).hexdigest()
 
 
 def provenance(inputs: Inputs, args) -> dict:

@@ -7,8 +7,9 @@ Bad input ends here, with a message, before the first GPU-minute is spent.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -17,9 +18,10 @@ from t3s_megatron.accuracy.verifiers import entry
 from t3s_megatron.config import T3SConfig
 from t3s_megatron.data.arrangement import TrainingRows
 from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.corpus_cache import cache_of
 from t3s_megatron.data.lengths import arrange_training
 from t3s_megatron.data.names import is_missing_path
-from t3s_megatron.data.selection_file import Selection
+from t3s_megatron.data.selection_file import Selection, map_kept
 from t3s_megatron.data.stores import read_reference
 from t3s_megatron.data.teachers import Part, asked_once, load_heldout_corpus, load_training_corpus
 from t3s_megatron.data.tokenizing import Sample, load_tokenizer, pad_token, refuse_code
@@ -30,6 +32,7 @@ from t3s_megatron.servers.prompt_text import require_prompt_texts
 from t3s_megatron.servers.reload import takes_token_ids
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PreTrainedTokenizerBase
 
 
@@ -68,11 +71,12 @@ class Inputs:
         """Whose prompts are asked where this teacher's accuracy, or (None) that of all, is meant:
         the `first` of each teacher's (0: all). What several teachers answered is asked once."""
         parts = self.parts_of(teacher)
-        return asked_once([self.askable(part.corpus)[: first or None] for part in parts])
+        return asked_once([self.askable(part.corpus, first) for part in parts])
 
-    def askable(self, corpus: Corpus) -> list[Sample]:
-        """The samples whose accuracy can be measured."""
-        return [sample for sample in corpus.samples if sample.uid not in self.unusable_gold]
+    def askable(self, corpus: Corpus, first: int = 0) -> list[Sample]:
+        """The samples whose accuracy can be measured, the `first` of them (0: all)."""
+        numbers = [i for i, uid in enumerate(corpus.uids) if uid not in self.unusable_gold]
+        return [corpus.samples[i] for i in numbers[: first or None]]
 
     @property
     def pad_token(self) -> int:
@@ -102,10 +106,11 @@ def read_inputs(args) -> Inputs:
     """
     config = T3SConfig.from_args(args)
     tokenizer = load_tokenizer(args.tokenizer_model)
-    corpus, parts = load_training_corpus(args, tokenizer)
+    cache = cache_of(args)
+    corpus, parts = load_training_corpus(args, tokenizer, cache)
     teachers = tuple(part.teacher for part in parts if part.teacher is not None)
     config = config.for_teachers(teachers, args)
-    heldout = load_heldout_corpus(args, tokenizer)
+    heldout = load_heldout_corpus(args, tokenizer, cache)
     unusable_gold: frozenset[str] = frozenset()
     max_new_tokens = config.max_new_tokens or 0
     if config.needs_answers:
@@ -123,11 +128,12 @@ def read_inputs(args) -> Inputs:
     selection = None
     if config.selection_load:
         selection = Selection.load(config.selection_load, corpus)
+        # Asked for slices, numbers and sums: the bits can stay in the file.
+        selection.keep = cast("np.ndarray", map_kept(config.selection_load, corpus))
     reference = None
     if config.reference:
-        uids = [sample.uid for sample in corpus.samples]
         reference = read_reference(
-            config.reference, uids, corpus.sample_hashes, corpus.tokenizer_fingerprint
+            config.reference, corpus.uids, corpus.sample_hashes, corpus.tokenizer_fingerprint
         )
     training_rows = arrange_training(corpus, config.seed, args)
     profile_rows = {
@@ -151,7 +157,9 @@ def read_inputs(args) -> Inputs:
     )
 
 
-def _check_server(args, config: T3SConfig, tokenizer, sets: list[list[Sample]], limit: int) -> None:
+def _check_server(
+    args, config: T3SConfig, tokenizer, sets: list[Sequence[Sample]], limit: int
+) -> None:
     """T3SError for what no server could answer, without asking one."""
     require_httpx()
     longest = max(sample.prompt_length for samples in sets for sample in samples)

@@ -27,7 +27,7 @@ import torch
 from t3s_megatron.data.durable import sha256_file
 from t3s_megatron.data.pieces import Piece
 from t3s_megatron.data.run_state import StateFolder
-from t3s_megatron.data.selection_file import Selection
+from t3s_megatron.data.selection_file import map_kept
 from t3s_megatron.errors import MismatchError
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.meter import StepTokens
@@ -322,8 +322,7 @@ class Persistence:
         for profile in known:
             selector.restore_profile(profile)
         if "selection" in made:
-            path, corpus = selector.path("selection"), self.inputs.corpus
-            state.rows.use_selection(Selection.load(path, corpus).keep)
+            state.rows.use_selection(map_kept(selector.path("selection"), self.inputs.corpus))
             if known:
                 state.groups = selector.groups
 

@@ -15,8 +15,10 @@ import time
 import numpy as np
 
 from t3s_megatron.data.arrangement import StepRows
-from t3s_megatron.data.selection_file import Selection
+from t3s_megatron.data.kept_bits import KeptBits
+from t3s_megatron.data.selection_file import Selection, map_kept
 from t3s_megatron.data.stores import ENTROPY, LogProbStore
+from t3s_megatron.data.tables import mapped_values, slices_of, table_checksum, wait_for_tables
 from t3s_megatron.data.teachers import Part
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.meter import TokenGroups, step_figures
@@ -37,6 +39,9 @@ from t3s_megatron.run.identity import model_shape
 from t3s_megatron.run.inputs import Inputs
 from t3s_megatron.run.non_finite import NonFinitePolicy
 from t3s_megatron.run.state import RunState
+
+#: Tokens in a histogram; of more, every second, third, ... is drawn.
+_DRAWN = 2**24
 
 
 class Selector:
@@ -61,8 +66,7 @@ class Selector:
         self.non_finite = non_finite
         self.root = root
         self.is_root = layout.rank() == root
-        n = self.inputs.corpus.n_targets
-        self.groups = TokenGroups(np.zeros(n, dtype=bool), np.zeros(n, dtype=np.float32))
+        self.groups = TokenGroups(self.config.anchor_threshold)
         self._c_again: np.ndarray | None = None  # theta_0's, of a sample of the profile's tokens
 
     # ------------------------------------------------------------------------------------ scoring
@@ -157,18 +161,24 @@ class Selector:
 
     def _level_excluded(self, part: Part, c: np.ndarray) -> None:
         """Samples that were left out have delta_c = 0: neither anchors nor learned."""
-        for i, sample in enumerate(part.samples):
-            if sample not in self.state.rows.excluded:
-                continue
-            for values in (c, self.state.c_0.get(part.teacher), self.state.c_b.get(part.teacher)):
-                if values is not None:
-                    values[part.corpus.target_slice(i)] = 0.0
+        excluded = [i for i, s in enumerate(part.samples) if s in self.state.rows.excluded]
+        if not excluded:
+            return
+        levelled = [c]
+        for scores in (self.state.c_0, self.state.c_b):
+            if part.teacher in scores:  # of a file, which is mapped and stays as it is
+                scores[part.teacher] = np.array(scores[part.teacher])
+                levelled.append(scores[part.teacher])
+        for i in excluded:
+            for values in levelled:
+                values[part.corpus.target_slice(i)] = 0.0
 
     def _store(self, part: Part, tag: str, step: int) -> None:
-        c = self._scores(tag)[part.teacher]
+        """From here on they are in the file: the root's memory is free for the next."""
+        c, path = self._scores(tag)[part.teacher], self.path(part.file_name(f"c_{tag}"))
         shape = model_shape(get_args())
-        store = LogProbStore(c, part.corpus, tag=tag, step=step, model=shape)
-        store.save(self.path(part.file_name(f"c_{tag}")))
+        LogProbStore(c, part.corpus, tag=tag, step=step, model=shape).save(path)
+        self._scores(tag)[part.teacher] = mapped_values(path)
 
     def path(self, name: str) -> str:
         """Where a file of this name is that the run makes beside its summary."""
@@ -182,29 +192,29 @@ class Selector:
         if profile.theta_b_step is None:
             return
         (part,) = self.inputs.parts_of(profile.teacher)
-        mine = None
-        if self.is_root:
-            mine = self.state.c_0[part.teacher], self.state.c_b[part.teacher]
-        c_0, c_b = layout.broadcast(mine, self.root)
-        self.know(part, c_0, c_b)
-        self._report_noise(part, c_0, delta_c(c_b, c_0))
-        self._draw_figure_4(context, part, delta_c(c_b, c_0))
+        files = [self.path(part.file_name(f"c_{tag}")) for tag in ("theta_0", "theta_b")]
+        self.wait_for(files)
+        c_0, c_b = map(mapped_values, files)
+        self.groups.know(part.targets, c_0, c_b)
+        self._report_noise(part, c_0, c_b)
+        self._draw_figure_4(context, part, c_0, c_b)
 
-    def _report_noise(self, part: Part, c_0: np.ndarray, delta: np.ndarray) -> None:
+    def wait_for(self, files: list[str]) -> None:
+        """Until every rank sees these tables as the root rank has written them. T3SError, on every
+        rank, for a file system that is not shared."""
+        written = layout.broadcast(
+            [table_checksum(path) for path in files] if self.is_root else None, self.root
+        )
+        layout.together(lambda: wait_for_tables(dict(zip(files, written, strict=True))))
+
+    def _report_noise(self, part: Part, c_0: np.ndarray, c_b: np.ndarray) -> None:
         noise, again = None, self._c_again
         if again is not None:  # on the root rank
-            noise = scoring_noise(c_0, again, delta, self.config.anchor_threshold)
+            noise = scoring_noise(c_0, again, delta_c(c_b, c_0), self.config.anchor_threshold)
         noise, self._c_again = layout.broadcast(noise, self.root), None
         if noise is not None:
             self.journal.note(part.teacher, noise=noise.to_dict())
             self.journal.say(f"scoring: {noise.describe()}")
-
-    def know(self, part: Part, c_0: np.ndarray, c_b: np.ndarray) -> None:
-        """Both float32[n_target_tokens of the teacher], on every rank."""
-        self.groups.is_anchor[part.targets] = anchors(
-            delta_c(c_b, c_0), self.config.anchor_threshold
-        )
-        self.groups.c_0[part.targets] = c_0
 
     def store_names(self, profile: Profile) -> list[str]:
         """Names of the files with what is read of a closed profile: its log-probs at theta_0 and
@@ -225,12 +235,20 @@ class Selector:
             self.state.c_0[part.teacher], self.state.c_b[part.teacher] = c_0, c_b
             if entropy:
                 (self.state.entropy[part.teacher],) = entropy
-        self.know(part, c_0, c_b)
+        self.groups.know(part.targets, c_0, c_b)
 
-    def _draw_figure_4(self, context: CallbackContext, part: Part, delta: np.ndarray) -> None:
+    def _draw_figure_4(
+        self, context: CallbackContext, part: Part, c_0: np.ndarray, c_b: np.ndarray
+    ) -> None:
         """Mean delta_c of both groups over the profile's steps, now that the groups are known."""
-        share = float(self.groups.is_anchor[part.targets].mean())
-        self.journal.anchors(delta, share, part.teacher)
+        if self.journal.draws:  # on one rank
+            n_anchors = sum(
+                int(anchors(delta_c(c_b[some], c_0[some]), self.config.anchor_threshold).sum())
+                for some in slices_of(len(c_0))
+            )
+            drawn = slice(None, None, -(-len(c_0) // _DRAWN) or 1)
+            delta = delta_c(c_b[drawn], c_0[drawn])
+            self.journal.anchors(delta, n_anchors / len(c_0), part.teacher)
         history = self.state.history
         first = context.iteration - len(history)
         for tokens in history:
@@ -241,19 +259,17 @@ class Selector:
 
     # ---------------------------------------------------------------------------------- selection
 
-    def select(self) -> np.ndarray:
-        """Make the selection and its files; bool[n_target_tokens], or float32 of weights, on every
-        rank."""
-        keep = self._make() if self.is_root else None
-        if keep is not None and keep.dtype == np.bool_:
-            keep = np.packbits(keep)  # an eighth of it to send
-        sent = layout.broadcast(keep, self.root)
+    def select(self) -> np.ndarray | KeptBits:
+        """Make the selection and its files; bool[n_target_tokens], or float32 of weights, mapped
+        on every rank."""
+        if self.is_root:
+            self._make()
         self.state.c_0, self.state.c_b, self.state.entropy = {}, {}, {}
-        if sent.dtype == np.float32:
-            return sent
-        return np.unpackbits(sent, count=self.inputs.corpus.n_targets).astype(bool)
+        path = self.path("selection")
+        self.wait_for([path])
+        return map_kept(path, self.inputs.corpus)
 
-    def _make(self) -> np.ndarray:
+    def _make(self) -> None:
         config, corpus, tau = self.config, self.inputs.corpus, self.config.anchor_threshold
         reference = self.inputs.reference
         keep = np.ones(0, dtype=bool)
@@ -287,7 +303,6 @@ class Selector:
         )
         for path in filter(None, [self.path("selection"), config.selection_save]):
             selection.save(path)
-        return keep
 
     # -------------------------------------------------------------------------- samples of one step
 

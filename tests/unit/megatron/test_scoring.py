@@ -202,3 +202,46 @@ def test_the_second_pass_is_the_same_function_rounded_otherwise():
         assert torch.equal(losses(model, tokens()), first)  # and nothing of it stays
     differ = (again - first).abs()
     assert 0 < differ.median() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("count", "group", "most", "expected"),
+    [
+        (7, 1, 10, [7]),
+        (20, 1, 10, [10, 10]),
+        (21, 1, 10, [10, 10, 1]),
+        (24, 4, 10, [8, 8, 8]),
+        (26, 4, 10, [8, 8, 10]),  # two alone would not fill a group
+        (29, 4, 10, [8, 8, 8, 5]),
+        (3, 1, 0, [1, 1, 1]),
+    ],
+)
+def test_a_pass_in_portions_has_every_micro_batch_and_schedules_take_them(
+    count, group, most, expected
+):
+    from t3s_megatron.megatron.scoring import portions
+
+    assert portions(count, group, most) == expected
+
+
+def test_anchors_are_looked_up_in_the_log_probs_of_their_teacher():
+    import numpy as np
+
+    from t3s_megatron.megatron.meter import StepTokens, TokenGroups
+
+    draw = np.random.default_rng(0)
+    c_0, c_b = -draw.random((2, 12)).astype(np.float32)
+    own = np.array([1, 2, 5, 8]), slice(9, 12)
+    groups = TokenGroups(0.1)
+    asked = np.array([11, 0, 5, 1, 9, 8, 3])
+    assert not groups.at(asked)[0].any() and not groups.at(asked)[1].any()
+    for targets in own:
+        groups.know(targets, c_0[targets], c_b[targets])
+    is_anchor, at_0 = groups.at(asked)
+    known = np.isin(asked, [1, 2, 5, 8, 9, 10, 11])
+    np.testing.assert_array_equal(at_0, np.where(known, c_0[asked], 0))
+    np.testing.assert_array_equal(is_anchor, known & (c_b[asked] - c_0[asked] > np.float32(0.1)))
+    assert 0 < is_anchor.sum() < known.sum()
+    tokens = StepTokens(asked, c_b[asked], 3)
+    assert tokens.among(own[0]).target.tolist() == [5, 1, 8]
+    assert tokens.among(own[1]).target.tolist() == [11, 9]

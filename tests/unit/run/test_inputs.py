@@ -109,7 +109,7 @@ def test_a_saved_selection_is_loaded_in_the_order_of_this_data(ready, tmp_path):
     Selection(keep, made.corpus, "t3s", 3).save(path)
     again = ready(f"--t3s-selection-load {path}", samples=make_samples(8, 0)[::-1])
     parts = [keep[made.corpus.target_slice(i)] for i in reversed(range(8))]
-    assert again.selection.keep.tolist() == np.concatenate(parts).tolist()
+    assert np.asarray(again.selection.keep).tolist() == np.concatenate(parts).tolist()
     assert again.config.starts_targeted
 
 
