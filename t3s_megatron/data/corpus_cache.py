@@ -26,7 +26,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from t3s_megatron import __version__
 from t3s_megatron.data.corpus import Corpus, tokenizer_fingerprint
 from t3s_megatron.data.durable import sha256_file, sync_path
-from t3s_megatron.data.files import is_missing
+from t3s_megatron.data.files import dataset_fingerprint, is_missing
 from t3s_megatron.data.records import Record
 from t3s_megatron.errors import MismatchError, WriteError
 
@@ -147,9 +147,7 @@ def _contents(source: str, split: str) -> list:
     """What a source holds: digests of its files, or what `datasets` calls a dataset of the hub."""
     if os.path.exists(source):
         return [split, *((os.path.relpath(f, source), sha256_file(f)) for f in _files(source))]
-    import datasets
-
-    return [split, datasets.load_dataset(source, split=split)._fingerprint]
+    return [split, dataset_fingerprint(source, split)]
 
 
 @contextlib.contextmanager

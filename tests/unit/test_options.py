@@ -148,7 +148,7 @@ def test_what_a_run_is_does_not_change_when_it_goes_on():
     free = {declared.name for declared, about in options_of(T3SConfig) if about.free}
     assert free == {
         "data", "data_cache", "heldout_data", "heldout_interval", "ignore_fields", "show_samples",
-        "selection_load",
+        "reference", "selection_load",
         "selection_save", "dir", "device",
         "generation_batch_size", "generation_timeout", "verify_timeout", "verify_workers",
         "verify_memory", "hf_model", "hf_export", "keep_checkpoints", "non_finite", "server_url",
