@@ -4,21 +4,34 @@
 #   - the first of METHODS that has a profile makes it, t3s where it is among them;
 #   - other masking methods take their selection out of its log-probs;
 #   - sft goes on from the last checkpoint of its profile.
-# rrt and own have everything to themselves. The same command again goes on where it was killed.
+# The others, rrt and own among them, have everything to themselves. The same command again goes on where it was killed.
 #
 # The script that sources this has defined, with PYTHON set:
 #   t3s_one NAME METHOD DATA [argument ...]   one run, into OUT/NAME
 #   t3s_own_data                              prints the data of `own`, after making it
 
-# What takes its selection from log-probs that another method's run has left.
-T3S_MASKING="t3s inverse random mask-top-confidence mask-bottom-confidence keep-top-delta"
+# Those of the package's methods that need no argument of their own, in two lists: T3S_MASKING takes
+# its selection from log-probs that another method's run has left, T3S_ALONE has all to itself.
+t3s_list_methods() {
+    local listed
+    mapfile -t listed < <("$PYTHON" - <<'LIST'
+from t3s_megatron.method.selection import ANCHORS, METHODS
+free = [method for method in METHODS.values() if not method.requires]
+masking = [m.name for m in free if m.selects and {*m.reads(None)} <= {*ANCHORS}]
+print(*masking)
+print(*(method.name for method in free if method.name not in masking))
+LIST
+    )
+    T3S_MASKING=${listed[0]} T3S_ALONE="${listed[1]} own"
+}
 
 t3s_check_methods() {
     local method seen=" "
+    t3s_list_methods
     for method in $METHODS; do
-        case " $T3S_MASKING sft rrt own " in
+        case " $T3S_MASKING $T3S_ALONE " in
             *" $method "*) ;;
-            *) t3s_refuse "METHODS: $method has to be one of $T3S_MASKING sft rrt own" ;;
+            *) t3s_refuse "METHODS: $method has to be one of $T3S_MASKING $T3S_ALONE" ;;
         esac
         [[ "$seen" != *" $method "* ]] || t3s_refuse "METHODS: $method stands there twice"
         seen+="$method "
