@@ -45,7 +45,7 @@ if [ -n "${METHODS:-}" ]; then
         local name=$1 METHOD=$2 DATA=${3:-$DATA} OUT=$OUT/$1 T3S_SIMPLE=${T3S_SIMPLE:-0}
         shift 3
         EXTRA_ARGS="${EXTRA_ARGS:-} $*"
-        case "$METHOD $*" in sft*|*--t3s-selection-load*) T3S_SIMPLE=0 ;; esac
+        case "$METHOD $*" in sft*|dft*|*--t3s-selection-load*) T3S_SIMPLE=0 ;; esac
         t3s_cluster
     }
     t3s_own_data() { echo "${OWN_DATA:-}"; }

@@ -29,12 +29,12 @@ PLAN_ARGS=${PLAN_ARGS:-}              # options of the plan
 source "$ROOT/examples/lib/checks.sh"
 source "$ROOT/examples/lib/compare.sh"
 t3s_check_knobs
-t3s_check_methods
 source "$ROOT/examples/lib/python.sh"
 source "$ROOT/examples/lib/cpu.sh"
 source "$ROOT/examples/lib/serve.sh"
 source "$ROOT/examples/models/tiny.sh"
 t3s_python "$ROOT"
+t3s_check_methods
 
 if (( NPROC % (TP * PP) )); then
     echo "NPROC=$NPROC is not a multiple of TP*PP=$(( TP * PP ))" >&2
