@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from t3s_megatron.data.tokenizing import load_tokenizer
 from t3s_megatron.errors import T3SError
@@ -189,8 +190,9 @@ def _greedy(folder: str, prompts: Sequence[Prompt]) -> list[str]:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device)
-    model.eval()
+    # Any: `to` of transformers is wrapped, and its types are not those of a module's.
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    model.to(device).eval()
     answers = []
     with torch.no_grad():
         for prompt in prompts:

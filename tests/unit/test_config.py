@@ -340,7 +340,7 @@ _RANDOM = "--t3s-method random --t3s-mask-share 0.3"
         ("--t3s-signal both --t3s-method sft", "no meaning with --t3s-method sft", "Drop it"),
         (f"--t3s-signal confidence {_RANDOM}", "--t3s-mask-share there is none", "drop one"),
         ("--t3s-selection-load s --t3s-signal confidence", "skips", "drop --t3s-signal confidence"),
-        ("--t3s-heldout-data h", "only used with --t3s-report-temperatures", "give those"),
+        ("--t3s-heldout-data h", "only used with --t3s-report-temperatures", "give one of them"),
         ("--t3s-accuracy-interval 0", "detector needs accuracy", "choose --t3s-simple"),
         (f"{_RRT} --t3s-accuracy-interval 0", "detector needs accuracy", "at least 1"),
         (f"{_RRT} --t3s-profile-iters 49", "49 cannot be shorter than --train-iters 50", "leave"),
