@@ -190,15 +190,9 @@ def _greedy(folder: str, prompts: Sequence[Prompt]) -> list[str]:
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     tokenizer = load_tokenizer(folder)
-<<<<<<< HEAD
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
     model.to(device)
     model.eval()
-=======
-    # Any: `to` of transformers is wrapped, and its types are not those of a module's.
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-    model.to(device).eval()
->>>>>>> compare
     answers = []
     with torch.no_grad():
         for prompt in prompts:
