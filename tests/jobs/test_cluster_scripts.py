@@ -209,7 +209,7 @@ REFUSED = {
     ),
     "no number": ({"NNODES": "two"}, "NNODES=two: has to be a whole number from 1"),
     "nothing to divide by": ({"TP": "0"}, "TP=0: has to be a whole number from 1"),
-    "another Python": ({"PYTHON": "/usr/bin/false"}, "pip install 't3s-megatron[gpu"),
+    "another Python": ({"PYTHON": "/usr/bin/false"}, "pip install --no-build-isolation 't3s-megatron[gpu"),
 }
 
 
