@@ -132,13 +132,13 @@ def _wait(torch) -> None:
 def before(generation):
     """Decoding as it was: with Megatron's own cache and attention, every logit of the prompt, a
     look at every token, and nobody leaves."""
-    kept = generation.decoding, generation._LOOK_EVERY, generation._SHARE_TO_LEAVE
+    kept = generation.decoding, generation._LOOK_EVERY, generation.SHARE_TO_LEAVE
     generation.decoding = lambda chunks: contextlib.nullcontext()
-    generation._LOOK_EVERY, generation._SHARE_TO_LEAVE = 1, 2
+    generation._LOOK_EVERY, generation.SHARE_TO_LEAVE = 1, 2
     try:
         yield
     finally:
-        generation.decoding, generation._LOOK_EVERY, generation._SHARE_TO_LEAVE = kept
+        generation.decoding, generation._LOOK_EVERY, generation.SHARE_TO_LEAVE = kept
 
 
 if __name__ == "__main__":

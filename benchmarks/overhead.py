@@ -4,7 +4,8 @@
     bash benchmarks/overhead.sh            # makes the data, chooses the model, writes the result
 
 A T3S-simple run in which every second step is plain Megatron: the original `train_step`, without
-the seam, on the same model, data and process. After the run, on the same weights:
+the seam and with the optimizer as Megatron made it, on the same model, data and process. After the
+run, on the same weights:
 
     step, profile / targeted    T3S step / plain step, median over pairs
     scoring                     tokens/s of a scoring pass / of Megatron's `evaluate`, same rows
@@ -76,9 +77,11 @@ def measured(inputs, rows, forward):
                     seconds = now() - started
                 else:
                     observer, self.forward.observer = self.forward.observer, None
+                    self.guard.remove()
                     started = now()
                     result = original(*args, **kwargs)
                     seconds = now() - started
+                    self.guard.install()
                     self.forward.observer = observer
                 phase = self.machine.phase.value
                 peak = None if on_cpu else torch.cuda.max_memory_allocated()

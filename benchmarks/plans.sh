@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Plans of the three cluster scripts, on a CPU, without data and students: bash benchmarks/plans.sh
-# Writes benchmarks/results/plans.md (a minute); ends with an error if one does not fit 80 GiB.
+# Writes benchmarks/results/plans.md (ten minutes); ends with an error if one does not fit 80 GiB.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export PYTHON=${PYTHON:-$ROOT/.venv/bin/python}
@@ -24,7 +24,7 @@ plan() {
     local said
     said=$(env HF_MODEL="$STUDENTS/${title%%,*}" DATA=traces.jsonl OUT=out DRY_RUN=1 "$@" bash "$ROOT/examples/$script")
     # Without the command line, which comes first.
-    printf '\n## %s\n\n```text\n%s\n```\n' "$title" "$(sed '1,2d' <<<"$said")"
+    printf '\n## %s\n\n```text\n%s\n```\n' "$title" "$(sed '1,/^$/d' <<<"$said")"
 }
 
 student Qwen3-8B
@@ -36,14 +36,22 @@ student Qwen3-235B-A22B
 
 Planned, not measured: `t3s-megatron plan` on a CPU, by `bash benchmarks/plans.sh`. The data is not there, so every sample counts with the full 32,768 tokens; with yours, `DRY_RUN=1` counts them.
 HEAD
-    plan "Qwen3-8B, 8 GPUs" run_t3s_qwen3_8b.sh
+    plan "Qwen3-8B, 8 GPUs, servers on them" run_t3s_qwen3_8b.sh
+    plan "Qwen3-8B, 8 GPUs, servers on them, answers of 10,000 tokens" run_t3s_qwen3_8b.sh \
+        PLAN_ARGS="--mean-answer-tokens 10000"
+    plan "Qwen3-8B, 8 GPUs, live" run_t3s_qwen3_8b.sh SERVE=live
     plan "Qwen3-8B, 8 GPUs, T3S-simple" run_t3s_qwen3_8b.sh T3S_SIMPLE=1
-    plan "Qwen3-32B, 16 GPUs" run_t3s_qwen3_32b.sh
-    plan "Qwen3-32B, 64 GPUs" run_t3s_qwen3_32b.sh NNODES=8
-    plan "Qwen3-32B, 16 GPUs, two servers with an overlap" run_t3s_qwen3_32b.sh GENERATION=server \
-        SERVER_URL="http://gpu-a:8000 http://gpu-b:8000" EXTRA_ARGS="--t3s-accuracy-overlap 2"
+    plan "Qwen3-32B, 16 GPUs, servers on them" run_t3s_qwen3_32b.sh
+    plan "Qwen3-32B, 16 GPUs, servers on them, answers of 10,000 tokens" run_t3s_qwen3_32b.sh \
+        PLAN_ARGS="--mean-answer-tokens 10000"
+    plan "Qwen3-32B, 16 GPUs, live" run_t3s_qwen3_32b.sh SERVE=live
+    plan "Qwen3-32B, 64 GPUs, servers on them" run_t3s_qwen3_32b.sh NNODES=8
+    plan "Qwen3-32B, 16 GPUs, two servers elsewhere with an overlap" run_t3s_qwen3_32b.sh \
+        SERVE="http://gpu-a:8000 http://gpu-b:8000" EXTRA_ARGS="--t3s-accuracy-overlap 2"
     plan "Qwen3-32B, 16 GPUs, T3S-simple" run_t3s_qwen3_32b.sh T3S_SIMPLE=1
-    plan "Qwen3-235B-A22B, 128 GPUs" run_t3s_qwen3_235b_a22b.sh
-    plan "Qwen3-235B-A22B, 512 GPUs" run_t3s_qwen3_235b_a22b.sh NNODES=64
+    plan "Qwen3-235B-A22B, 128 GPUs, live" run_t3s_qwen3_235b_a22b.sh SERVE=live
+    plan "Qwen3-235B-A22B, 512 GPUs, live" run_t3s_qwen3_235b_a22b.sh NNODES=64 SERVE=live
+    plan "Qwen3-235B-A22B, 128 GPUs, servers elsewhere" run_t3s_qwen3_235b_a22b.sh \
+        SERVE="http://gpu-a:8000 http://gpu-b:8000 http://gpu-c:8000 http://gpu-d:8000"
 } >"$RESULT.tmp"
 mv "$RESULT.tmp" "$RESULT"

@@ -8,6 +8,9 @@ NNODES=${NNODES:-16}
 TP=${TP:-4}
 PP=${PP:-16}
 EP=${EP:-8}
+# 438 GiB of weights leave no room on the eight GPUs of a node that trains: name servers elsewhere,
+# SERVE="http://HOST:PORT ...", or these ranks answer, for days.
+[ -n "${SERVE:-}" ] || SERVE=live
 ETP=${ETP:-1}  # an expert is small: whole ones on fewer ranks, not slices on all
 # 94 layers and 16 stages: the embedding and the output count as a layer each, so that every stage
 # has six.

@@ -3,6 +3,8 @@
 #
 # Installs the project, makes the data, pre-trains a tiny student (kept and reused), then runs T3S
 # (profile, bottleneck, snapshot, rewind, targeted training) and RRT from it, and prints a table.
+# METHODS="sft t3s own" compares T3S with plain fine-tuning and with fine-tuning on the student's
+# own verified answers; what the runs have in common is computed once (examples/lib/compare.sh).
 # Every knob is an environment variable:
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -12,7 +14,7 @@ NPROC=${NPROC:-$(( $(nproc) < 2 ? 1 : 2 ))}
 TP=${TP:-1}                           # tensor parallel size; NPROC / (TP * PP) is data parallel
 PP=${PP:-1}                           # pipeline parallel size
 SEED=${SEED:-0}                       # of the 200 teacher traces and of the run
-METHODS=${METHODS:-"t3s rrt"}         # any of --t3s-method
+METHODS=${METHODS:-"t3s rrt"}         # any of --t3s-method, and own
 STUDENT_STEPS=${STUDENT_STEPS:-700}
 STEPS=${STEPS:-50}                    # the paper's budget
 BATCH=${BATCH:-64}                    # the paper's batch size
@@ -25,12 +27,14 @@ DRY_RUN=${DRY_RUN:-0}                 # 1: plan the runs (t3s-megatron plan), st
 PLAN_ARGS=${PLAN_ARGS:-}              # options of the plan
 
 source "$ROOT/examples/lib/checks.sh"
+source "$ROOT/examples/lib/compare.sh"
 t3s_check_knobs
 source "$ROOT/examples/lib/python.sh"
 source "$ROOT/examples/lib/cpu.sh"
 source "$ROOT/examples/lib/serve.sh"
 source "$ROOT/examples/models/tiny.sh"
 t3s_python "$ROOT"
+t3s_check_methods
 
 if (( NPROC % (TP * PP) )); then
     echo "NPROC=$NPROC is not a multiple of TP*PP=$(( TP * PP ))" >&2
@@ -48,7 +52,7 @@ COMMON_ARGS=(
     --calculate-per-token-loss --num-workers 0 --eval-iters 0 --log-interval 1
 )
 
-# launch NAME arguments...: full log to $RUN/NAME.log, one line a person can follow to the screen.
+# launch NAME arguments...: full log to $RUN/NAME.log, what a person can follow to the screen.
 launch() {
     local name=$1 status=0
     shift
@@ -108,25 +112,43 @@ if [ "$GENERATION" = server ]; then
     )
 fi
 
-number=3
-for method in $METHODS; do
-    echo "$number. $method: $RUN/$method"
-    number=$(( number + 1 ))
-    [ "$RESUME" = 1 ] || [ "$DRY_RUN" = 1 ] || rm -rf "${RUN:?}/$method"
-    # Starts from the student, or goes on from the last checkpoint of its own when there is one.
-    launch "$method" --pretrained-checkpoint "$STUDENT" \
-        --load "$RUN/$method/checkpoints" --save "$RUN/$method/checkpoints" --save-interval 10 \
-        --tensorboard-dir "$RUN/$method/tensorboard" \
+# t3s_one NAME METHOD DATA arguments...: starts from the student, or goes on from the last checkpoint
+# of its own when there is one.
+t3s_one() {
+    local name=$1 method=$2 data=${3:-$RUN/data/train.jsonl}
+    shift 3
+    launch "$name" --pretrained-checkpoint "$STUDENT" \
+        --load "$RUN/$name/checkpoints" --save "$RUN/$name/checkpoints" --save-interval 10 \
+        --tensorboard-dir "$RUN/$name/tensorboard" \
         --train-iters "$STEPS" --lr "$LR" --lr-decay-style constant --weight-decay 0 \
         --adam-beta2 0.999 --seed "$(( 1234 + SEED ))" \
-        --t3s --t3s-method "$method" --t3s-dir "$RUN/$method/t3s" \
-        --t3s-data "$RUN/data/train.jsonl" --t3s-heldout-data "$RUN/data/heldout.jsonl" \
+        --t3s --t3s-method "$method" --t3s-dir "$RUN/$name/t3s" \
+        --t3s-data "$data" --t3s-heldout-data "$RUN/data/heldout.jsonl" \
         --t3s-verifier reasoning-gym --t3s-max-new-tokens 90 \
-        --t3s-patience 6 "${MEASURE_ARGS[@]}" $EXTRA_ARGS
-done
+        --t3s-patience 6 "${MEASURE_ARGS[@]}" $EXTRA_ARGS "$@"
+}
 
-[ "$DRY_RUN" = 1 ] && exit
-echo "$number. report"
-runs=()
-for method in $METHODS; do runs+=("$RUN/$method/t3s/summary.json"); done
-"$PYTHON" -m t3s_megatron.cli report "${runs[@]}" --picture "$RUN/accuracy.png"
+# The student's own verified answers, through a server of theta_0 that is started and ended here.
+t3s_own_data() {
+    local own="$RUN/own/data" served="$RUN/student_hf"
+    if [ "$DRY_RUN" = 1 ] || [ -e "$own/train.jsonl" ]; then
+        [ "$DRY_RUN" = 1 ] || echo "$own/train.jsonl"
+        return
+    fi
+    {
+        mkdir -p "$own" || return
+        [ -e "$served/config.json" ] || "$PYTHON" -m torch.distributed.run --standalone \
+            --nproc-per-node "$NPROC" -m t3s_megatron.convert "${MODEL_ARGS[@]}" \
+            "${COMMON_ARGS[@]}" --load "$STUDENT" --t3s-hf-export "$served" >"$own/convert.log" 2>&1 || return
+        [ -n "${SERVER_URL:-}" ] || t3s_serve "$RUN/server.log" || return
+        PYTHON=$PYTHON DATA="$RUN/data/train.jsonl" URL=$SERVER_URL MODEL=$served OUT=$own \
+            SAMPLES=1 MAX_TOKENS=90 SEED=$SEED VERIFIER=reasoning-gym \
+            GENERATE_ARGS="--concurrency 1" bash "$ROOT/examples/prepare_own.sh" || return
+    } >&2
+    echo "$own/train.jsonl"
+}
+
+if [ "$RESUME" != 1 ] && [ "$DRY_RUN" != 1 ]; then
+    for method in $METHODS; do rm -rf "${RUN:?}/$method"; done
+fi
+NUMBER=3 REPORT_ARGS="--picture $RUN/accuracy.png" t3s_compare "$RUN"

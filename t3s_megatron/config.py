@@ -34,6 +34,7 @@ _NOT_READ = "would not be read, since the samples are those of --t3s-data"
 UNSUPPORTED = {
     "use_precision_aware_optimizer": "keeps the fp32 main parameters inside the optimizer",
     "optimizer_cpu_offload": "keeps a copy that reverts a rewind (Megatron-LM #5071)",
+    "optimizer_cuda_graph": "captures the optimizer's step with the check of its gradients",
     "use_megatron_fsdp": "shards parameters in a way the rewind does not know",
     "use_torch_fsdp2": "shards parameters in a way the rewind does not know",
     "fp8_param_gather": "keeps quantised parameters that the rewind does not restore",
@@ -80,10 +81,10 @@ UNSUPPORTED_WITH_ANSWERS = {
 #: Options without a meaning for a diffusion student, which is never profiled: its tokens come from
 #: the run of --t3s-selector, with which they belong.
 NOT_OF_DIFFUSION = (
-    "signal", "simple", "simple_step", "mask_share", "anchor_threshold", "selection_save",
-    "selection_load", "stop_after", "patience", "min_delta", "confirm_level", "shock_level",
-    "accuracy_overlap", "accuracy_interval_coarse", "accuracy_blocks", "accuracy_stop_level",
-    "profile_iters", "no_shock", "accuracy_interval",
+    "signal", "simple", "simple_step", "mask_share", "soft_temperature", "min_probability",
+    "reference", "anchor_threshold", "selection_save", "selection_load", "stop_after", "patience",
+    "min_delta", "confirm_level", "shock_level", "accuracy_overlap", "accuracy_interval_coarse",
+    "accuracy_blocks", "accuracy_stop_level", "profile_iters", "no_shock", "accuracy_interval",
 )  # fmt: skip
 
 #: Megatron's optimizers whose state the rewind and the copies of the weights know.
@@ -96,12 +97,21 @@ class RunOptions:
 
     hf_model: str | None = option(
         None,
-        "theta_0: a Hugging Face folder (safetensors), which also says the model's arguments; its "
-        "weights are not read again when the job resumes from its own checkpoint",
+        "theta_0: a Hugging Face folder (safetensors), or OWNER/NAME@REVISION on the hub; it says "
+        "the model's arguments too, and its weights are not read again when the job resumes from "
+        "its own checkpoint",
         free=True,
     )
     hf_export: str | None = option(
         None, "write the final weights as a Hugging Face folder of this name", free=True
+    )
+    keep_checkpoints: int | None = option(
+        None,
+        "remove a checkpoint that the run has saved itself once so many newer ones, with the one "
+        "about to be written, are there (the last one of the profile stays, for plain fine-tuning "
+        "to go on from: t3s-megatron branch); without it all stay",
+        at_least=2,
+        free=True,
     )
     non_finite: str = option(
         "stop",
@@ -150,7 +160,8 @@ class T3SConfig(
     @property
     def needs_answers(self) -> bool:
         """Whether anything is generated, and gold answers therefore needed."""
-        return bool(self.report_temperatures) or super().needs_answers
+        beside = bool(self.report_temperatures) or self.heldout_interval > 0
+        return beside or super().needs_answers
 
     def for_teachers(self, teachers: tuple[str, ...], args: argparse.Namespace) -> T3SConfig:
         """The same for a run on the samples of these teachers: the data names them, where there are
@@ -163,6 +174,12 @@ class T3SConfig(
         config.check()
         return config
 
+    def longest_answer(self, seq_length: int, longest_prompt: int) -> int:
+        """Tokens that an answer may have: --t3s-max-new-tokens, or what a row of `seq_length` has
+        room for behind the longest prompt. Less than 1 where it has none."""
+        room = seq_length if self.diffusion else seq_length + 1
+        return self.max_new_tokens or room - longest_prompt
+
     @property
     def selected_before(self) -> bool:
         """What is trained on is known before the run: a diffusion student has no profile."""
@@ -172,10 +189,20 @@ class T3SConfig(
         """T3SError for arguments of different rooms, or of one, that do not go together."""
         self.check_diffusion(self.method)
         super().check()
-        if self.heldout_data and not self.report_temperatures:
+        if self.heldout_data and not (self.report_temperatures or self.heldout_interval):
             raise T3SError(
-                "--t3s-heldout-data is only used with --t3s-report-temperatures: give those, or "
+                "--t3s-heldout-data is only used with --t3s-report-temperatures or "
+                "--t3s-heldout-interval: give one of them, or drop it"
+            )
+        if self.heldout_interval and not self.heldout_data:
+            raise T3SError(
+                "--t3s-heldout-interval measures on held-out prompts: give --t3s-heldout-data, or "
                 "drop it"
+            )
+        if self.heldout_interval and self.accuracy_overlap:
+            raise T3SError(
+                "--t3s-heldout-interval would give the servers other weights than those that "
+                "--t3s-accuracy-overlap has in flight: drop one of the two"
             )
         if self.generation == "server":
             self.check_servers()
@@ -187,6 +214,15 @@ class T3SConfig(
             raise T3SError(
                 "--t3s-accuracy-overlap needs --t3s-generation server: the live weights cannot "
                 "answer while they are trained"
+            )
+        if self.server_colocated and self.generation != "server":
+            raise T3SError(
+                "--t3s-server-colocated without --t3s-generation server: add it, or drop this"
+            )
+        if self.server_colocated and self.accuracy_overlap:
+            raise T3SError(
+                "--t3s-accuracy-overlap does not go with --t3s-server-colocated: servers on the "
+                "GPUs that train cannot answer while they do. Drop one of the two"
             )
 
     def _check_positions(self, args: argparse.Namespace) -> None:
@@ -233,6 +269,11 @@ def _check_megatron(args: argparse.Namespace, given: dict[str, Any]) -> None:
             f"--optimizer {args.optimizer} does not work with --t3s: its state is spread and kept "
             f"in a way that the rewind does not know. Use {' or '.join(OPTIMIZERS)}"
         )
+    if given["keep_checkpoints"] and getattr(args, "save_retain_interval", None):
+        raise T3SError(
+            "--t3s-keep-checkpoints and --save-retain-interval both say which checkpoints stay: "
+            "drop one (Megatron's keeps one, and those at its interval)"
+        )
     if args.fp16:
         raise T3SError(
             "--fp16 does not work with --t3s: use --bf16 (a rewind has no loss-scale state)"
@@ -248,10 +289,11 @@ def _check_diffusion(given: dict[str, Any], args: argparse.Namespace) -> None:
                 f"{argument_name(name)} has no meaning with --t3s-diffusion: which tokens fell is "
                 "found in the run of --t3s-selector. Give it there, and drop it here"
             )
-    if given["generation"] != "live":
+    if given["generation"] != "live" or given["server_url"] or given["server_colocated"]:
         raise T3SError(
             "--t3s-generation server does not work with --t3s-diffusion: no server was found that "
-            "decodes blocks as training sees them and takes new weights. Use live"
+            "decodes blocks as training sees them and takes new weights. Use live, and name no "
+            "server"
         )
     refuse_with_diffusion(args)
 

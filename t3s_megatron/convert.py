@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 
+from t3s_megatron.data.tokenizing import load_tokenizer
 from t3s_megatron.entry import one_error, start_process
 from t3s_megatron.errors import T3SError
 
@@ -28,7 +29,7 @@ def _convert() -> None:
     from t3s_megatron.megatron.hf_folders import HuggingFaceFolders
     from t3s_megatron.megatron.model import check_model_arguments
     from t3s_megatron.megatron.releases import parse_arguments
-    from t3s_megatron.megatron.student import find_student
+    from t3s_megatron.megatron.student import find_student, take_vocabulary
     from t3s_megatron.plugin import T3S
 
     parsed_with = T3S().add_arguments, {"micro_batch_size": 1, "save_interval": 1}
@@ -43,6 +44,7 @@ def _convert() -> None:
     folders = HuggingFaceFolders(args)
     if args.load:
         find_student(args, required=False)
+        take_vocabulary(args, "load", len(load_tokenizer(args.tokenizer_model)))
     model = build_model(args, *parsed_with)
     iteration = 0
     if args.load:

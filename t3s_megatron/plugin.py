@@ -27,6 +27,8 @@ from t3s_megatron.data.durable import check_folder
 from t3s_megatron.data.places import check_places
 from t3s_megatron.huggingface.arguments import take_from_folder
 from t3s_megatron.run.inputs import Inputs, check_tokenizer_argument, read_inputs
+from t3s_megatron.servers.exchange import ServerError, base_url
+from t3s_megatron.servers.sleeping import put_to_sleep
 
 if TYPE_CHECKING:
     from t3s_megatron.megatron.hf_folders import HuggingFaceFolders
@@ -138,11 +140,25 @@ class T3S:
                 from t3s_megatron.megatron.hf_folders import exported_config
 
                 exported_config(args, args.t3s_hf_model, "--t3s-generation server")
+                self._free_the_gpus(self._inputs.config)
             # On every rank: each writes its own part, and may see another file system.
             check_folder(os.path.join(self._inputs.config.dir, "state"))
             if self._inputs.config.selection_save:
                 check_folder(os.path.dirname(os.path.abspath(self._inputs.config.selection_save)))
         return self._inputs
+
+    @staticmethod
+    def _free_the_gpus(config) -> None:
+        """Before the model is built, and also where nothing will be asked: a server is awake after
+        its start, and beside a job that was killed. The other ranks wait for this one when they
+        join the process group."""
+        if config.server_colocated and os.environ.get("RANK", "0") == "0":
+            urls = [base_url(url) for url in config.server_url]
+            gone = put_to_sleep(
+                urls, config.server_reload_timeout, lambda why: print(f"[t3s] {why}", flush=True)
+            )
+            if len(gone) == len(urls):
+                raise ServerError(f"--t3s-server-colocated: no server is there: {'; '.join(gone)}")
 
     def _check_weights(self, inputs: Inputs, args) -> None:
         """What Megatron is about to load is this run's checkpoint, or else the student that the
@@ -151,10 +167,14 @@ class T3S:
         from t3s_megatron.run.continuation import check_continuation
 
         check_continuation(inputs, args)
-        if student.loaded_iteration(args) is not None or args.t3s_hf_model:
+        if student.loaded_iteration(args) is not None:
+            student.keep_vocabulary(args)
+            return
+        if args.t3s_hf_model:
             return
         source = student.find_student(args, required=self._random_model)
         if source is not None:
+            student.take_vocabulary(args, source.name, len(inputs.tokenizer))
             self._student = [student.StudentTensors(source)]
 
     def _training_batches(self, forward):

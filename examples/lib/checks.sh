@@ -42,7 +42,10 @@ t3s_check_knobs() {
     t3s_numbers 1 NNODES NPROC_PER_NODE NPROC TP PP CP EP ETP GBS BATCH STEPS STUDENT_STEPS \
         SEQ_LENGTH SAVE_INTERVAL GENERATION_BATCH
     t3s_numbers 1 NOTICE
-    t3s_numbers 0 NODE_RANK PROMPTS TARGETED_INTERVAL RESTARTS MASTER_PORT PORT SEED
-    [ -z "${SERVER_URL:-}" ] || [ "${GENERATION:-live}" = server ] || t3s_refuse \
-        "SERVER_URL is set, and GENERATION is live, which asks no server: set GENERATION=server"
+    t3s_numbers 0 NODE_RANK KEEP_CHECKPOINTS PROMPTS TARGETED_INTERVAL RESTARTS MASTER_PORT PORT SEED
+    t3s_numbers 1 SERVE_TP SERVE_PORT
+    [[ "${SERVE:-live}" =~ ^(live|colocate|https?://.+)$ ]] || t3s_refuse \
+        "SERVE=$SERVE: has to be colocate, live, or URLs of servers, http://HOST:PORT ..."
+    [[ "${SERVE_MEMORY:-0.5}" =~ ^0?\.[0-9]+$ ]] || t3s_refuse \
+        "SERVE_MEMORY=$SERVE_MEMORY: has to be a share of a GPU's memory, such as 0.45"
 }

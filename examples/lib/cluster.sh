@@ -2,6 +2,8 @@
 # `t3s_cluster` starts the run on this node; every knob is an environment variable. The same command again goes on from the last checkpoint.
 
 source "$ROOT/examples/lib/checks.sh"
+source "$ROOT/examples/lib/serve.sh"
+source "$ROOT/examples/lib/colocate.sh"
 
 # The modules of $@ that $PYTHON does not have.
 t3s_lacks() {
@@ -13,7 +15,7 @@ PROBE
 
 t3s_cluster() {
     # --- what to train, on what; OUT has to be one folder for all nodes
-    [ -n "${HF_MODEL:-}" ] || t3s_refuse "HF_MODEL is not set: the student's Hugging Face folder"
+    [ -n "${HF_MODEL:-}" ] || t3s_refuse "HF_MODEL is not set: the student's Hugging Face folder, or OWNER/NAME on the hub"
     [ -n "${DATA:-}" ] || t3s_refuse "DATA is not set: the traces (.jsonl, .parquet or a dataset)"
     local traces=("$DATA")
     [ -e "$DATA" ] || traces=($DATA)  # a file for each of several teachers
@@ -22,9 +24,15 @@ t3s_cluster() {
     local T3S_SIMPLE=${T3S_SIMPLE:-0}        # 1: step 10 is theta_b, nothing is generated
     local VERIFIER=${VERIFIER:-math}         # exact, numeric, choice, math, code, ..., yours
     local TEMPERATURE=${TEMPERATURE:-0.6}    # the paper's
-    local GENERATION=${GENERATION:-live}     # server: SERVER_URL answers (docs/generation.md)
-    local SERVER_URL=${SERVER_URL:-}         # http://HOST:PORT ...
-    local SERVER_RELOAD=${SERVER_RELOAD:-vllm}
+    # Who answers (docs/generation.md). colocate: vLLM on these GPUs, asleep while they train; URLs,
+    # "http://HOST:PORT ...": servers elsewhere, which OUT is shared with; live: the training ranks.
+    t3s_default_serve
+    local SERVER_RELOAD=${SERVER_RELOAD:-vllm}  # of servers elsewhere
+    local SERVE_TP=${SERVE_TP:-$TP}          # GPUs of a server
+    local SERVE_MEMORY=${SERVE_MEMORY:-0.45} # share of a GPU's memory that it has while awake
+    local SERVE_PORT=${SERVE_PORT:-8100}     # of a node's first server
+    local VLLM=${VLLM:-vllm}                 # the command: of an environment of its own
+    local NODES=${NODES:-}                   # names of all nodes, in the order of NODE_RANK
     # Prompts answered together on a data-parallel rank: their keys and values at SEQ_LENGTH have to
     # fit beside weights, gradients and optimizer.
     local GENERATION_BATCH=${GENERATION_BATCH:-32}
@@ -38,6 +46,7 @@ t3s_cluster() {
     local STEPS=${STEPS:-50}
     local SEQ_LENGTH=${SEQ_LENGTH:-32768}    # bound of a sample; each has its own length
     local SAVE_INTERVAL=${SAVE_INTERVAL:-10}
+    local KEEP_CHECKPOINTS=${KEEP_CHECKPOINTS:-2}  # of those that the run saves; 0: all
     # --- where: NNODES x NPROC_PER_NODE processes
     local NPROC_PER_NODE=${NPROC_PER_NODE:-8}
     local NODE_RANK=${NODE_RANK:-0}
@@ -54,14 +63,21 @@ t3s_cluster() {
 
     t3s_check_knobs
     "$PYTHON" -c 'import t3s_megatron' 2>/dev/null || t3s_refuse \
-        "t3s_megatron is not installed for $PYTHON: pip install 't3s-megatron[gpu,verification]'"
-    [ -e "$HF_MODEL/config.json" ] || t3s_refuse \
-        "HF_MODEL=$HF_MODEL has no config.json: download the student, e.g. hf download Qwen/Qwen3-32B --local-dir DIR (for DRY_RUN=1 with --include '*.json' --include '*.txt')"
+        "t3s_megatron is not installed for $PYTHON: pip install --no-build-isolation 't3s-megatron[gpu,verification]'"
     local model  # Megatron's arguments for it, which the run takes from the folder by itself
     model=$("$PYTHON" -m t3s_megatron.cli arguments "$HF_MODEL") || exit 2
     local world=$(( NNODES * NPROC_PER_NODE ))
     (( world % (TP * PP * CP) == 0 )) || t3s_refuse \
         "$world processes are not a multiple of TP*PP*CP = $(( TP * PP * CP ))"
+    if [ "$SERVE" = colocate ]; then
+        (( NPROC_PER_NODE % SERVE_TP == 0 )) || t3s_refuse \
+            "SERVE_TP=$SERVE_TP: the $NPROC_PER_NODE GPUs of a node are no multiple of it"
+        [ "$NNODES" != 1 ] || NODES=localhost  # where they listen then
+        [ -n "$NODES" ] || [ "${DRY_RUN:-0}" != 1 ] \
+            || NODES=$(seq -s ' ' -f 'node%g' 0 $(( NNODES - 1 )))
+        (( $(wc -w <<<"$NODES") == NNODES )) || t3s_refuse \
+            "NODES='$NODES': has to name the $NNODES nodes, in the order of NODE_RANK: their servers are asked by one of the ranks"
+    fi
 
     local args=(
         --tensor-model-parallel-size "$TP"
@@ -84,8 +100,7 @@ t3s_cluster() {
         # every other rank would wait for it.
         --manual-gc --manual-gc-interval 10
         # Ranks wait for each other while answers are generated and verified.
-        --distributed-timeout-minutes 60
-        --tokenizer-type HuggingFaceTokenizer --tokenizer-model "$HF_MODEL"
+        --distributed-timeout-minutes 90
         --load "$OUT/checkpoints" --save "$OUT/checkpoints" --save-interval "$SAVE_INTERVAL"
         --tensorboard-dir "$OUT/tensorboard" --log-interval 1 --eval-iters 0 --num-workers 0
         --t3s --t3s-method "$METHOD" --t3s-dir "$OUT/t3s" --t3s-data "${traces[@]}"
@@ -113,9 +128,27 @@ t3s_cluster() {
         # 151,936 logits a token: do not keep them twice.
         args+=(--cross-entropy-loss-fusion)
     fi
+    [ "$KEEP_CHECKPOINTS" = 0 ] || args+=(--t3s-keep-checkpoints "$KEEP_CHECKPOINTS")
     [ "$T3S_SIMPLE" = 1 ] && args+=(--t3s-simple)
-    [ "$GENERATION" = server ] && args+=(--t3s-generation server --t3s-server-url $SERVER_URL
-        --t3s-server-reload "$SERVER_RELOAD" --t3s-server-weights "$OUT/weights")
+    local planned=()  # options of the plan
+    case "$SERVE" in
+    colocate)
+        # Weights go through the memory of each node; one folder for each OUT, on all of them.
+        local memory="/dev/shm/t3s-$(cksum <<<"$OUT" | cut -d ' ' -f 1)"
+        args+=(--t3s-generation server --t3s-server-url $(t3s_colocated_urls)
+            --t3s-server-reload vllm --t3s-server-colocated --t3s-server-weights "$memory"
+            # vLLM takes as many together as its memory holds, and lets the others wait.
+            --t3s-server-concurrency 256)
+        planned+=(--server-gpus "$SERVE_TP" --server-memory "$SERVE_MEMORY")
+        ;;
+    http*)
+        args+=(--t3s-generation server --t3s-server-url $SERVE
+            --t3s-server-reload "$SERVER_RELOAD" --t3s-server-weights "$OUT/weights")
+        ;;
+    esac
+    # An answer of 32k tokens takes its time; a measurement has to end before ranks that wait for it
+    # give up.
+    [ "$SERVE" = live ] || args+=(--t3s-server-timeout 3000 --t3s-generation-timeout 3300)
     if [ "$DEVICE" = cpu ]; then
         source "$ROOT/examples/lib/cpu.sh"
         args+=("${CPU_ARGS[@]}" --attention-softmax-in-fp32)
@@ -130,8 +163,11 @@ t3s_cluster() {
         export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
         local wanted=(transformer_engine)
         [ "$VERIFIER" != math ] || wanted+=(math_verify)
-        local lacking
+        local lacking no_vllm
         lacking=$(t3s_lacks "${wanted[@]}")
+        lacking=${lacking% }
+        [ "$SERVE" != colocate ] || command -v "$VLLM" >/dev/null \
+            || no_vllm="there is no $VLLM to start for SERVE=colocate: name the vllm of its environment, VLLM=/opt/vllm/bin/vllm, or choose SERVE=live or the URLs of servers"
         # Experts of a rank in one kernel; tokens are put in order by one as well.
         [[ "$model" == *--num-experts* ]] \
             && args+=(--moe-grouped-gemm --moe-permute-fusion)
@@ -164,18 +200,34 @@ t3s_cluster() {
 
     if [ "${DRY_RUN:-0}" = 1 ]; then
         [ -z "${lacking:-}" ] || echo "$(basename "$0"): warning: a run on this machine would lack" \
-            "$lacking: pip install 't3s-megatron[gpu,verification]'" >&2
+            "$lacking: pip install --no-build-isolation 't3s-megatron[gpu,verification]'" >&2
+        [ -z "${no_vllm:-}" ] || echo "$(basename "$0"): warning: $no_vllm" >&2
         printf '%q ' "${run[@]}" -m t3s_megatron.pretrain "${args[@]}"
+        if [ "$SERVE" = colocate ]; then
+            local number
+            for (( number = 0; number < NPROC_PER_NODE / SERVE_TP; number++ )); do
+                t3s_server_command "$number"
+                printf '\n# beside it, first: '
+                printf '%q ' "${SERVER_COMMAND[@]}"
+            done
+        fi
         printf '\n\n'
         # What it will need, on the CPU of this machine; 3 when it does not fit.
         "$PYTHON" -m t3s_megatron.cli plan --world-size "$world" \
-            --gpus-per-node "$NPROC_PER_NODE" $PLAN_ARGS -- "${args[@]}"
+            --gpus-per-node "$NPROC_PER_NODE" "${planned[@]}" $PLAN_ARGS -- "${args[@]}"
         return
     fi
-    [ -e "$HF_MODEL/config.json" ] || t3s_refuse \
-        "HF_MODEL=$HF_MODEL has no config.json: download the student, e.g. hf download Qwen/Qwen3-32B --local-dir DIR"
     [ -z "${lacking:-}" ] || t3s_refuse \
-        "$PYTHON lacks $lacking: pip install 't3s-megatron[gpu,verification]'"
+        "$PYTHON lacks $lacking: pip install --no-build-isolation 't3s-megatron[gpu,verification]'"
+    [ -z "${no_vllm:-}" ] || t3s_refuse "$no_vllm"
     mkdir -p "$OUT"
-    exec "${run[@]}" -m t3s_megatron.pretrain "${args[@]}"
+    [ "$SERVE" != colocate ] || t3s_colocate
+    "${run[@]}" -m t3s_megatron.pretrain "${args[@]}" &
+    # To the ranks alone, which save and leave: servers have to answer what is being measured.
+    trap "kill -TERM $!" TERM INT URG
+    while kill -0 $! 2>/dev/null; do wait $! || true; done
+    local status=0
+    wait $! || status=$?
+    [ "$SERVE" != colocate ] || rm -rf "$memory"
+    exit "$status"
 }

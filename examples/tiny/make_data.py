@@ -35,6 +35,13 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+# Where an answer begins, for `transformers serve`: by the tags of Qwen3, for which it would look
+# otherwise, it finds none here, and hands the prompt back as part of the answer.
+RESPONSE_TEMPLATE = {
+    "defaults": {"role": "assistant"},
+    "start_anchor": "<assistant>",
+    "fields": {"content": {"close": "<eos>", "content": "text"}},
+}
 # Words and signs with their leading space; digits one by one, so that numbers are compositional.
 TOKEN_PATTERN = r"</?[a-z]+>| ?[A-Za-z]+| ?[0-9]| ?[^\sA-Za-z0-9]"
 
@@ -114,6 +121,7 @@ def make_tokenizer(texts: list[str], folder: str) -> None:
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>"
     )
     wrapped.chat_template = CHAT_TEMPLATE
+    wrapped.response_template = RESPONSE_TEMPLATE
     wrapped.save_pretrained(folder)
 
 

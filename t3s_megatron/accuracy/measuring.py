@@ -72,11 +72,12 @@ class Measurer:
         *,
         step: int,
         phase: str,
+        split: str = "train",
         settles: Settles | None = None,
         blocks: int = 1,
     ) -> Measurement:
         """What the bottleneck detector is shown: the training accuracy of `weights` on the prompts
-        of `samples`.
+        of `samples`. Or, of another `split`, the same for whoever watches.
 
         `settles`: asked between the `blocks` of the measurement whether it may end; without it
         there is one block. As collective as `generate` and `on_root`, and the same result wherever
@@ -85,7 +86,7 @@ class Measurer:
         repeats = self.options.accuracy_samples
         count = 1 if settles is None else blocks
         measured = self._measure(weights, samples, self.sampling, repeats, settles, count)
-        return measured.with_context(step=step, phase=phase, split="train")
+        return measured.with_context(step=step, phase=phase, split=split)
 
     def report(
         self, weights: Any, splits: dict[str, list[Sample]], *, step: int, phase: str

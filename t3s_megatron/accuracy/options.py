@@ -71,6 +71,13 @@ class AccuracyOptions:
         "held-out prompts",
         at_least=0,
     )
+    heldout_interval: int = option(
+        0,
+        "also measure accuracy on the first --t3s-accuracy-prompts of --t3s-heldout-data, at "
+        "--t3s-temperature, every this many steps; nothing is decided by it (0: never)",
+        at_least=0,
+        free=True,
+    )
     report_samples: int = option(
         4, "answers a prompt for --t3s-report-temperatures > 0", at_least=1
     )

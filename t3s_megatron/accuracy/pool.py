@@ -21,6 +21,7 @@ import contextlib
 import json
 import os
 import pickle
+import resource
 import selectors
 import signal
 import socket
@@ -40,6 +41,8 @@ START_TIMEOUT = 120.0
 _START_ATTEMPTS = 3
 #: Longest line a worker may answer with, bytes; its reasons are cut well below that.
 _LONGEST_REPLY = 2**16
+#: Share of an answer's time that, spent computing, is the answer's doing and not the machine's.
+_NOT_ORDINARY = 1 / 16
 #: Seconds between two looks at workers that died without closing their socket.
 _TICK = 0.2
 
@@ -189,7 +192,9 @@ class VerifierPool:
         if not (died or worker.broken or overdue):
             return None
         how = "no answer in time" if overdue and not died else worker.how_it_ended()
-        too_hard = worker.ended_by_its_answer()
+        too_hard = worker.ended_by_its_answer() or (
+            overdue and worker.computed_too_long(self.limits.timeout)
+        )
         self._replace(worker)
         if starting:
             self._failed_starts += 1
@@ -199,10 +204,10 @@ class VerifierPool:
                     f"{_START_ATTEMPTS} times; --t3s-verify-memory is {self.limits.memory:g} GiB"
                 )
             return None
-        if overdue and not died:
-            return Judged(Verdict.TIMED_OUT, f"no verdict within {self.limits.timeout:g} s")
         if too_hard:
             return Judged(Verdict.UNPARSEABLE)
+        if overdue and not died:
+            return Judged(Verdict.TIMED_OUT, f"no verdict within {self.limits.timeout:g} s")
         return Judged(Verdict.CRASHED, f"the verifier's process ended: {how}")
 
     def _started(self, worker: _Worker, reply: dict) -> None:
@@ -251,6 +256,7 @@ class _Worker:
         self.deadline = time.monotonic() + START_TIMEOUT
         self.number: int | None = None
         self.asked_for_gold = False
+        self._computed = 0.0
         self.idle = False
         self.broken = False
         self.outgoing = memoryview(b"")
@@ -262,6 +268,7 @@ class _Worker:
         self.number, self.idle = number, False
         self.asked_for_gold = question.text is None
         self.deadline = time.monotonic() + timeout
+        self._computed = self._processor_time()
         self.send()  # and no more: a reply read here would wake nobody who waits for one
 
     def send(self) -> None:
@@ -326,6 +333,25 @@ class _Worker:
             with contextlib.suppress(ValueError):
                 return f"killed by {signal.Signals(-status).name}"
         return f"exit status {status}"
+
+    def computed_too_long(self, timeout: float) -> bool:
+        """Whether it is overdue with an answer that it holds to a processor time (`Bound`), and has
+        computed for it what no ordinary answer takes: on a busy machine the clock comes first."""
+        if self.number is None or self.asked_for_gold or self.dead():
+            return False
+        try:
+            soft, hard = resource.prlimit(self.process.pid, resource.RLIMIT_CPU)
+        except OSError:  # it has just ended
+            return False
+        computed = self._processor_time() - self._computed
+        return soft != hard and computed >= timeout * _NOT_ORDINARY
+
+    def _processor_time(self) -> float:
+        """Seconds that the process has computed; 0 when it is gone."""
+        try:
+            return time.clock_gettime((~self.process.pid << 3) | 2)  # clock_getcpuclockid(3)
+        except OSError:
+            return 0.0
 
     def ended_by_its_answer(self) -> bool:
         """Whether it died of the limit that the verifier has set to the processor time of one

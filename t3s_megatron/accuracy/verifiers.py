@@ -183,7 +183,8 @@ def _reasoning_gym(timeout: float) -> Verifier:
         import reasoning_gym
     except ImportError as error:
         raise T3SError(
-            '--t3s-verifier reasoning-gym needs the package: pip install "t3s-megatron[tiny]"'
+            "--t3s-verifier reasoning-gym needs the package: pip install "
+            '"t3s-megatron[reasoning-gym]"'
         ) from error
 
     # Making a scorer makes its whole data set object.

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The live weights as Hugging Face folders that a server loads, one for each measurement.
 
-Every rank writes its share of the shards. A folder appears under its name whole, and no name is
+Every rank writes its share of the shards; where each node has a folder of its own, which has to
+hold all of them, of its node's. A folder appears under its name whole, and no name is
 used twice, in this run or after a restart: a server that keeps models by name cannot mistake one
 for another.
 """
@@ -23,7 +24,7 @@ from t3s_megatron.huggingface.shards import Shards
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.hf_folders import exported_config
 from t3s_megatron.megatron.hf_weights import export_weights
-from t3s_megatron.megatron.nodes import require_shared_folder
+from t3s_megatron.megatron.nodes import ranks_that_share, require_shared_folder
 
 _NAME = re.compile(r"weights-\d{7}-[0-9a-f]{8}(\.tmp)?")
 _ARGUMENT = "--t3s-server-weights"
@@ -31,32 +32,38 @@ _ARGUMENT = "--t3s-server-weights"
 
 class Exports:
     """The folders of a run, inside `folder`. `args`: Megatron's; `tokenizer`: of its
-    --tokenizer-model. Everything is collective over the world; WriteError on every rank when one
-    of them cannot write."""
+    --tokenizer-model. `of_each_node`: it may be another one on each node, and in memory, so that
+    only folders in use are kept. Everything is collective over the world; WriteError on every rank
+    when one of them cannot write."""
 
-    def __init__(self, args, tokenizer, folder: str):
+    def __init__(self, args, tokenizer, folder: str, *, of_each_node: bool = False):
         self.args = args
         self.tokenizer = tokenizer
         self.folder = os.path.abspath(folder)
-        require_shared_folder(_ARGUMENT, self.folder)
+        self.of_each_node = of_each_node
+        if of_each_node:
+            self.writers = ranks_that_share(_ARGUMENT, self.folder)
+        else:
+            require_shared_folder(_ARGUMENT, self.folder)
+            self.writers = list(range(args.world_size))
         self._there: list[str] = []  # the same on every rank
         # Of a process of this run that has died.
-        self._on_first_rank(lambda: self._remove(self._found()))
+        self._on_first_writer(lambda: self._remove(self._found()))
 
     def write(self, model: list, iteration: int, keep: set[str]) -> str:
-        """The weights of `model` as a new folder; its path. Of the earlier ones, the last and those
-        in `keep` stay."""
+        """The weights of `model` as a new folder; its path. Of the earlier ones, those in `keep`
+        stay, and the last but where each node has its own."""
         args = self.args
-        self._prune(keep | set(self._there[-1:]))
+        self._prune(keep if self.of_each_node else keep | set(self._there[-1:]))
         nonce = layout.broadcast(uuid.uuid4().hex[:8], 0)
         path = os.path.join(self.folder, f"weights-{iteration:07d}-{nonce}")
         config, written = exported_config(args, args.t3s_hf_model, "--t3s-generation server")
-        shards = Shards(layout.rank(), args.world_size)
+        shards = Shards(self.writers.index(layout.rank()), len(self.writers))
         shards.take(export_weights(model, config))
         writers: list[FolderWriter] = []
-        self._on_first_rank(lambda: writers.append(FolderWriter(path)))
+        self._on_first_writer(lambda: writers.append(FolderWriter(path)))
         self._together(lambda: shards.write(f"{path}.tmp"))
-        self._on_first_rank(lambda: self._commit(writers[0], shards, written, iteration))
+        self._on_first_writer(lambda: self._commit(writers[0], shards, written, iteration))
         self._there.append(path)
         return path
 
@@ -87,7 +94,7 @@ class Exports:
     def _prune(self, keep: set[str]) -> None:
         gone = [path for path in self._there if path not in keep]
         self._there = [path for path in self._there if path in keep]
-        self._on_first_rank(lambda: self._remove(gone))
+        self._on_first_writer(lambda: self._remove(gone))
 
     def _found(self) -> list[str]:
         return [
@@ -101,8 +108,8 @@ class Exports:
         for path in paths:
             shutil.rmtree(path, ignore_errors=True)
 
-    def _on_first_rank(self, work) -> None:
-        self._together(lambda: work() if layout.rank() == 0 else None)
+    def _on_first_writer(self, work) -> None:
+        self._together(lambda: work() if layout.rank() == self.writers[0] else None)
 
     def _together(self, work) -> None:
         def reported() -> None:

@@ -5,6 +5,9 @@ Before a measurement the live weights are exported, the servers load them, and a
 answered greedily by both (`probes`). A server that fails in any of it is left out of the
 measurement; without any, every answer is unfinished, and so the measurement void. One rank talks
 to the servers; all ranks export, answer the probes, and learn what came of it.
+
+Servers on the job's own GPUs (`--t3s-server-colocated`) sleep but while they are asked. All ranks
+give back what torch has cached before one is woken, and none goes on before all are asleep again.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+
+import torch
 
 from t3s_megatron.accuracy.answers import Answer, Progress, Sampling
 from t3s_megatron.answering.exports import Exports
@@ -24,7 +29,7 @@ from t3s_megatron.megatron.generation import generate
 from t3s_megatron.megatron.pause import training_paused
 from t3s_megatron.megatron.process import get_args
 from t3s_megatron.megatron.seam import CallbackContext
-from t3s_megatron.servers import reload
+from t3s_megatron.servers import reload, sleeping
 from t3s_megatron.servers.client import Client
 from t3s_megatron.servers.completion import Completion, Finish, Request
 from t3s_megatron.servers.exchange import ServerError, base_url
@@ -70,7 +75,10 @@ class ServerBackend:
         chosen = samples[:: max(1, len(samples) // PROBES)][:PROBES]
         self.probes = [sample.tokens[: sample.prompt_length].tolist() for sample in chosen]
         self.probe_tokens = min(PROBE_TOKENS, max_new_tokens)
-        self.exports = Exports(get_args(), self.tokenizer, self.config.server_weights)
+        self.colocated = config.server_colocated
+        self.exports = Exports(
+            get_args(), self.tokenizer, config.server_weights, of_each_node=self.colocated
+        )
         self._earlier: dict[str, list[str]] = {}
         self._in_use: set[str] = set()  # folders
         self.cancelled = False
@@ -92,17 +100,19 @@ class ServerBackend:
             if self.is_root:
                 self._require_any(self._make_ready(weights))
 
+        self._make_room()
         layout.together(answer)
+        self._back_to_sleep(weights)
         if context.iteration == 0:
             self._checked = weights
         else:
-            self.release(weights)
+            self._in_use.discard(weights.folder)
 
     def take(self, context: CallbackContext, *, step: int) -> ServedWeights:
         if self._checked is not None:
             if step == 0:
                 return self._checked
-            self.release(self._checked)
+            self._in_use.discard(self._checked.folder)
             self._checked = None
         return self._export(context)
 
@@ -137,14 +147,32 @@ class ServerBackend:
             )
             return [(one.tokens, one.truncated, one.unfinished) for one in answers]
 
+        self._make_room()
         told = layout.together(ask)[self.root]  # without the texts, which may be long
         return answers if self.is_root else [Answer("", *one) for one in told]
 
     def release(self, weights: ServedWeights) -> None:
         self._in_use.discard(weights.folder)
+        self._back_to_sleep(weights)
 
     def close(self) -> None:
         self.exports.remove_all()
+
+    def _make_room(self) -> None:
+        """Servers are about to take memory on the GPUs of every rank."""
+        if self.colocated:
+            layout.together(torch.cuda.empty_cache)
+
+    def _back_to_sleep(self, weights: ServedWeights) -> None:
+        if not self.colocated:
+            return
+
+        def sleep() -> None:
+            if self.is_root:
+                sleeping.put_to_sleep(self.urls, self.config.server_reload_timeout, self.tell)
+
+        weights.ready = {}
+        layout.together(sleep)
 
     def _live_answers(self, context: CallbackContext) -> list[str]:
         sampling = Sampling(
@@ -279,7 +307,12 @@ class ServerBackend:
     def _load(self, url: str, weights: ServedWeights) -> str:
         """The name under which `url` answers with the weights. ServerError when it does not."""
         config = self.config
-        reload.load(config.server_reload, url, weights.folder, config.server_reload_timeout)
+        kind, patience = config.server_reload, config.server_reload_timeout
+        if self.colocated:
+            sleeping.wake_for_weights(url, patience)
+        reload.load(kind, url, weights.folder, patience)
+        if self.colocated:
+            sleeping.wake_for_answers(url, patience)
         if config.server_reload == "model":
             model = weights.folder
         else:

@@ -1,13 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`t3s-megatron`: make the training data, look at students, plan a run, look at finished ones
-and at their selections."""
+"""`t3s-megatron`: make the training data, look at students, plan a run, watch it, look at finished
+ones and at their selections, and say which student is better."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from t3s_megatron.cli import arguments, plan, prepare, report, selection
+from t3s_megatron.cli import (
+    arguments,
+    branch,
+    evaluate,
+    plan,
+    prepare,
+    report,
+    selection,
+    watch,
+)
 from t3s_megatron.errors import T3SError
 
 
@@ -15,7 +24,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit status."""
     parser = argparse.ArgumentParser(prog="t3s-megatron", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (report, selection, plan, arguments, prepare):
+    for command in (report, watch, evaluate, selection, branch, plan, arguments, prepare):
         command.add_command(commands)
     args = parser.parse_args(argv)
     try:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`t3s-megatron arguments DIR`: Megatron's arguments for the student in a Hugging Face folder.
+"""`t3s-megatron arguments DIR`: Megatron's arguments for the student in a Hugging Face folder (or
+OWNER/NAME, on the hub).
 
 A run with `--t3s-hf-model DIR` has them already; this is to look at them, or to use them elsewhere.
 """
@@ -11,6 +12,7 @@ import shlex
 
 from t3s_megatron.huggingface.arguments import words
 from t3s_megatron.huggingface.config import read_config
+from t3s_megatron.huggingface.hub import local_folder
 
 
 def add_command(commands) -> None:
@@ -25,7 +27,8 @@ def add_command(commands) -> None:
 def run_command(options: argparse.Namespace) -> int:
     """One option a line. T3SError for a folder that cannot be a student."""
     line: list[str] = []
-    for word in words(read_config(options.folder), options.folder):
+    folder = local_folder(options.folder)
+    for word in words(read_config(folder), options.folder):
         if word.startswith("--") and line:
             print(shlex.join(line))
             line = []

@@ -21,8 +21,9 @@ from t3s_megatron.errors import T3SError
 from t3s_megatron.huggingface.arguments import take_from_folder
 from t3s_megatron.method.options import MethodOptions
 from t3s_megatron.planning.advice import advice
+from t3s_megatron.planning.facts import Colocated, Layout
 from t3s_megatron.planning.measurements import Costs, measuring
-from t3s_megatron.planning.memory import disk, gpu_memory, host_memory
+from t3s_megatron.planning.memory import GpuMemory, disk, gpu_memory, host_memory
 from t3s_megatron.planning.reading import (
     answers_of,
     held_out_lengths,
@@ -110,6 +111,26 @@ def add_command(commands) -> None:
         metavar="MS",
         help="that Python takes to launch a layer of a decoding step of live generation",
     )
+    add(
+        "--server-gpus",
+        type=int,
+        metavar="N",
+        help="GPUs of a server, where it is on those that train (default: those of a tensor-"
+        "parallel group)",
+    )
+    add(
+        "--server-memory",
+        type=float,
+        metavar="SHARE",
+        help="share of such a GPU that it has while it is awake: vLLM's --gpu-memory-utilization "
+        "(default: what training leaves)",
+    )
+    add(
+        "--server-reserve-gib",
+        type=float,
+        default=3.0,
+        help="of that, CUDA context, NCCL, graphs and workspaces, which it keeps while it sleeps",
+    )
     add("--json", metavar="FILE", help="write every figure to this file too")
     add("arguments", nargs=argparse.REMAINDER, help="after --: what pretrain is given")
     command.set_defaults(run=run_command)  # fmt: skip
@@ -156,13 +177,16 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> PlannedRun:
         config = config.for_teachers(teachers, args)
     layout = layout_of(args)
     held_out = held_out_lengths(config, args, tokenizer, notes)
-    answers = answers_of(config, args, samples, held_out, layout)
+    limit, reserve = round(options.gpu_memory_gib * GIB), round(options.reserve_gib * GIB)
+    model = measure_model(args, options.expert_load)
+    server = _server(options, layout, limit, gpu_memory(layout, model, None, reserve))
+    answers = answers_of(config, args, samples, held_out, layout, server)
     in_process = in_process_of(answers, layout)
     if answers is not None and options.mean_answer_tokens is not None:
         answers = replace(answers, expected=min(options.mean_answer_tokens, answers.limit))
     asked = config or _plain(args.train_iters)
-    model = measure_model(args, options.expert_load)
-    gpus = gpu_memory(layout, model, in_process, round(options.reserve_gib * GIB))
+    colocated = None if answers is None else answers.colocated
+    gpus = gpu_memory(layout, model, in_process, reserve, colocated)
     speed = Speed(
         options.peak_tflops * 1e12,
         options.mfu,
@@ -173,9 +197,8 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> PlannedRun:
     )
     lengths = computed_lengths(make_arrangement(args), samples)
     of_teachers = tuple(one.samples for one in samples.teachers)
-    costs = Costs(layout, model, lengths, answers, speed, of_teachers)
+    costs = Costs(layout, model, lengths, answers, speed, of_teachers, server)
     expected, longest = costs.walks(asked)
-    limit = round(options.gpu_memory_gib * GIB)
     worst = max(gpus, key=lambda gpu: gpu.total)
     per_node = min(options.gpus_per_node, world_size)
     if args.num_experts:
@@ -203,7 +226,7 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> PlannedRun:
         answers=answers,
         gpus=gpus,
         gpu_limit=limit,
-        host=host_memory(model, storage_of(args), longest, per_node),
+        host=host_memory(model, storage_of(args), longest, per_node, colocated),
         disk=disk(model, storage_of(args), longest, samples, answers),
         expected=expected,
         longest=longest,
@@ -223,13 +246,25 @@ def _check(options: argparse.Namespace) -> int:
         raise T3SError("how many GPUs? Give --world-size (before the --), or set WORLD_SIZE")
     positive = ("gpus_per_node", "gpu_memory_gib", "expert_load", "mfu", "peak_tflops",
                 "vocabulary", "memory_bandwidth_tbs", "generation_rate", "mean_answer_tokens",
-                "export_bandwidth_gbs", "host_ms_a_layer")  # fmt: skip
+                "export_bandwidth_gbs", "host_ms_a_layer", "server_gpus", "server_memory",
+                "server_reserve_gib")  # fmt: skip
     for name in positive:
         if getattr(options, name) is not None and not getattr(options, name) > 0:
             raise T3SError(f"--{name.replace('_', '-')} has to be above 0")
     if not options.arguments:
         raise T3SError("the arguments of the run are missing: t3s-megatron plan -- <arguments>")
     return world_size
+
+
+def _server(
+    options: argparse.Namespace, layout: Layout, limit: int, gpus: list[GpuMemory]
+) -> Colocated:
+    """One on GPUs that train, asleep meanwhile; its memory is stated, or what they leave."""
+    memory = limit - max(gpu.resident for gpu in gpus)
+    if options.server_memory is not None:
+        memory = round(options.server_memory * limit)
+    gpus_of_one = options.server_gpus or layout.tensor
+    return Colocated(gpus_of_one, memory, round(options.server_reserve_gib * GIB))
 
 
 def _become_a_planner() -> None:

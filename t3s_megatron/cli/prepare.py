@@ -53,7 +53,7 @@ def _add_prompts(steps) -> None:
     add("--recipe", required=True, choices=list(RECIPES))
     add("--output", required=True, metavar="FILE", help="prompts, as .jsonl")
     add("--traces", metavar="FILE", help="write the published answers to them too, for `filter`")
-    add("--count", type=_positive, default=200, help="how many, drawn uniformly (default: 200)")
+    add("--count", type=positive, default=200, help="how many, drawn uniformly (default: 200)")
     add("--seed", type=int, default=0)
     add("--split", default="train", help="of a dataset (default: train)")
     add("--instruction", help="follows prompts that do not ask for a box (default: the recipe's)")
@@ -76,15 +76,15 @@ def _add_generate(steps) -> None:
     add("--url", required=True, action="append", help="of a server; may be given several times")
     add("--model", required=True, help="the teacher, as the server calls it")
     add("--teacher", help="the teacher's name in the data (default: --model)")
-    add("--samples", type=_positive, default=paper.samples, help="a prompt (default: 16)")
+    add("--samples", type=positive, default=paper.samples, help="a prompt (default: 16)")
     add("--temperature", type=float, default=paper.temperature)
     add("--top-p", type=float, default=paper.top_p)
-    add("--max-tokens", type=_positive, default=paper.max_tokens, help="(default: 32768)")
+    add("--max-tokens", type=positive, default=paper.max_tokens, help="(default: 32768)")
     add("--seed", type=int, default=paper.seed)
-    add("--concurrency", type=_positive, default=64, help="requests in flight at each URL")
+    add("--concurrency", type=positive, default=64, help="requests in flight at each URL")
     add("--timeout", type=float, default=3600.0, help="seconds one attempt may take")
     add("--retries", type=int, default=4, help="attempts after the first one")
-    add("--extra", type=_json_object, help="further fields of every request, as a JSON object")
+    add("--extra", type=json_object, help="further fields of every request, as a JSON object")
     add("--ask-refused", action="store_true", help="ask again for samples that were refused")
     add(
         "--max-tokens-name",
@@ -141,7 +141,7 @@ def _add_verifier(step) -> None:
     limits = Limits()
     add = step.add_argument
     add("--verifier", "--t3s-verifier", default="math", help="as --t3s-verifier (default: math)")
-    add("--workers", "--t3s-verify-workers", type=_positive, default=limits.workers)
+    add("--workers", "--t3s-verify-workers", type=positive, default=limits.workers)
     add("--verify-timeout", "--t3s-verify-timeout", type=float, default=limits.timeout)
     add("--verify-memory", "--t3s-verify-memory", type=float, default=limits.memory)
 
@@ -152,14 +152,16 @@ def _limits(options: argparse.Namespace) -> Limits:
     return Limits(options.verify_timeout, options.workers, options.verify_memory)
 
 
-def _positive(value: str) -> int:
+def positive(value: str) -> int:
+    """A whole number from 1, for argparse."""
     number = int(value)
     if number < 1:
         raise argparse.ArgumentTypeError("has to be at least 1")
     return number
 
 
-def _json_object(value: str) -> dict:
+def json_object(value: str) -> dict:
+    """A JSON object, for argparse."""
     made = json.loads(value)
     if not isinstance(made, dict):
         raise argparse.ArgumentTypeError("has to be a JSON object")

@@ -6,21 +6,23 @@ Each teacher's tokens are selected among themselves, as in `run.selector`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from t3s_megatron.data.corpus import fingerprint_of
 from t3s_megatron.data.run_folder import Scores
+from t3s_megatron.data.stores import read_reference
 from t3s_megatron.errors import T3SError
 from t3s_megatron.method.selection import delta_c, keep_mask, selection_counts
 
 
 @dataclass(frozen=True)
 class Reselected:
-    """A selection and what its file says. `parts`: by sample, bool of its targets, in the order of
-    `keys`, which tie them to samples and tokenizer. `by_teacher`: bool[n of the teacher].
-    `theta_b_step`: one, or with several teachers one for each."""
+    """A selection and what its file says. `parts`: by sample, bool of its targets or float32
+    weights, in the order of `keys`, which tie them to samples and tokenizer. `by_teacher`: the same
+    of the n targets of each. `theta_b_step`: one, or with several teachers one for each."""
 
     parts: list[np.ndarray]
     keys: dict
@@ -36,9 +38,12 @@ def reselect(
     tau: float = 0.0,
     share: float | None = None,
     seed: int = 0,
+    temperature: float | None = None,
+    reference: Sequence[str] = (),
     order: list[str] | None = None,
 ) -> Reselected:
-    """The selection of `scores`, with arguments as of `method.selection.keep_mask`.
+    """The selection of `scores`, with arguments as of `method.selection.keep_mask`. `reference`:
+    stores with the log-probs of one.
 
     `order`: of all samples by uid, and so of the teachers; None: these scores one after another.
     T3SError for what does not go together, or has not been scored.
@@ -49,15 +54,17 @@ def reselect(
     by_teacher: list[np.ndarray] = []
     parts: dict[str, np.ndarray] = {}
     for of in scores:
+        c_ref = read_reference(reference, of.uids, of.hashes, of.tokenizer) if reference else None
         try:
             kept = keep_mask(
-                method, n=of.n, c_0=of.c_0, c_b=of.c_b, seed=seed, share=share, tau=tau
-            )
+                method, n=of.n, c_0=of.c_0, c_b=of.c_b, seed=seed, share=share, tau=tau,
+                c_ref=c_ref, entropy=of.entropy, temperature=temperature,
+            )  # fmt: skip
         except ValueError as error:
             whose = "" if of.teacher is None else f" of teacher {of.teacher}"
             raise T3SError(
                 f"the log-probs{whose} do not make this selection: {error}. A run whose method "
-                "reads theta_0 and theta_b leaves both files"
+                "reads theta_0 and theta_b leaves both files, one of keep-top-entropy the entropies"
             ) from None
         by_teacher.append(kept)
         pieces = np.split(kept, np.cumsum(of.sizes)[:-1])

@@ -4,10 +4,10 @@
 
 show         how much is masked, and where
 diff         how two selections differ
-sweep        the masked share for several thresholds, from a run's log-probs
+sweep        the masked share, or weight, for several thresholds, from a run's log-probs
 from-stores  the selection of another method or threshold, from a run's log-probs
-export       tokens, mask and log-probs as rows, for other programs
-import       a mask of your own, checked against the tokens, as a selection
+export       tokens, mask or weights, and log-probs as rows, for other programs
+import       a mask or weights of your own, checked against the tokens, as a selection
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import sys
 
 import numpy as np
 
-from t3s_megatron.cli.reselecting import Reselected, reselect
+from t3s_megatron.cli.reselecting import reselect
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.run_folder import SELECTION, Scores, read_scores
 from t3s_megatron.data.selected import read_selected
-from t3s_megatron.data.selection_file import Selection, save_bits, selection_info
+from t3s_megatron.data.selection_file import Selection, save_selection, selection_info
 from t3s_megatron.data.selection_rows import (
     checked_ending,
-    read_mask,
+    read_keep,
     selection_rows,
     write_rows,
 )
@@ -62,9 +62,12 @@ def add_command(commands) -> None:
     _add_data(diff, required=False)
     diff.set_defaults(run=_diff)
 
-    sweep = steps.add_parser("sweep", help="the masked share for several thresholds")
+    sweep = steps.add_parser("sweep", help="the masked share, or weight, for several thresholds")
     _add_folder(sweep)
     sweep.add_argument("--tau", type=_number, nargs="+", required=True, help="thresholds of Eq. 4")
+    sweep.add_argument(
+        "--soft-temperature", type=_number, metavar="T", help="of t3s-soft: also its mean weight"
+    )
     sweep.set_defaults(run=_sweep)
 
     again = steps.add_parser(
@@ -76,10 +79,12 @@ def add_command(commands) -> None:
     add("--tau", type=_number, default=0.0, help="as --t3s-anchor-threshold (default: 0)")
     add("--share", type=float, help="as --t3s-mask-share (default: as many as t3s)")
     add("--seed", type=int, help="as --t3s-seed (default: that of the run)")
+    add("--soft-temperature", type=_number, help="as --t3s-soft-temperature")
+    add("--reference", nargs="+", default=[], metavar="FILE", help="as --t3s-reference")
     add("--to", required=True, metavar="FILE", help="selection.safetensors, for a run")
     again.set_defaults(run=_from_stores)
 
-    export = steps.add_parser("export", help="tokens, mask and log-probs as rows")
+    export = steps.add_parser("export", help="tokens, mask or weights, and log-probs as rows")
     _add_folder(export)
     export.add_argument(
         "--selection", metavar="FILE", help="another one than the run's own (default: that)"
@@ -88,8 +93,10 @@ def add_command(commands) -> None:
     _add_data(export, required=True)
     export.set_defaults(run=_export)
 
-    own = steps.add_parser("import", help="a mask of 0 and 1 of your own as a selection")
-    own.add_argument("rows", metavar="FILE", help=".parquet or .jsonl: id, input_ids, mask")
+    own = steps.add_parser("import", help="a mask or weights of your own as a selection")
+    own.add_argument(
+        "rows", metavar="FILE", help=".parquet or .jsonl: id, input_ids, and mask or weight"
+    )
     own.add_argument("--to", required=True, metavar="FILE", help="selection.safetensors")
     _add_data(own, required=True)
     own.set_defaults(run=_import)
@@ -182,13 +189,23 @@ def _print_tenths(what: str, shares: list[float | None]) -> None:
     print("  " + "  ".join(f"{_percent(share):>7}" for share in shares))
 
 
+def _print_weights(weights: np.ndarray) -> None:
+    if not weights.size:
+        return
+    low, median, high = np.quantile(weights, (0, 0.5, 1))
+    mean = weights.mean(dtype=np.float64)
+    print(f"weights        {low:g} to {high:g}, median {median:g}, mean {mean:.4g} (of the kept)")
+
+
 def _show(options: argparse.Namespace) -> int:
     found = read_selected(options.selection, _corpus_if_given(options, options.selection))
-    masked = ~found.keep
+    masked = found.keep <= 0
     print(f"samples        {len(found.uids)}")
     print(f"target tokens  {masked.size}")
-    print(f"kept           {int(found.keep.sum())}")
+    print(f"kept           {int((~masked).sum())}")
     print(f"masked         {int(masked.sum())} ({_percent(float(masked.mean()))})")
+    if found.keep.dtype != np.bool_:
+        _print_weights(found.keep[~masked])
     _print_tenths("masked", shares_by(tenths(found.sizes), masked, TENTHS))
     names = list(dict.fromkeys(found.teachers))
     if len(names) > 1:
@@ -202,7 +219,8 @@ def _show(options: argparse.Namespace) -> int:
 def _diff(options: argparse.Namespace) -> int:
     a = read_selected(options.a, _corpus_if_given(options, options.a))
     b = read_selected(options.b, _corpus_if_given(options, options.b), alike=a)
-    found = difference(a.keep, b.in_order_of(a, (options.b, options.a)), a.sizes)
+    keep_b = b.in_order_of(a, (options.b, options.a))
+    found = difference(a.keep > 0, keep_b > 0, a.sizes)
     print(f"target tokens         {found.tokens}")
     print(f"differ                {_percent(found.share)}")
     jaccard = "- (nothing is masked)" if found.jaccard is None else f"{found.jaccard:.4f}"
@@ -210,35 +228,46 @@ def _diff(options: argparse.Namespace) -> int:
     print(f"masked by A alone     {found.only_a}")
     print(f"masked by B alone     {found.only_b}")
     _print_tenths("differ", found.by_tenth)
+    if np.float32 in (a.keep.dtype, keep_b.dtype):
+        apart = np.abs(a.keep.astype(np.float64) - keep_b)
+        print(f"weights differ        by {apart.mean():.4g} on average, {apart.max():.4g} at most")
     return 0
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    scores = read_scores(options.folder)
+    scores, soft = read_scores(options.folder), options.soft_temperature
     names = [of.teacher for of in scores] if len(scores) > 1 else []
-    print("tau         masked     share  ties" + "".join(f"  {name}" for name in names))
+    weight = "" if soft is None else "  mean weight"
+    print(f"tau         masked     share  ties{weight}" + "".join(f"  {name}" for name in names))
     for tau in options.tau:
         found = reselect(scores, "t3s", tau=tau)
         line = f"{tau:<10g} {found.counts['masked']:>7} {_percent(found.counts['masked_share']):>9}"
+        line += f" {found.counts['ties']:>5}"
+        if soft is not None:
+            weights = reselect(scores, "t3s-soft", tau=tau, temperature=soft).by_teacher
+            line += f"  {np.concatenate(weights).mean(dtype=np.float64):>11.4f}"
         shares = [_percent(float((~kept).mean())) for kept in found.by_teacher] if names else []
-        print(f"{line} {found.counts['ties']:>5}" + "".join(f"  {share}" for share in shares))
+        print(line + "".join(f"  {share}" for share in shares))
     return 0
 
 
 def _from_stores(options: argparse.Namespace) -> int:
     scores = read_scores(options.folder)
     seed = _asked(options.folder).get("seed") if options.seed is None else options.seed
+    if options.reference and not METHODS[options.method].takes("reference"):
+        raise T3SError(f"--reference has no meaning with --method {options.method}: drop it")
     if seed is None and not METHODS[options.method].needs:  # it draws
         raise T3SError(
             f"{options.folder}: no summary.json to take the seed of the run from: give --seed"
         )
     found = reselect(
         scores, options.method, tau=options.tau, share=options.share, seed=seed or 0,
+        temperature=options.soft_temperature, reference=options.reference,
         order=_order(options.folder, scores),
     )  # fmt: skip
     info = selection_info(options.method, found.theta_b_step, found.counts, scores[0].model)
-    save_bits(options.to, found.parts, found.keys, info)
-    _say_saved(found, options.to)
+    save_selection(options.to, found.parts, found.keys, info)
+    _say_saved(found.counts, options.to)
     return 0
 
 
@@ -250,11 +279,12 @@ def _order(folder: str, scores: list[Scores]) -> list[str] | None:
     return list(read_selected(path).uids)
 
 
-def _say_saved(found: Reselected, path: str) -> None:
-    counts = found.counts
+def _say_saved(counts: dict, path: str) -> None:
+    mean = counts.get("mean_weight")
+    weights = "" if mean is None else f", the others have a mean weight of {mean:.4g}"
     print(
         f"{path}: {counts['masked']} of {counts['target_tokens']} target tokens masked "
-        f"({_percent(counts['masked_share'])})"
+        f"({_percent(counts['masked_share'])}){weights}"
     )
 
 
@@ -265,17 +295,15 @@ def _export(options: argparse.Namespace) -> int:
     selection = Selection.load(path, corpus)
     c_0, c_b = (_log_probs(options.folder, tag, corpus, parts) for tag in ("theta_0", "theta_b"))
     write_rows(options.to, selection_rows(corpus, selection.keep, c_0, c_b))
-    print(f"{options.to}: {len(corpus.samples)} samples, {int(selection.keep.sum())} tokens kept")
+    kept = np.count_nonzero(selection.keep)
+    print(f"{options.to}: {len(corpus.samples)} samples, {kept} tokens kept")
     return 0
 
 
 def _import(options: argparse.Namespace) -> int:
     corpus, _ = _samples(options)
-    keep = read_mask(options.rows, corpus)
+    keep = read_keep(options.rows, corpus)
     counts = selection_counts(keep, None)
     Selection(keep, corpus, "imported", None, counts).save(options.to)
-    print(
-        f"{options.to}: {counts['masked']} of {counts['target_tokens']} target tokens masked "
-        f"({_percent(counts['masked_share'])})"
-    )
+    _say_saved(counts, options.to)
     return 0

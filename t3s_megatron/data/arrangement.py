@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import heapq
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -158,6 +159,16 @@ class StepRows:
             self.computed_tokens + other.computed_tokens,
             self.lockstep_tokens + other.lockstep_tokens,
         )
+
+    @property
+    def samples(self) -> list[int]:
+        """Corpus indices of the step's samples, on all ranks; twice where one is in it twice."""
+        return [
+            sample
+            for ranks in self.micro_batches
+            for row in itertools.chain(*ranks)
+            for sample in row.samples
+        ]
 
     def efficiency(self) -> dict[str, float]:
         """padding_share: computed tokens that are padding. balance_efficiency: useful tokens over

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,6 +13,53 @@ import numpy as np
 from t3s_megatron.data.records import Record
 from t3s_megatron.data.tokenizing import Sample, Tokenization
 from t3s_megatron.errors import DataError, T3SError
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is known of m samples without their tokens. `n_tokens`, `n_targets` int64[m]; `hashes`:
+    of tokens and targets, 16 hexadecimal digits."""
+
+    uids: list[str]
+    teachers: list[str | None]
+    n_tokens: np.ndarray
+    n_targets: np.ndarray
+    hashes: list[str]
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Columns:
+        return cls(
+            [sample.uid for sample in samples],
+            [sample.teacher for sample in samples],
+            np.array([len(sample.tokens) for sample in samples], dtype=np.int64),
+            np.array([sample.n_targets for sample in samples], dtype=np.int64),
+            [hash_of(sample.tokens, sample.is_target) for sample in samples],
+        )
+
+    def at(self, indices: Sequence[int]) -> Columns:
+        return Columns(
+            [self.uids[i] for i in indices],
+            [self.teachers[i] for i in indices],
+            self.n_tokens[list(indices)],
+            self.n_targets[list(indices)],
+            [self.hashes[i] for i in indices],
+        )
+
+
+class Chosen(Sequence[Sample]):
+    """Some of `samples`, by their indices; each is made when it is asked for."""
+
+    def __init__(self, samples: Sequence[Sample], indices: Sequence[int]):
+        self._samples = samples
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return [self._samples[i] for i in self._indices[index]]
+        return self._samples[self._indices[index]]
 
 
 @dataclass
@@ -25,23 +72,31 @@ class Corpus:
     `fingerprint`: sha256 over ids, token ids and targets in order; blind to where they came from.
     `counts`: samples kept, tokens, target_tokens; of one that was read also records,
     dropped_overlong, truncated_overlong.
+
+    `samples` may be those of a file that is mapped, each made when it is asked for: what has to be
+    known of all of them is in `columns`, and in what is made of those.
     """
 
-    samples: list[Sample]
+    samples: Sequence[Sample]
     tokenizer_fingerprint: str
     counts: dict
+    columns: Columns | None = None
     block_size: int | None = None
+    uids: list[str] = field(init=False)
+    teachers: list[str | None] = field(init=False)
     offsets: np.ndarray = field(init=False)
     lengths: list[int] = field(init=False)
     sample_hashes: list[str] = field(init=False)
     fingerprint: str = field(init=False)
 
     def __post_init__(self):
-        sizes = [sample.n_targets for sample in self.samples]
-        self.offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        self.lengths = [_positions(sample, self.block_size) for sample in self.samples]
-        self.sample_hashes = [_hash(sample) for sample in self.samples]
-        self.fingerprint = fingerprint_of([s.uid for s in self.samples], self.sample_hashes)
+        if self.columns is None:
+            self.columns = Columns.of(self.samples)
+        self.uids, self.teachers = self.columns.uids, self.columns.teachers
+        self.offsets = np.concatenate([[0], np.cumsum(self.columns.n_targets)]).astype(np.int64)
+        self.lengths = _positions(self.columns.n_tokens, self.block_size).tolist()
+        self.sample_hashes = self.columns.hashes
+        self.fingerprint = fingerprint_of(self.uids, self.sample_hashes)
 
     @classmethod
     def build(
@@ -62,40 +117,23 @@ class Corpus:
         L places, up to a whole block.
         DataError, with `overlong="error"`, for samples that do not fit.
         """
-        longest = seq_length + 1 if block_size is None else seq_length  # tokens
         made = Tokenization(tokenizer, prompt_format, vocab_size)
-        samples = [made(record) for record in records]
-        long = [sample for sample in samples if len(sample.tokens) > longest]
-        if long and overlong == "error":
-            named = "; ".join(f"{s.where} ({len(s.tokens)} tokens)" for s in long[:3])
-            raise DataError(
-                f"{len(long)} of {len(samples)} samples do not fit --seq-length {seq_length}: "
-                f"{named}{', ...' if len(long) > 3 else ''}. Raise it, or choose "
-                "--t3s-overlong drop or --t3s-overlong truncate."
-            )
-        kept, truncated = [], 0
-        for sample in samples:
-            if len(sample.tokens) <= longest:
-                kept.append(sample)
-            elif overlong == "truncate" and sample.is_target[:longest].any():
-                kept.append(_truncate(sample, longest))
-                truncated += 1
-        if not kept:
-            raise DataError(
-                f"no sample fits --seq-length {seq_length}: --t3s-overlong {overlong} leaves none "
-                f"of {len(samples)}; raise --seq-length"
-            )
-        counts = {
-            "records": len(records),
-            "dropped_overlong": len(samples) - len(kept),
-            "truncated_overlong": truncated,
-        }
-        return cls(kept, tokenizer_fingerprint(tokenizer), counts | _counts(kept), block_size)
+        limit = LengthLimit(seq_length, overlong, block_size)
+        kept = list(limit.applied_to(made(record) for record in records))
+        columns = Columns.of(kept)
+        counts = limit.counts | counts_of(columns)
+        return cls(kept, tokenizer_fingerprint(tokenizer), counts, columns, block_size)
 
     def subset(self, indices: Sequence[int]) -> Corpus:
         """The samples of these indices as a corpus of their own, with its own numbering."""
-        samples = [self.samples[i] for i in indices]
-        return Corpus(samples, self.tokenizer_fingerprint, _counts(samples), self.block_size)
+        assert self.columns is not None
+        columns = self.columns.at(indices)
+        samples: Sequence[Sample] = Chosen(self.samples, indices)
+        if isinstance(self.samples, list):
+            samples = list(samples)
+        return Corpus(
+            samples, self.tokenizer_fingerprint, counts_of(columns), columns, self.block_size
+        )
 
     def target_slice(self, index: int) -> slice:
         """Where sample `index` stands in a flat per-target array."""
@@ -120,37 +158,102 @@ class Corpus:
             )
 
 
+class LengthLimit:
+    """What happens to samples that do not fit a row of `seq_length`: `overlong` is error, drop or
+    truncate. `block_size`: as of a `Corpus`."""
+
+    def __init__(self, seq_length: int, overlong: str, block_size: int | None = None):
+        self._seq_length = seq_length
+        self._longest = seq_length + 1 if block_size is None else seq_length  # tokens
+        self._overlong = overlong
+        self._seen = self._truncated = self._kept = self._long = 0
+        self._named: list[str] = []
+
+    def applied_to(self, samples: Iterable[Sample]) -> Iterator[Sample]:
+        """Those that are left, in order. DataError, once all have been seen, when some do not fit
+        and may not be left out, or none is left."""
+        longest = self._longest
+        for sample in samples:
+            self._seen += 1
+            if len(sample.tokens) > longest:
+                self._long += 1
+                if self._long <= 3:
+                    self._named.append(f"{sample.where} ({len(sample.tokens)} tokens)")
+                if self._overlong != "truncate" or not sample.is_target[:longest].any():
+                    continue
+                sample = _truncate(sample, longest)
+                self._truncated += 1
+            self._kept += 1
+            yield sample
+        self._check()
+
+    def _check(self) -> None:
+        if self._long and self._overlong == "error":
+            raise DataError(
+                f"{self._long} of {self._seen} samples do not fit --seq-length "
+                f"{self._seq_length}: {'; '.join(self._named)}{', ...' if self._long > 3 else ''}. "
+                "Raise it, or choose --t3s-overlong drop or --t3s-overlong truncate."
+            )
+        if not self._kept:
+            raise DataError(
+                f"no sample fits --seq-length {self._seq_length}: --t3s-overlong {self._overlong} "
+                f"leaves none of {self._seen}; raise --seq-length"
+            )
+
+    @property
+    def counts(self) -> dict:
+        """What `Corpus.counts` says of the samples that were seen."""
+        return {
+            "records": self._seen,
+            "dropped_overlong": self._seen - self._kept,
+            "truncated_overlong": self._truncated,
+        }
+
+
 def build_corpus(records: list[Record], args, tokenizer) -> Corpus:
     """These records tokenised as Megatron's `args` ask for: for `--seq-length` and the model's
     vocabulary. DataError, T3SError for what cannot be trained on."""
-    vocab_size = args.padded_vocab_size or args.vocab_size
+    return Corpus.build(records, tokenizer, **how_to_build(args, tokenizer))
+
+
+def how_to_build(args, tokenizer) -> dict:
+    """What `Corpus.build` is told by Megatron's `args`, JSON-able. T3SError for a vocabulary that
+    the tokenizer's does not fit."""
+    vocab_size = vocabulary_of(args)
     if vocab_size and vocab_size < len(tokenizer):
         raise T3SError(
             f"the model's vocabulary has {vocab_size} rows, the tokenizer of "
             f"{args.tokenizer_model} has {len(tokenizer)}: raise --vocab-size or change tokenizer"
         )
-    return Corpus.build(
-        records,
-        tokenizer,
-        seq_length=args.seq_length,
-        prompt_format=args.t3s_prompt_format,
-        overlong=args.t3s_overlong,
-        vocab_size=vocab_size,
-        block_size=args.t3s_block_size if args.t3s_diffusion else None,
-    )
-
-
-def _positions(sample: Sample, block_size: int | None) -> int:
-    if block_size is None:
-        return len(sample.tokens) - 1
-    return -(-len(sample.tokens) // block_size) * block_size
-
-
-def _counts(samples: list[Sample]) -> dict:
     return {
-        "samples": len(samples),
-        "tokens": sum(len(sample.tokens) for sample in samples),
-        "target_tokens": sum(sample.n_targets for sample in samples),
+        "seq_length": args.seq_length,
+        "prompt_format": args.t3s_prompt_format,
+        "overlong": args.t3s_overlong,
+        "vocab_size": vocab_size,
+        "block_size": args.t3s_block_size if args.t3s_diffusion else None,
+    }
+
+
+def vocabulary_of(args) -> int | None:
+    """Rows of the vocabulary that are the model's: Megatron's `--vocab-size`, where it is known, of
+    the `padded_vocab_size` that there are. None where neither is known."""
+    known = [rows for rows in (args.vocab_size, args.padded_vocab_size) if rows]
+    return min(known, default=None)
+
+
+def _positions(n_tokens: np.ndarray, block_size: int | None) -> np.ndarray:
+    """Positions int64[m] that samples of so many tokens need in a row: see `Corpus`."""
+    if block_size is None:
+        return n_tokens - 1
+    return -(-n_tokens // block_size) * block_size
+
+
+def counts_of(columns: Columns) -> dict:
+    """What `Corpus.counts` says of samples, however they came to be."""
+    return {
+        "samples": len(columns.uids),
+        "tokens": int(columns.n_tokens.sum()),
+        "target_tokens": int(columns.n_targets.sum()),
     }
 
 
@@ -158,9 +261,10 @@ def _truncate(sample: Sample, length: int) -> Sample:
     return replace(sample, tokens=sample.tokens[:length], is_target=sample.is_target[:length])
 
 
-def _hash(sample: Sample) -> str:
-    digest = hashlib.sha256(np.ascontiguousarray(sample.tokens, dtype="<i4").tobytes())
-    digest.update(np.packbits(sample.is_target).tobytes())
+def hash_of(tokens: np.ndarray, is_target: np.ndarray) -> str:
+    """16 hexadecimal digits for a sample's tokens int32[L] and targets bool[L]."""
+    digest = hashlib.sha256(np.ascontiguousarray(tokens, dtype="<i4"))
+    digest.update(np.packbits(is_target))
     return digest.hexdigest()[:16]
 
 

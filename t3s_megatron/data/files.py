@@ -9,6 +9,7 @@ never looked up on the hub, nor is a name that ends as a file's does.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import io
 import json
@@ -46,6 +47,12 @@ def raw_rows(source: str, split: str) -> Iterator[tuple[str, object]]:
 
 
 _GONE = "no such file"
+
+
+def is_missing(source: str) -> bool:
+    """Whether it is a file or folder that is not there, and no dataset of the hub."""
+    is_file = _endings(source)[0] in _READERS
+    return not os.path.exists(source) and (is_file or is_missing_path(source))
 
 
 def without_endings(name: str) -> str:
@@ -191,13 +198,10 @@ def _separated(separator: str):
 # ---------------------------------------------------------------------- Parquet, Arrow, datasets
 
 
-def _numbered(
-    source: str, rows: Callable[[], Iterable[dict]], what: str
-) -> Iterator[tuple[str, object]]:
+@contextlib.contextmanager
+def _readable(source: str, what: str) -> Iterator[None]:
     try:
-        found = rows()
-        for number, row in enumerate(found, start=1):
-            yield f"{source}, row {number}", row
+        yield
     except DataError:
         raise
     except Exception as error:  # pyarrow and datasets raise many types for "cannot be read"
@@ -205,6 +209,22 @@ def _numbered(
             f"{source}: cannot be read as a file, a saved dataset or a dataset's name, {what} "
             f"({type(error).__name__}: {error})"
         ) from error
+
+
+def _numbered(
+    source: str, rows: Callable[[], Iterable[dict]], what: str
+) -> Iterator[tuple[str, object]]:
+    with _readable(source, what):
+        for number, row in enumerate(rows(), start=1):
+            yield f"{source}, row {number}", row
+
+
+def dataset_fingerprint(source: str, split: str) -> str:
+    """What `datasets` calls the content of a dataset of the hub. DataError as of `raw_rows`."""
+    import datasets
+
+    with _readable(source, f"split {split!r} of it"):
+        return datasets.load_dataset(source, split=split)._fingerprint
 
 
 def _binary(read: Callable[[str], Iterable[dict]]):

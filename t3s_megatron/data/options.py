@@ -22,9 +22,16 @@ class DataOptions:
         free=True,
     )
     data_split: str = option("train", "split to read when --t3s-data is a Hugging Face dataset")
+    data_cache: str | None = option(
+        None,
+        "where large data are kept once they are tokenised, for all ranks and for a restart, on a "
+        "shared file system or on each node (default: corpus in --t3s-dir)",
+        free=True,
+    )
     heldout_data: str | None = option(
         None,
-        "samples that are never trained on, for the accuracies of --t3s-report-temperatures",
+        "samples that are never trained on, for the accuracies of --t3s-report-temperatures and "
+        "--t3s-heldout-interval",
         free=True,
     )
     heldout_data_split: str = option(

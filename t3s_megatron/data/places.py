@@ -14,9 +14,9 @@ from t3s_megatron.errors import T3SError
 
 #: Arguments with a folder or file that a run writes, and with those that it reads.
 _WRITTEN = ("save", "tensorboard_dir", "wandb_save_dir", "t3s_dir", "t3s_server_weights",
-            "t3s_selection_save")  # fmt: skip
+            "t3s_data_cache", "t3s_selection_save")  # fmt: skip
 _READ = ("load", "pretrained_checkpoint", "t3s_data", "t3s_heldout_data", "tokenizer_model",
-         "t3s_hf_model", "t3s_selection_load", "t3s_selector",
+         "t3s_hf_model", "t3s_selection_load", "t3s_reference", "t3s_selector",
          "t3s_selector_tokenizer")  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from t3s_megatron.data.conversation import read_conversation
@@ -39,7 +39,13 @@ def load_records(
 ) -> list[Record]:
     """All records of `sources`, files of one dataset, in their order. `ignored`: fields of a row
     that are as if they were not there. DataError names file and line of what is wrong."""
-    records: list[Record] = []
+    return list(read_records(*sources, split=split, ignored=ignored))
+
+
+def read_records(
+    *sources: str, split: str = "train", ignored: Collection[str] = ()
+) -> Iterator[Record]:
+    """As `load_records`, one after the other."""
     places: dict[tuple, str] = {}
     contents: dict[str, int] = {}
     for source in sources:
@@ -52,10 +58,9 @@ def load_records(
                     "unique"
                 )
             places[key] = where
-            records.append(record)
-    if not records:
+            yield record
+    if not places:
         raise DataError(f"{', '.join(sources)}: no samples in it")
-    return records
 
 
 def _parse(row: dict, where: str, contents: dict[str, int]) -> Record:

@@ -19,9 +19,10 @@ def row(
 ) -> dict[str, torch.Tensor]:
     """One row [s]: tokens, labels, position_ids int64; loss_mask, target_mask float32.
 
-    target_mask is 1 where the label is a target; loss_mask is 1 where it is also kept.
-    `keep` bool[n_targets] narrows the targets; None keeps all. `sample` int64[1] is -1 until the
-    caller fills in the index. ValueError when the sample does not fit, or `keep` is not its own.
+    target_mask is 1 where the label is a target; loss_mask is 1 where it is also kept, or its
+    weight. `keep` bool[n_targets], or float32[n_targets] of weights, narrows the targets; None
+    keeps all. `sample` int64[1] is -1 until the caller fills in the index. ValueError when the
+    sample does not fit, or `keep` is not its own.
     """
     length = len(sample.tokens) - 1
     if length > seq_length:
@@ -32,15 +33,15 @@ def row(
     made["labels"][:length] = tokens[1:]
     is_target = torch.from_numpy(sample.is_target[1:].copy())
     made["target_mask"][:length] = is_target.float()
-    kept = is_target.clone()
+    kept = is_target.float()
     if keep is not None:
         # Checked, because torch would spread a single value over all targets.
         if keep.shape != (sample.n_targets,):
             raise ValueError(
                 f"{sample.where}: keep has shape {keep.shape} for {sample.n_targets} targets"
             )
-        kept[is_target] = torch.from_numpy(np.ascontiguousarray(keep))
-    made["loss_mask"][:length] = kept.float()
+        kept[is_target] = torch.from_numpy(keep.astype(np.float32))
+    made["loss_mask"][:length] = kept
     return made
 
 

@@ -15,12 +15,14 @@ from urllib.parse import unquote
 import numpy as np
 
 from t3s_megatron.data.selection_file import SELECTION_NEEDS, SELECTION_TYPE, unpack
-from t3s_megatron.data.stores import STORE_NEEDS, STORE_TYPE
+from t3s_megatron.data.stores import ENTROPY, STORE_NEEDS, STORE_TYPE
 from t3s_megatron.data.tables import load_table
 from t3s_megatron.errors import MismatchError
 
 SELECTION = "selection.safetensors"
 _THETA_0, _THETA_B = "c_theta_0", "c_theta_b"
+#: Names of the tables, and where in `Scores` their values are.
+_TABLES = {_THETA_0: "c_0", _THETA_B: "c_b", ENTROPY: "entropy"}
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,9 @@ class Scores:
     """Log-probs of the samples of one teacher; `teacher` None: of all of them.
 
     `uids`, `hashes`: of its m samples, in the order of its corpus; `sizes` int64[m]: their numbers
-    of targets, n in all. `c_0`, `c_b`: float32[n], None where there is no such file, one of them at
-    most. `step`: theta_b's, None without `c_b`. `tokenizer`: fingerprint. `model`: what was scored.
+    of targets, n in all. `c_0`, `c_b`, `entropy`: float32[n], None where there is no such file, not
+    all of them. `step`: theta_b's, None without `c_b`. `tokenizer`: fingerprint. `model`: what was
+    scored.
     """
 
     teacher: str | None
@@ -38,6 +41,7 @@ class Scores:
     sizes: np.ndarray
     c_0: np.ndarray | None
     c_b: np.ndarray | None
+    entropy: np.ndarray | None
     step: int | None
     tokenizer: str
     model: dict
@@ -49,7 +53,8 @@ class Scores:
 
 @dataclass(frozen=True)
 class Bits:
-    """A selection by sample: `keep[uid]` is bool of its targets. `header`: of the file."""
+    """A selection by sample: `keep[uid]` is bool of its targets, or float32. `header`: of the
+    file."""
 
     keep: dict[str, np.ndarray]
     header: dict
@@ -61,7 +66,7 @@ def read_scores(folder: str) -> list[Scores]:
     MismatchError when there are none, one is damaged, or two do not belong together.
     """
     found: dict[str | None, Scores] = {}
-    for tag in (_THETA_0, _THETA_B):
+    for tag in _TABLES:
         for path in sorted(glob.glob(os.path.join(glob.escape(folder), f"{tag}*.safetensors"))):
             name = os.path.basename(path).removesuffix(".safetensors").removeprefix(tag)
             if name and not name.startswith("-"):
@@ -86,28 +91,28 @@ def read_scores(folder: str) -> list[Scores]:
 
 def _read_scores(path: str, teacher: str | None, tag: str) -> Scores:
     values, sizes, header = load_table(path, *STORE_TYPE, STORE_NEEDS)
-    at_b = tag == _THETA_B
+    of_tag = {"c_0": None, "c_b": None, "entropy": None} | {_TABLES[tag]: values}
     return Scores(
         teacher,
         header["uids"],
         header["sample_hashes"],
         sizes,
-        None if at_b else values,
-        values if at_b else None,
-        header["step"] if at_b else None,
-        header["tokenizer_fingerprint"],
-        header.get("model", {}),
+        **of_tag,
+        step=header["step"] if tag == _THETA_B else None,
+        tokenizer=header["tokenizer_fingerprint"],
+        model=header.get("model", {}),
     )
 
 
-def _joined(at_0: Scores, at_b: Scores, path: str) -> Scores:
+def _joined(first: Scores, more: Scores, path: str) -> Scores:
     """Both are of one run: same samples, tokens and order."""
-    if (at_0.uids, at_0.hashes, at_0.tokenizer) != (at_b.uids, at_b.hashes, at_b.tokenizer):
+    if (first.uids, first.hashes, first.tokenizer) != (more.uids, more.hashes, more.tokenizer):
         raise MismatchError(
             f"{path}: its samples are not those of {_THETA_0} in the same folder; they are of "
             "different runs. Keep those of one"
         )
-    return replace(at_0, c_b=at_b.c_b, step=at_b.step)
+    new = {name: getattr(more, name) for name in (*_TABLES.values(), "step")}
+    return replace(first, **{name: value for name, value in new.items() if value is not None})
 
 
 def read_bits(path: str, sizes: dict[str, int]) -> Bits:

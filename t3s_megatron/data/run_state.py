@@ -32,7 +32,7 @@ from t3s_megatron.data.durable import replace_file, sha256_file, write_bytes
 from t3s_megatron.data.pieces import Piece, Source, assemble
 from t3s_megatron.errors import MismatchError
 
-FORMAT = 3
+FORMAT = 4
 
 
 class RankFile:

@@ -17,9 +17,9 @@ from t3s_megatron.errors import DataError, MismatchError
 
 @dataclass(frozen=True)
 class Selected:
-    """A selection of m samples with n targets in all. `sizes` int64[m]; `keep` bool[n], sample
-    after sample; `teachers[i]`: sample i's, None where there is one teacher; `hashes[i]`: of its
-    tokens, None where they are not known."""
+    """A selection of m samples with n targets in all. `sizes` int64[m]; `keep` bool[n], or
+    float32[n] of weights, sample after sample; `teachers[i]`: sample i's, None where there is one
+    teacher; `hashes[i]`: of its tokens, None where they are not known."""
 
     uids: list[str]
     teachers: list[str | None]
@@ -108,10 +108,12 @@ def _beside(file: str) -> tuple[dict[str, int], dict[str, str | None]]:
 
 def _from_rows(path: str) -> Selected:
     uids, teachers, parts = [], [], []
-    for where, row in read_row_columns(path, ("id", "teacher", "target", "mask")):
+    for where, row in read_row_columns(path, ("id", "teacher", "target", "mask", "weight")):
         try:
-            target, mask = np.array(row["target"]), np.array(row["mask"])
-            parts.append(mask[target == 1] == 1)
+            target, mask = np.array(row["target"]), np.array(row["mask"]) == 1
+            if row.get("weight") is not None:
+                mask = np.array(row["weight"], dtype=np.float32)
+            parts.append(mask[target == 1])
             uids.append(row["id"])
             teachers.append(row.get("teacher"))
         except (KeyError, IndexError, ValueError, TypeError) as error:

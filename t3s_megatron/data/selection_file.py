@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A selection: one bit a target token, 1 where it stays in the loss.
+"""A selection: one bit a target token, 1 where it stays in the loss; or a float, its weight there.
 
 It may be used by another model with the same tokenizer (Appendix C), so the file is tied to the
 samples and the tokenizer, not to the model.
@@ -13,18 +13,20 @@ import numpy as np
 
 from t3s_megatron import __version__
 from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.kept_bits import KeptBits
 from t3s_megatron.data.tables import corpus_keys, load_table, places_of, save_table
 from t3s_megatron.errors import MismatchError
 
-#: Kind and dtype of its table, and what stands in its header.
-SELECTION_TYPE = ("selection", np.uint8)
+#: Kind of its table and dtypes (packed bits, or weights), and what stands in its header.
+SELECTION_TYPE = ("selection", (np.uint8, np.float32))
 SELECTION_NEEDS = ("method", "theta_b_step", "counts")
 
 
 @dataclass
 class Selection:
-    """keep bool[n_target_tokens] in the order of `corpus`. `theta_b_step`: by teacher where there
-    are several. `model`: what selected, written down and not checked."""
+    """keep bool[n_target_tokens] in the order of `corpus`, or float32 of finite weights, none below
+    0; a token of weight 0 is masked. `theta_b_step`: by teacher where there are several. `model`:
+    what selected, written down and not checked."""
 
     keep: np.ndarray
     corpus: Corpus
@@ -36,29 +38,32 @@ class Selection:
     def save(self, path: str) -> None:
         """Durable. Each sample starts at a byte of its own, so that samples can be reordered.
 
-        ValueError when `keep` is not one bool for each target of the corpus.
+        ValueError when `keep` is not one bool, or one weight, for each target of the corpus.
         """
-        if self.keep.shape != (self.corpus.n_targets,) or self.keep.dtype != np.bool_:
+        n = self.corpus.n_targets
+        if self.keep.shape != (n,) or self.keep.dtype not in (np.bool_, np.float32):
             raise ValueError(
-                f"keep has to be bool[{self.corpus.n_targets}], found {self.keep.dtype}"
+                f"keep has to be bool[{n}] or float32[{n}], found {self.keep.dtype}"
                 f"{list(self.keep.shape)}"
             )
         parts = [self.keep[self.corpus.target_slice(i)] for i in range(len(self.corpus.samples))]
         info = selection_info(self.method, self.theta_b_step, self.counts, self.model)
-        save_bits(path, parts, corpus_keys(self.corpus), info)
+        save_selection(path, parts, corpus_keys(self.corpus), info)
 
     @classmethod
     def load(cls, path: str, corpus: Corpus) -> Selection:
-        """The bits of the samples of `corpus`, in its order.
+        """The bits, or the weights, of the samples of `corpus`, in its order.
 
         MismatchError when the file is damaged, or belongs to other samples or another tokenizer.
         """
         values, sizes, header = load_table(path, *SELECTION_TYPE, SELECTION_NEEDS)
         ends = np.cumsum(sizes)
         parts = []
-        for sample, i in zip(corpus.samples, places_of(path, header, corpus), strict=True):
+        n_targets = np.diff(corpus.offsets).tolist()
+        places = places_of(path, header, corpus)
+        for uid, n, i in zip(corpus.uids, n_targets, places, strict=True):
             packed = values[ends[i] - sizes[i] : ends[i]]
-            parts.append(unpack(path, sample.uid, packed, sample.n_targets))
+            parts.append(unpack(path, uid, packed, n))
         return cls(
             np.concatenate(parts),
             corpus,
@@ -67,6 +72,32 @@ class Selection:
             header["counts"],
             header.get("model", {}),
         )
+
+
+def map_kept(path: str, corpus: Corpus) -> np.ndarray | KeptBits:
+    """What the selection at `path` keeps of `corpus`, in its order, bool or float32 of weights; it
+    stays in the file, which is mapped (weights in another order are copied).
+
+    MismatchError as of `Selection.load`.
+    """
+    values, sizes, header = load_table(path, *SELECTION_TYPE, SELECTION_NEEDS)
+    places = np.array(places_of(path, header, corpus), dtype=np.int64)
+    n_targets = np.diff(corpus.offsets)
+    weights = values.dtype == np.float32
+    needed = n_targets if weights else -(-n_targets // 8)
+    starts = (np.cumsum(sizes) - sizes)[places]
+    wrong = np.flatnonzero(sizes[places] != needed)
+    if wrong.size:
+        number = int(wrong[0])
+        found = values[: int(sizes[places[number]])]
+        unpack(path, corpus.uids[number], found, int(n_targets[number]))
+    if not weights:
+        return KeptBits(values, starts, corpus.offsets)
+    if np.array_equal(places, np.arange(len(sizes))):
+        return values
+    return np.concatenate(
+        [values[start : start + n] for start, n in zip(starts, n_targets, strict=True)]
+    )
 
 
 def selection_info(
@@ -82,19 +113,26 @@ def selection_info(
     }
 
 
-def save_bits(path: str, parts: list[np.ndarray], keys: dict, info: dict) -> None:
-    """A selection from its samples' bool arrays, one each; `keys`: as of `corpus_keys`, `info`: as
-    of `selection_info`. Durable."""
-    packed = [np.packbits(part) for part in parts]
-    sizes = np.array([len(p) for p in packed], dtype=np.int64)
-    save_table(path, SELECTION_TYPE[0], np.concatenate(packed), sizes, keys, info)
+def save_selection(path: str, parts: list[np.ndarray], keys: dict, info: dict) -> None:
+    """A selection from its samples' arrays, one each, all bool or all float32; `keys`: as of
+    `corpus_keys`, `info`: as of `selection_info`. Durable. ValueError for weights that are not
+    finite, or below 0."""
+    if parts[0].dtype == np.bool_:
+        parts = [np.packbits(part) for part in parts]
+    elif not all((np.isfinite(part) & (part >= 0)).all() for part in parts):
+        raise ValueError("the weights of a selection have to be finite, and none below 0")
+    sizes = np.array([len(part) for part in parts], dtype=np.int64)
+    save_table(path, SELECTION_TYPE[0], np.concatenate(parts), sizes, keys, info)
 
 
-def unpack(path: str, uid: str, packed: np.ndarray, n_targets: int) -> np.ndarray:
-    """bool[n_targets] of one sample. MismatchError when that many bits have other bytes."""
-    if len(packed) != -(-n_targets // 8):
+def unpack(path: str, uid: str, values: np.ndarray, n_targets: int) -> np.ndarray:
+    """bool[n_targets] or float32[n_targets] of one sample, from its bytes of bits or its weights.
+    MismatchError when that many targets have other bytes or weights."""
+    weights = values.dtype == np.float32
+    if len(values) != (n_targets if weights else -(-n_targets // 8)):
+        what = "weights" if weights else "bytes of bits"
         raise MismatchError(
-            f"{path}: damaged, sample {uid!r} has {n_targets} targets and {len(packed)} bytes of "
-            "bits in the file; select again"
+            f"{path}: damaged, sample {uid!r} has {n_targets} targets and {len(values)} {what} in "
+            "the file; select again"
         )
-    return np.unpackbits(packed, count=n_targets).astype(bool)
+    return values if weights else np.unpackbits(values, count=n_targets).astype(bool)

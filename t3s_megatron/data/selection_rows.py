@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Selections as rows, one a sample, for other programs to read and to write (docs/selections.md).
 
-Out of a run go tokens, mask and log-probs; into a run comes a mask of 0 and 1. Both are read and
-written in pieces: besides the corpus, one piece is in memory.
+Out of a run go tokens, mask or weights, and log-probs; into a run comes a mask of 0 and 1, or
+weights. Both are read and written in pieces: besides the corpus, one piece is in memory.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -22,12 +23,14 @@ from t3s_megatron.errors import DataError, T3SError
 
 #: Where nothing is learned, in `labels`: what PyTorch's cross entropy leaves out.
 NO_LABEL = -100
-#: Columns with one value a token, and the type of it in Parquet.
+#: Columns with one value a token, and the type of it in Parquet; `weight` is only there where a
+#: selection has weights.
 TOKEN_COLUMNS = {
     "input_ids": "int32",
     "labels": "int32",
     "target": "int8",
     "mask": "int8",
+    "weight": "float32",
     "c_theta_0": "float32",
     "c_theta_b": "float32",
     "delta_c": "float32",
@@ -36,7 +39,7 @@ _FLOATS = ("c_theta_0", "c_theta_b", "delta_c")
 _PIECE = 2**20  # tokens
 _ROWS_AT_ONCE = 32
 #: Columns under which others have a weight a token.
-_WEIGHTS = ("weight", "weights", "loss_weight", "loss_weights", "loss_scale")
+_OTHERS_WEIGHTS = ("weights", "loss_mask", "loss_weight", "loss_weights", "loss_scale")
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,13 @@ class SelectionRow:
 def selection_rows(
     corpus: Corpus, keep: np.ndarray, c_0: np.ndarray | None, c_b: np.ndarray | None
 ) -> Iterator[SelectionRow]:
-    """The samples of `corpus` in its order. `keep` bool, `c_0` and `c_b` float32, each
-    [n_target_tokens]; None or NaN where it was not scored."""
+    """The samples of `corpus` in its order. `keep` bool or float32 weights, `c_0` and `c_b`
+    float32, each [n_target_tokens]; None or NaN where it was not scored."""
     for i, sample in enumerate(corpus.samples):
         where = corpus.target_slice(i)
-        mask = np.zeros(len(sample.tokens), dtype=np.int8)
-        mask[sample.is_target] = keep[where]
+        weight = np.zeros(len(sample.tokens), dtype=np.float32)
+        weight[sample.is_target] = keep[where]
+        mask = (weight > 0).astype(np.int8)
         at_0, at_b = (_spread(sample, c, where) for c in (c_0, c_b))
         columns = {
             "input_ids": sample.tokens,
@@ -65,6 +69,7 @@ def selection_rows(
             "labels": np.where(mask == 1, sample.tokens, NO_LABEL).astype(np.int32),
             "target": sample.is_target.astype(np.int8),
             "mask": mask,
+            **({} if keep.dtype == np.bool_ else {"weight": weight}),
             "c_theta_0": at_0,
             "c_theta_b": at_b,
             "delta_c": at_b - at_0,
@@ -108,16 +113,21 @@ def _write_parquet(path: str, rows: Iterable[SelectionRow]) -> None:
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
+    rows = iter(rows)
+    first = next(rows, None)
+    columns = [name for name in TOKEN_COLUMNS if first is None or name in first.columns]
+    rows = [] if first is None else itertools.chain([first], rows)
+    types = [(name, getattr(pa, TOKEN_COLUMNS[name])()) for name in columns]
     schema = pa.schema(
         [("id", pa.string()), ("teacher", pa.string())]
-        + [(name, pa.list_(getattr(pa, kind)())) for name, kind in TOKEN_COLUMNS.items()]
+        + [(name, pa.list_(kind)) for name, kind in types]
     )
 
     def table(piece: list[SelectionRow]) -> pa.Table:
         ends = np.cumsum([0, *(len(row.columns["mask"]) for row in piece)], dtype=np.int32)
         arrays = [pa.array([row.uid for row in piece], pa.string())]
         arrays.append(pa.array([row.teacher for row in piece], pa.string()))
-        for name in TOKEN_COLUMNS:
+        for name in columns:
             values = np.concatenate([row.columns[name] for row in piece])
             flat = pa.array(values, mask=np.isnan(values) if name in _FLOATS else None)
             arrays.append(pa.ListArray.from_arrays(ends, flat))
@@ -179,16 +189,19 @@ def read_row_columns(path: str, columns: tuple[str, ...]) -> Iterator[tuple[str,
         raise DataError(f"{path}: cannot be read as Parquet ({error})") from error
 
 
-def read_mask(path: str, corpus: Corpus) -> np.ndarray:
-    """bool[n_target_tokens of `corpus`] from rows with `id`, `input_ids` and `mask`, in any order.
+def read_keep(path: str, corpus: Corpus) -> np.ndarray:
+    """What is kept of each target token of `corpus`, from rows with `id`, `input_ids`, and `weight`
+    or `mask`, in any order. bool[n_target_tokens] where all weights are 0 or 1, else float32.
 
-    DataError, naming sample and position, for other tokens than the corpus has, for a mask that is
-    not 0 and 1 or keeps what is no target, for a sample that is missing, unknown or there twice.
+    DataError, naming sample and position, for other tokens than the corpus has, for a weight that
+    is no finite number from 0 on or of what is no target, for a `mask` that says otherwise than
+    `weight`, for a sample that is missing, unknown or there twice.
     """
     numbers = {sample.uid: i for i, sample in enumerate(corpus.samples)}
-    keep = np.zeros(corpus.n_targets, dtype=bool)
+    keep = np.zeros(corpus.n_targets, dtype=np.float32)
     places: dict[int, str] = {}
-    for where, row in read_row_columns(path, ("id", "input_ids", "mask", *_WEIGHTS)):
+    columns = ("id", "input_ids", "mask", "weight", *_OTHERS_WEIGHTS)
+    for where, row in read_row_columns(path, columns):
         number = numbers.get(uid) if isinstance(uid := row.get("id"), str) else None
         if number is None:
             raise DataError(
@@ -199,8 +212,8 @@ def read_mask(path: str, corpus: Corpus) -> np.ndarray:
             raise DataError(f"{where}: sample {uid!r} was already in {places[number]}")
         places[number] = where
         sample = corpus.samples[number]
-        mask = _checked_mask(row, sample, f"{where}: sample {uid!r}")
-        keep[corpus.target_slice(number)] = mask[sample.is_target]
+        weights = _checked_weights(row, sample, f"{where}: sample {uid!r}")
+        keep[corpus.target_slice(number)] = weights[sample.is_target]
     missing = [sample.uid for i, sample in enumerate(corpus.samples) if i not in places]
     if missing:
         raise DataError(
@@ -210,43 +223,68 @@ def read_mask(path: str, corpus: Corpus) -> np.ndarray:
         )
     if not keep.any():
         raise DataError(f"{path}: the mask keeps no token at all: there is nothing to learn")
-    return keep
+    return keep == 1 if np.isin(keep, (0, 1)).all() else keep
 
 
-def _checked_mask(row: dict, sample: Sample, whose: str) -> np.ndarray:
-    """bool[L]."""
-    weights = [name for name in _WEIGHTS if row.get(name) is not None]
-    if weights and row.get("mask") is None:
-        raise DataError(f"{whose} has `{weights[0]}` and no `mask`: {_NO_WEIGHTS}")
-    tokens, mask = row.get("input_ids"), row.get("mask")
-    for name, values in (("input_ids", tokens), ("mask", mask)):
-        if not isinstance(values, list):
-            raise DataError(f"{whose} has no `{name}`, a list with one entry for each token")
-    assert isinstance(tokens, list) and isinstance(mask, list)
+def _checked_weights(row: dict, sample: Sample, whose: str) -> np.ndarray:
+    """float32[L]; see `read_keep`."""
+    given = [name for name in ("weight", "mask") if row.get(name) is not None]
+    if not given:
+        other = next((name for name in _OTHERS_WEIGHTS if row.get(name) is not None), None)
+        hint = f"; call `{other}` so, if it has one entry for each token, not shifted"
+        raise DataError(
+            f"{whose} has no `weight` and no `mask`, a list with one entry for each token"
+            f"{hint if other else ''}"
+        )
+    tokens = row.get("input_ids")
+    if not isinstance(tokens, list):
+        raise DataError(f"{whose} has no `input_ids`, a list with one entry for each token")
     for position, (found, token) in enumerate(zip(tokens, sample.tokens.tolist(), strict=False)):
         if found != token:
             raise DataError(
                 f"{whose}, position {position}: token {found!r}, where the data has {token} "
                 f"({sample.where}); the mask was made for other text or with another tokenizer"
             )
-    for name, values in (("input_ids", tokens), ("mask", mask)):
-        if len(values) != len(sample.tokens):
+    _require_length("input_ids", tokens, sample, whose)
+    weights, *masks = (_checked_column(name, row[name], sample, whose) for name in given)
+    for mask in masks:
+        differs = np.flatnonzero((mask > 0) != (weights > 0))
+        if differs.size:
+            at = int(differs[0])
             raise DataError(
-                f"{whose} has {len(values)} entries in `{name}`, and the sample has "
-                f"{len(sample.tokens)} tokens ({sample.where})"
+                f"{whose}, position {at}: `mask` is {mask[at]:g} and `weight` {weights[at]:g}; "
+                "change both, or leave `mask` out"
             )
-    for position, (bit, is_target) in enumerate(zip(mask, sample.is_target, strict=True)):
-        if not isinstance(bit, (bool, int, float)) or bit not in (0, 1):
-            raise DataError(f"{whose}, position {position}: the mask is {bit!r}. {_NO_WEIGHTS}")
-        if bit and not is_target:
-            raise DataError(
-                f"{whose}, position {position}: the mask is 1 where nothing is learned; only "
-                "tokens of the response can be kept"
-            )
-    return np.array(mask, dtype=bool)
+    return weights
 
 
-_NO_WEIGHTS = (
-    "float weights are not supported yet: the loss mask of a run is 0 or 1, so give a `mask` of "
-    "0 and 1"
-)
+def _checked_column(name: str, values: object, sample: Sample, whose: str) -> np.ndarray:
+    """float32[L] of `weight` or `mask`."""
+    if not isinstance(values, list):
+        raise DataError(f"{whose}: `{name}` is no list with one entry for each token")
+    _require_length(name, values, sample, whose)
+    for position, (value, is_target) in enumerate(zip(values, sample.is_target, strict=True)):
+        number = isinstance(value, (bool, int, float))
+        if not number or not 0 <= value <= _LARGEST:
+            raise DataError(
+                f"{whose}, position {position}: the {name} is {value!r}, and has to be a finite "
+                "number, not below 0 (0: masked, 1: the token counts as ever)"
+            )
+        if value and not is_target:
+            raise DataError(
+                f"{whose}, position {position}: the {name} is {value:g} where nothing is learned; "
+                "only tokens of the response can be kept"
+            )
+    return np.array(values, dtype=np.float32)
+
+
+def _require_length(name: str, values: list, sample: Sample, whose: str) -> None:
+    if len(values) != len(sample.tokens):
+        raise DataError(
+            f"{whose} has {len(values)} entries in `{name}`, and the sample has "
+            f"{len(sample.tokens)} tokens ({sample.where})"
+        )
+
+
+#: Of float32, which a weight is stored in.
+_LARGEST = float(np.finfo(np.float32).max)

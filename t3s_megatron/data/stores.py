@@ -3,24 +3,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from t3s_megatron import __version__
 from t3s_megatron.data.corpus import Corpus
-from t3s_megatron.data.tables import corpus_keys, load_table, places_of, save_table
+from t3s_megatron.data.tables import corpus_keys, load_table, places_of, save_table, slices_of
 from t3s_megatron.errors import MismatchError, T3SError
 
 #: Kind and dtype of its table, and what stands in its header.
-STORE_TYPE = ("log-prob store", np.float32)
+STORE_TYPE = ("log-prob store", (np.float32,))
 STORE_NEEDS = ("tag", "step")
+#: Tag of a store of the entropies of the student's predictions at theta_0, in nats.
+ENTROPY = "entropy_theta_0"
 
 
 @dataclass
 class LogProbStore:
-    """c float32[n_target_tokens] in corpus order (Eq. 2). `tag`: theta_0 or theta_b. `model`:
-    what scored them, written down and not checked."""
+    """c float32[n_target_tokens] in corpus order (Eq. 2). `tag`: theta_0 or theta_b; or ENTROPY,
+    whose values are no log-probs. `model`: what scored them, written down and not checked."""
 
     c: np.ndarray
     corpus: Corpus
@@ -31,11 +34,15 @@ class LogProbStore:
     def save(self, path: str) -> None:
         """Durable. T3SError, naming the sample, for a log-prob that is not finite; ValueError for
         an array that is not the corpus's."""
-        bad = np.flatnonzero(~np.isfinite(self.c))
-        if bad.size:
-            sample = self.corpus.samples[int(self.corpus.sample_index(bad[0]))]
+        bad = [
+            some.start + np.flatnonzero(~np.isfinite(self.c[some]))
+            for some in slices_of(self.c.size)
+        ]
+        if count := sum(map(len, bad)):
+            place = next(found[0] for found in bad if len(found))
+            sample = self.corpus.samples[int(self.corpus.sample_index(place))]
             raise T3SError(
-                f"{bad.size} log-probs at {self.tag} are not finite, first in sample "
+                f"{count} log-probs at {self.tag} are not finite, first in sample "
                 f"{sample.uid!r} ({sample.where}): the weights have diverged"
             )
         info = {
@@ -46,26 +53,74 @@ class LogProbStore:
         }
         sizes = np.diff(self.corpus.offsets)
         save_table(
-            path, STORE_TYPE[0], self.c.astype(np.float32), sizes, corpus_keys(self.corpus), info
+            path,
+            STORE_TYPE[0],
+            np.asarray(self.c, dtype=np.float32),
+            sizes,
+            corpus_keys(self.corpus),
+            info,
         )
 
     @classmethod
     def load(cls, path: str, corpus: Corpus) -> LogProbStore:
-        """MismatchError when the file is damaged or belongs to other samples."""
+        """`c` is mapped, read-only, where the file has the samples of `corpus` in its order.
+
+        MismatchError when the file is damaged or belongs to other samples."""
         values, sizes, header = load_table(path, *STORE_TYPE, STORE_NEEDS)
-        ends = np.cumsum(sizes)
-        parts = []
-        for sample, i in zip(corpus.samples, places_of(path, header, corpus), strict=True):
-            if sizes[i] != sample.n_targets:
-                raise MismatchError(
-                    f"{path}: damaged, sample {sample.uid!r} has {sample.n_targets} targets and "
-                    f"{sizes[i]} log-probs in the file; score again"
-                )
-            parts.append(values[ends[i] - sizes[i] : ends[i]])
+        places = np.array(places_of(path, header, corpus), dtype=np.int64)
+        wrong = np.flatnonzero(sizes[places] != np.diff(corpus.offsets))
+        if wrong.size:
+            sample = corpus.samples[int(wrong[0])]
+            raise MismatchError(
+                f"{path}: damaged, sample {sample.uid!r} has {sample.n_targets} targets and "
+                f"{sizes[places[wrong[0]]]} log-probs in the file; score again"
+            )
+        c = values
+        if not np.array_equal(places, np.arange(len(sizes))):
+            ends = np.cumsum(sizes)
+            c = np.concatenate([values[ends[i] - sizes[i] : ends[i]] for i in places])
         return cls(
-            np.concatenate(parts),
+            c,
             corpus,
             header["tag"],
             header["step"],
             header.get("model", {}),
         )
+
+
+def read_reference(
+    paths: Sequence[str], uids: Sequence[str], hashes: Sequence[str], tokenizer: str
+) -> np.ndarray:
+    """Log-probs that another model gave these samples, float32[n_target_tokens] in their order.
+
+    `paths`: stores which together hold all of them; `hashes`, `tokenizer`: of the samples' tokens
+    and targets, and of the tokenizer. MismatchError, naming file and sample, when a store is
+    damaged or is not of these tokens, or a sample is in none.
+    """
+    found: dict[str, tuple[str, str, np.ndarray]] = {}
+    for path in paths:
+        values, sizes, header = load_table(path, *STORE_TYPE, STORE_NEEDS)
+        if header["tag"] == ENTROPY:
+            raise MismatchError(f"{path}: holds entropies, and no log-probs of a reference")
+        if header["tokenizer_fingerprint"] != tokenizer:
+            raise MismatchError(
+                f"{path}: the reference has another tokenizer than the samples; its log-probs are "
+                "of other tokens. Score these samples with a reference of the same tokenizer"
+            )
+        parts = np.split(values, np.cumsum(sizes)[:-1])
+        for uid, hashed, part in zip(header["uids"], header["sample_hashes"], parts, strict=True):
+            if uid in found:
+                raise MismatchError(f"{path}: sample {uid!r} is in {found[uid][0]} too; give one")
+            found[uid] = path, hashed, part
+    for uid, hashed in zip(uids, hashes, strict=True):
+        if uid not in found:
+            raise MismatchError(
+                f"{', '.join(paths)}: no log-probs of sample {uid!r}; let the reference score the "
+                "same data"
+            )
+        if found[uid][1] != hashed:
+            raise MismatchError(
+                f"{found[uid][0]}: sample {uid!r} has other tokens or targets than when the "
+                "reference scored it; let it score this data"
+            )
+    return np.concatenate([found[uid][2] for uid in uids])

@@ -5,23 +5,44 @@ A table holds per-target data keyed by sample: for each sample its id, a hash of
 targets, and its number of targets. A reader brings its corpus; every one of its samples has to be
 in the file with the same tokens, in whatever order. Damage and mismatch are named, never used: a
 checksum covers header, sizes and values.
+
+Values are never copied as a whole: they are written from where they are, and read by mapping the
+file, so that the ranks of a node share the memory of what they look at.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import time
+from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from t3s_megatron.data.corpus import Corpus
-from t3s_megatron.data.durable import write_bytes
+from t3s_megatron.data.durable import replace_file
 from t3s_megatron.errors import MismatchError
 
 FORMAT = 2
+#: What safetensors calls the dtypes of a table.
+_DTYPES: dict[str, np.dtype] = {
+    "I64": np.dtype("<i8"),
+    "F32": np.dtype("<f4"),
+    "U8": np.dtype("u1"),
+}
 _CORPUS_KEYS = ("dataset_fingerprint", "tokenizer_fingerprint", "uids", "sample_hashes")
+
+
+#: Values that are looked at together, where temporary arrays are as large as what is looked at.
+_AT_ONCE = 2**22
+
+
+def slices_of(n: int) -> Iterator[slice]:
+    """All of n values, a few million at a time: a number that 8 divides, but for the last."""
+    for first in range(0, n, _AT_ONCE):
+        yield slice(first, min(first + _AT_ONCE, n))
 
 
 def save_table(
@@ -34,17 +55,49 @@ def save_table(
     if values.shape != (int(sizes.sum()),):
         raise ValueError(f"{kind}: {list(values.shape)} values for {int(sizes.sum())} places")
     header = {"format": FORMAT, "kind": kind, **corpus_keys, **info}
-    tensors = {"values": np.ascontiguousarray(values), "sizes": sizes.astype(np.int64)}
-    # In one entry: safetensors writes several in any order, and the file would not be the same.
+    # As safetensors has them: the largest type first, so that each is aligned.
+    tensors = {"sizes": sizes.astype(np.int64), "values": np.ascontiguousarray(values)}
     text = json.dumps({"checksum": _checksum(header, **tensors), **header}, allow_nan=False)
-    write_bytes(path, save(tensors, metadata={"t3s": text}))
+    replace_file(path, lambda temporary: _write(temporary, tensors, text))
+
+
+def _write(path: str, tensors: dict[str, np.ndarray], text: str) -> None:
+    """A safetensors file, from the arrays as they are; `text`: its metadata."""
+    names = {dtype: name for name, dtype in _DTYPES.items()}
+    head: dict[str, object] = {"__metadata__": {"t3s": text}}
+    place = 0
+    for name, tensor in tensors.items():
+        end = place + tensor.nbytes
+        head[name] = {
+            "dtype": names[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [place, end],
+        }
+        place = end
+    encoded = json.dumps(head, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with open(path, "wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for tensor in tensors.values():
+            file.write(memoryview(tensor).cast("B"))
+
+
+def _mapped(file: BinaryIO, path: str, name: str) -> np.ndarray:
+    """A tensor of a safetensors file that is well-formed, not read but mapped."""
+    file.seek(0)
+    length = int.from_bytes(file.read(8), "little")
+    entry = json.loads(file.read(length))[name]
+    dtype, (first, last) = _DTYPES[entry["dtype"]], entry["data_offsets"]
+    if first == last:
+        return np.zeros(entry["shape"], dtype)
+    return np.memmap(path, dtype, "r", offset=8 + length + first, shape=tuple(entry["shape"]))
 
 
 def _checksum(header: dict, values: np.ndarray, sizes: np.ndarray) -> str:
     """`header` as JSON has it, which is the same before writing and after reading."""
     digest = hashlib.sha256(json.dumps(header).encode())
     for tensor in (sizes, values):
-        digest.update(np.ascontiguousarray(tensor).tobytes())
+        digest.update(np.ascontiguousarray(tensor))
     return digest.hexdigest()
 
 
@@ -53,15 +106,16 @@ def corpus_keys(corpus: Corpus) -> dict:
     return {
         "dataset_fingerprint": corpus.fingerprint,
         "tokenizer_fingerprint": corpus.tokenizer_fingerprint,
-        "uids": [sample.uid for sample in corpus.samples],
+        "uids": corpus.uids,
         "sample_hashes": corpus.sample_hashes,
     }
 
 
 def load_table(
-    path: str, kind: str, dtype: type, needs: tuple[str, ...]
+    path: str, kind: str, dtypes: tuple[type, ...], needs: tuple[str, ...]
 ) -> tuple[np.ndarray, np.ndarray, dict]:
-    """(values, sizes, header) of a whole file; `dtype` and `needs`: its values, its header fields.
+    """(values, sizes, header) of a whole file; `dtypes`: one of them is that of its values;
+    `needs`: fields of its header. The values are mapped, read-only.
 
     MismatchError when it is missing, damaged, or another kind of file.
     """
@@ -76,14 +130,16 @@ def load_table(
     missing = [key for key in (*_CORPUS_KEYS, *needs) if key not in header]
     if missing:
         raise MismatchError(f"{path}: damaged, its header lacks {', '.join(missing)}; remake it")
-    if not _well_formed(header, values, sizes, dtype):
+    if not _well_formed(header, values, sizes, dtypes):
         raise MismatchError(f"{path}: damaged, its sizes or types do not fit; remake it")
     if checksum != _checksum(header, values, sizes):
         raise MismatchError(f"{path}: damaged, its checksum does not match its content; remake it")
     return values, sizes, header
 
 
-def _well_formed(header: dict, values: np.ndarray, sizes: np.ndarray, dtype: type) -> bool:
+def _well_formed(
+    header: dict, values: np.ndarray, sizes: np.ndarray, dtypes: tuple[type, ...]
+) -> bool:
     """The checksum is over bytes: it does not see the types that they are read with."""
     uids, hashes = header["uids"], header["sample_hashes"]
     fingerprints = [header["dataset_fingerprint"], header["tokenizer_fingerprint"]]
@@ -91,7 +147,7 @@ def _well_formed(header: dict, values: np.ndarray, sizes: np.ndarray, dtype: typ
         return False
     if not all(isinstance(text, str) for text in (*uids, *hashes, *fingerprints)):
         return False
-    if values.dtype != dtype or sizes.dtype != np.int64:
+    if values.dtype not in dtypes or sizes.dtype != np.int64:
         return False
     if not len(set(uids)) == len(uids) == len(hashes) or sizes.shape != (len(uids),):
         return False
@@ -113,7 +169,10 @@ def _read(path: str, kind: str) -> tuple[dict, np.ndarray, np.ndarray]:
                     f"{path}: not a file of t3s-megatron, or damaged; give a {kind} that one of "
                     "its runs wrote"
                 )
-            return header, file.get_tensor("values"), file.get_tensor("sizes")
+            if file.get_slice("values").get_dtype() not in _DTYPES:
+                return header, file.get_tensor("values"), file.get_tensor("sizes")
+            with open(path, "rb") as plain:
+                return header, _mapped(plain, path, "values"), file.get_tensor("sizes")
     except MismatchError:
         raise
     # AttributeError, TypeError: a type of tensor that numpy does not have.
@@ -131,6 +190,35 @@ def _read(path: str, kind: str) -> tuple[dict, np.ndarray, np.ndarray]:
         ) from None
 
 
+def mapped_values(path: str) -> np.ndarray:
+    """The values of a table that this run has just written: mapped, and not checked again."""
+    with open(path, "rb") as file:
+        return _mapped(file, path, "values")
+
+
+def table_checksum(path: str) -> str | None:
+    """The checksum that a table says it has; None where there is no table."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return json.loads((file.metadata() or {}).get("t3s", "{}")).get("checksum")
+    except (SafetensorError, OSError, ValueError, AttributeError):
+        return None
+
+
+def wait_for_tables(checksums: dict[str, str], patience: float = 10.0) -> None:
+    """Until these files are there with these checksums. MismatchError when they are not in
+    `patience` seconds: a network file system may take a while to show another node's file."""
+    give_up = time.monotonic() + patience
+    for path, checksum in checksums.items():
+        while (found := table_checksum(path)) != checksum:
+            if time.monotonic() > give_up:
+                raise MismatchError(
+                    f"{path}: is not what the root rank has written there (checksum {found}); "
+                    "--t3s-dir has to be on a file system that all nodes share"
+                )
+            time.sleep(0.1)
+
+
 def places_of(path: str, header: dict, corpus: Corpus) -> list[int]:
     """For each sample of `corpus`, its number in the file. MismatchError names the first misfit."""
     if header["tokenizer_fingerprint"] != corpus.tokenizer_fingerprint:
@@ -142,17 +230,17 @@ def places_of(path: str, header: dict, corpus: Corpus) -> list[int]:
         )
     numbers = {uid: i for i, uid in enumerate(header["uids"])}
     places = []
-    for sample, expected in zip(corpus.samples, corpus.sample_hashes, strict=True):
-        number = numbers.get(sample.uid)
+    for i, (uid, expected) in enumerate(zip(corpus.uids, corpus.sample_hashes, strict=True)):
+        number = numbers.get(uid)
         if number is None:
             raise MismatchError(
-                f"{path}: has nothing for sample {sample.uid!r} ({sample.where}); it belongs to "
-                "another data set. Use the data it was made for, or make it again for this"
+                f"{path}: has nothing for sample {uid!r} ({corpus.samples[i].where}); it belongs "
+                "to another data set. Use the data it was made for, or make it again for this"
             )
         if header["sample_hashes"][number] != expected:
             raise MismatchError(
-                f"{path}: sample {sample.uid!r} ({sample.where}) has other tokens or targets than "
-                "when the file was made; remake it for this data"
+                f"{path}: sample {uid!r} ({corpus.samples[i].where}) has other tokens or targets "
+                "than when the file was made; remake it for this data"
             )
         places.append(number)
     return places

@@ -20,7 +20,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from t3s_megatron.data.corpus import Corpus, build_corpus
+from t3s_megatron.data.corpus import Corpus, build_corpus, how_to_build
+from t3s_megatron.data.corpus_cache import CorpusCache
 from t3s_megatron.data.files import without_endings
 from t3s_megatron.data.records import Record, load_records
 from t3s_megatron.data.tokenizing import Sample
@@ -40,13 +41,25 @@ def load_training_records(
     there. DataError, naming file and line, for a sample without a teacher where others have one,
     for two sources that would have the same name, and for an id that a teacher has twice.
     """
+    refuse_twice(sources)
+    return named_records(
+        {
+            name: load_records(*files, split=split, ignored=ignored)
+            for name, files in datasets_of(sources).items()
+        }
+    )
+
+
+def refuse_twice(sources: tuple[str, ...]) -> None:
+    """DataError for a source that is given twice."""
     twice = next((source for source in sources if sources.count(source) > 1), None)
     if twice is not None:
         raise DataError(f"--t3s-data: {twice} is given twice")
-    by_source = {
-        name: load_records(*files, split=split, ignored=ignored)
-        for name, files in datasets_of(sources).items()
-    }
+
+
+def named_records(by_source: dict[str, list[Record]]) -> list[Record]:
+    """The records of all sources, each with its teacher and a name of its own, as
+    `load_training_records` has them. Errors as there."""
     if len(by_source) > 1:
         by_source = _named_after_their_source(by_source)
     records = [record for of_source in by_source.values() for record in of_source]
@@ -151,10 +164,14 @@ def parts_of(corpus: Corpus, records: list[Record]) -> list[Part]:
 
     `records`: what the corpus was made of. DataError for a teacher of whom it holds nothing.
     """
-    teachers = list(dict.fromkeys(record.teacher for record in records))
+    return parts_by_teacher(corpus, list(dict.fromkeys(record.teacher for record in records)))
+
+
+def parts_by_teacher(corpus: Corpus, teachers: list[str | None]) -> list[Part]:
+    """As `parts_of`, of a corpus made of the samples of these."""
     if len(teachers) < 2:
         return [whole(corpus)]
-    for teacher in set(teachers) - {sample.teacher for sample in corpus.samples}:
+    for teacher in set(teachers) - set(corpus.teachers):
         raise DataError(
             f"not one sample of teacher {teacher!r} fits --seq-length, and --t3s-overlong leaves "
             "them out: raise --seq-length, or leave out the teacher"
@@ -162,9 +179,24 @@ def parts_of(corpus: Corpus, records: list[Record]) -> list[Part]:
     return [_part(corpus, teacher) for teacher in teachers]
 
 
-def load_training_corpus(args, tokenizer) -> tuple[Corpus, list[Part]]:
-    """The samples of --t3s-data, all together and by teacher. Errors as `load_training_records`,
-    `build_corpus` and `parts_of`."""
+def load_training_corpus(
+    args, tokenizer, cache: CorpusCache | None = None
+) -> tuple[Corpus, list[Part]]:
+    """The samples of --t3s-data, all together and by teacher. `cache`: where they are kept once
+    they are tokenised; None: in memory. Errors as `load_training_records`, `build_corpus` and
+    `parts_of`."""
+    sources = tuple(args.t3s_data)
+    if cache is not None and cache.is_worth_it(sources):
+        refuse_twice(sources)
+        corpus, teachers = cache.corpus(
+            datasets_of(sources),
+            args.t3s_data_split,
+            args.t3s_ignore_fields,
+            tokenizer,
+            how_to_build(args, tokenizer),
+            named_records,
+        )
+        return corpus, parts_by_teacher(corpus, teachers)
     records = load_training_records(
         tuple(args.t3s_data), split=args.t3s_data_split, ignored=args.t3s_ignore_fields
     )
@@ -172,11 +204,22 @@ def load_training_corpus(args, tokenizer) -> tuple[Corpus, list[Part]]:
     return corpus, parts_of(corpus, records)
 
 
-def load_heldout_corpus(args, tokenizer) -> Corpus | None:
-    """The samples of --t3s-heldout-data, None where it is not given. Errors as `load_records` and
-    `build_corpus`."""
-    if not args.t3s_heldout_data:
+def load_heldout_corpus(args, tokenizer, cache: CorpusCache | None = None) -> Corpus | None:
+    """The samples of --t3s-heldout-data, None where it is not given. `cache`: as in
+    `load_training_corpus`. Errors as `load_records` and `build_corpus`."""
+    source = args.t3s_heldout_data
+    if not source:
         return None
+    if cache is not None and cache.is_worth_it([source]):
+        corpus, _ = cache.corpus(
+            {source: [source]},
+            args.t3s_heldout_data_split,
+            args.t3s_ignore_fields,
+            tokenizer,
+            how_to_build(args, tokenizer),
+            lambda by_source: by_source[source],
+        )
+        return corpus
     records = load_records(
         args.t3s_heldout_data, split=args.t3s_heldout_data_split, ignored=args.t3s_ignore_fields
     )
@@ -201,7 +244,7 @@ def question(sample: Sample) -> tuple:
 
 
 def _part(corpus: Corpus, teacher: str | None) -> Part:
-    samples = tuple(i for i, s in enumerate(corpus.samples) if s.teacher == teacher)
+    samples = tuple(i for i, whose in enumerate(corpus.teachers) if whose == teacher)
     slices = [corpus.target_slice(i) for i in samples]
     targets: slice | np.ndarray = slice(slices[0].start, slices[-1].stop)
     if samples != tuple(range(samples[0], samples[-1] + 1)):

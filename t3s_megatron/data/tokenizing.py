@@ -8,6 +8,8 @@ exactly the tokens that generation is given.
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -150,6 +152,25 @@ def _render_raw(record: Record, tokenizer) -> Rendered:
 _RENDERERS = {"chat": render_chat, "raw": _render_raw}
 
 
+def refuse_code(path: str) -> None:
+    """T3SError for a tokenizer folder whose tokenizer is code of its own: it is not run, and
+    transformers would ask at the terminal whether it should."""
+    name = os.path.join(path, "tokenizer_config.json")
+    if not os.path.isfile(name) or os.path.isfile(os.path.join(path, "tokenizer.json")):
+        return
+    try:
+        with open(name, encoding="utf-8") as file:
+            said = json.load(file)["auto_map"]["AutoTokenizer"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    raise T3SError(
+        f"{path}: its tokenizer is code that comes with the folder "
+        f"({', '.join(filter(None, [said] if isinstance(said, str) else said))}), which is not "
+        "run. Give --tokenizer-model a folder with the same tokenizer as a tokenizer.json "
+        "(docs/huggingface.md)"
+    )
+
+
 def load_tokenizer(path: str):
     """The Hugging Face tokenizer of `--tokenizer-model`. T3SError when it has no end token."""
     from transformers import AutoTokenizer
@@ -158,8 +179,9 @@ def load_tokenizer(path: str):
         raise T3SError("--tokenizer-model is missing: a folder with a Hugging Face tokenizer")
     if is_missing_path(path):
         raise T3SError(f"--tokenizer-model {path}: no such folder")
+    refuse_code(path)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # transformers raises many types for a folder that is not one
         raise T3SError(
             f"--tokenizer-model {path}: not a Hugging Face tokenizer ({error})"

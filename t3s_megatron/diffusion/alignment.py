@@ -26,7 +26,7 @@ def align(theirs: Corpus, mine: Corpus, their_tokenizer, my_tokenizer) -> np.nda
     if theirs.tokenizer_fingerprint == mine.tokenizer_fingerprint:
         their_tokenizer = my_tokenizer
     same_text = _numbers_of_the_same_text(their_tokenizer, my_tokenizer)
-    places = {sample.uid: place for place, sample in enumerate(theirs.samples)}
+    places = {uid: place for place, uid in enumerate(theirs.uids)}
     partner = np.full(mine.n_targets, -1, dtype=np.int64)
     wrong: list[str] = []
     for place, sample in enumerate(mine.samples):

@@ -70,7 +70,7 @@ def load_scores(args, corpus: Corpus, parts: Sequence[Part], tokenizer) -> Selec
     records = load_training_records(
         tuple(args.t3s_data), split=args.t3s_data_split, ignored=args.t3s_ignore_fields
     )
-    wanted = {sample.uid for sample in corpus.samples}
+    wanted = set(corpus.uids)
     records = [record for record in records if record.uid in wanted]
     whole = Corpus.build(
         records, theirs, seq_length=_ANY_LENGTH, prompt_format=args.t3s_prompt_format

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from t3s_megatron.data.corpus import vocabulary_of
 from t3s_megatron.errors import MismatchError, T3SError
 from t3s_megatron.huggingface.config import read_config
 from t3s_megatron.huggingface.families.family import Family, Options
@@ -84,9 +85,10 @@ def differences(family: Family, config, args) -> list[Difference]:
 
 
 def fit_to_folder(args, folder: str):
-    """The config of the `--t3s-hf-model` folder; `args.padded_vocab_size` becomes what it says.
-    Raises as `read_config` and `check`."""
+    """The config of the `--t3s-hf-model` folder; `args.vocab_size` becomes what it says, and
+    `args.padded_vocab_size` what that takes. Raises as `read_config` and `check`."""
     config = read_config(folder)
+    args.vocab_size = config.vocab_size
     args.padded_vocab_size = vocabulary_rows(config, args.tensor_model_parallel_size)
     check(config, args, f"--t3s-hf-model {folder}")
     return config
@@ -117,7 +119,7 @@ def config_from_arguments(args, tokenizer, where: str) -> tuple[object, dict]:
             "architectures": [family.architecture],
             "model_type": family.model_type,
             # Megatron 0.17 decides on padding later than this is first asked.
-            "vocab_size": args.padded_vocab_size or len(tokenizer),
+            "vocab_size": vocabulary_of(args) or len(tokenizer),
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,

@@ -12,10 +12,12 @@ import argparse
 import os
 from itertools import groupby
 
+from t3s_megatron.data.tokenizing import refuse_code
 from t3s_megatron.errors import T3SError
 from t3s_megatron.huggingface.architecture import check, options
 from t3s_megatron.huggingface.config import read_config
 from t3s_megatron.huggingface.families.family import Options
+from t3s_megatron.huggingface.hub import local_folder
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 
@@ -25,16 +27,23 @@ def take_from_folder(
 ) -> argparse.ArgumentParser:
     """Megatron's `parser`, with the defaults that the folder on the command line asks for.
 
-    A folder that is not here changes nothing: whoever needs it says so. MismatchError when the
+    A student of the hub is fetched, but for its weights, and the parser hands out its folder. A
+    folder that is not here changes nothing: whoever needs it says so. MismatchError when the
     command line describes another model, with both values; T3SError for a folder that cannot be a
-    student, or an option that this Megatron has not.
+    student, one that cannot be fetched, or an option that this Megatron has not.
     """
-    folder = _folder_of(command_line)
-    if folder is None or not os.path.isdir(folder):
+    given_as = _folder_of(command_line)
+    if given_as is None:
+        return parser
+    folder = local_folder(given_as)
+    if not os.path.isdir(folder):
         return parser
     config, where = read_config(folder), f"--t3s-hf-model {folder}"
     defaults = {}
     for option, value in (options(config, where) | _tokenizer(folder)).items():
+        if not option.startswith("--"):
+            defaults[option] = value
+            continue
         action = parser._option_string_actions.get(option)
         if action is None:
             raise T3SError(f"{where}: this release of Megatron has no {option}, which it needs")
@@ -43,15 +52,21 @@ def take_from_folder(
         elif value:
             defaults[action.dest] = action.const
     parser.set_defaults(**defaults)
+    parser._option_string_actions["--t3s-hf-model"].type = lambda word: folder
     given, _ = parser.parse_known_args(command_line)
+    if given.tokenizer_model == folder:
+        refuse_code(folder)
     check(config, given, where)
     return parser
 
 
 def words(config, where: str) -> list[str]:
-    """The model of a config as words of Megatron's command line. T3SError as `options`."""
+    """The model of a config as words of Megatron's command line, as far as it has options. T3SError
+    as `options`."""
     found: list[str] = []
     for option, value in options(config, where).items():
+        if not option.startswith("--"):
+            continue
         if value is True:
             found.append(option)
         elif value is not None and value is not False:

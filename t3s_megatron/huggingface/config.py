@@ -12,6 +12,7 @@ import os
 from types import SimpleNamespace
 
 from t3s_megatron.errors import T3SError
+from t3s_megatron.huggingface.families.refused import REFUSED
 from t3s_megatron.huggingface.families.table import FAMILIES
 
 #: Keys of config.json that make a folder one of another kind.
@@ -33,6 +34,8 @@ def read_config(folder: str):
     if not os.path.isfile(path):
         raise T3SError(f"{folder}: {_no_config(folder)}")
     written = read_json(path)
+    if (why := REFUSED.get(written.get("model_type", ""))) is not None:
+        raise T3SError(f"{folder}: model_type {written['model_type']} is not supported: {why}")
     for key, why in _KINDS.items():
         if written.get(key):
             raise T3SError(f"{folder}: {key} in config.json: {why}")
@@ -62,8 +65,8 @@ def read_json(path: str) -> dict:
 def _no_config(folder: str) -> str:
     if not os.path.isdir(folder):
         return (
-            "no such folder. A student of the Hugging Face hub has to be downloaded first, once "
-            "for all nodes: hf download NAME --local-dir DIR"
+            "no such folder. A student of the Hugging Face hub is OWNER/NAME, or has to be "
+            "downloaded first: hf download OWNER/NAME --local-dir DIR"
         )
     if any(name.endswith(".gguf") for name in os.listdir(folder)):
         return (

@@ -20,8 +20,8 @@ _FREE_GROUPS = (
     "data and dataloader", "tokenizer", "rl", "sft",
 )  # fmt: skip
 
-#: In a free group all the same.
-_FIXED = ("seq_length", "padded_vocab_size", "vocab_size")
+#: In a free group all the same. (`student.keep_vocabulary` compares --vocab-size.)
+_FIXED = ("seq_length", "padded_vocab_size")
 
 #: In the other groups: how ranks share the work, how a step is computed (to rounding), what is
 #: printed, and when a job leaves.

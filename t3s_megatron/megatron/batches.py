@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the corpus to the micro-batches of Megatron's loop.
 
-Every rank of the model-parallel group builds the same rows itself: the corpus of a T3S run is a
-few hundred samples in memory, so there is nothing to broadcast, and pipeline stages without data
-simply do not ask. Which sample stands where is a pure function of the number of samples consumed,
+Every rank of the model-parallel group builds the same rows itself: the corpus is small, or mapped
+by all ranks of a node, so there is nothing to broadcast, and pipeline stages without data simply do
+not ask. Which sample stands where is a pure function of the number of samples consumed,
 so a rewind, or a resume, is setting one integer. How samples become rows and micro-batches is
 `data.arrangement`'s.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -19,6 +18,7 @@ from megatron.core import mpu
 
 from t3s_megatron.data.arrangement import Arrangement, Row, StepRows, TrainingRows
 from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.kept_bits import KeptBits
 from t3s_megatron.data.rows import collate, empty_row, packed_row, row
 from t3s_megatron.megatron.releases import without_validation
 
@@ -39,11 +39,12 @@ class RowMaker:
         self.corpus = corpus
         self.pad_token = pad_token
         self.arrangement = arrangement
-        self.keep: np.ndarray | None = None
+        self.keep: np.ndarray | KeptBits | None = None
         self.excluded: set[int] = set()
 
-    def use_selection(self, keep: np.ndarray | None) -> None:
-        """`keep`: bool[n_target_tokens] in corpus order; None trains on every target token."""
+    def use_selection(self, keep: np.ndarray | KeptBits | None) -> None:
+        """`keep`: bool[n_target_tokens], or float32 of their weights, in corpus order; None trains
+        on every target token."""
         self.keep = keep
 
     def exclude(self, samples: list[int]) -> None:
@@ -52,12 +53,7 @@ class RowMaker:
 
     def kept_share(self, step: StepRows) -> float:
         """Share of a step's tokens, prompts and padding included, that count in its loss."""
-        kept = sum(
-            self._kept(sample)
-            for ranks in step.micro_batches
-            for arranged in itertools.chain(*ranks)
-            for sample in arranged.samples
-        )
+        kept = sum(map(self._kept, step.samples))
         return kept / step.computed_tokens
 
     def _kept(self, sample: int) -> int:
@@ -65,7 +61,9 @@ class RowMaker:
         if sample in self.excluded:
             return 0
         targets = self.corpus.target_slice(sample)
-        return targets.stop - targets.start if self.keep is None else int(self.keep[targets].sum())
+        if self.keep is None:
+            return targets.stop - targets.start
+        return int(np.count_nonzero(self.keep[targets]))
 
     def row(self, index: int, seq_length: int) -> dict[str, torch.Tensor]:
         """One row; index -1 gives an empty one (nothing to learn from, nothing scored).

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Per-token losses whose logits were never rounded, for passes that score.
+"""Per-token losses whose logits were never rounded, or entropies, for passes that score.
 
 A bf16 model's output layer writes bf16 logits: their spacing is 0.125 from 16 to 32, where a sure
 model's largest logit is, and that times the probability of the other tokens is the error of c_t.
@@ -14,13 +14,15 @@ tensor-parallel size.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
-from megatron.core import tensor_parallel
+import torch.distributed as dist
+from megatron.core import mpu, tensor_parallel
 from megatron.core.utils import unwrap_model
 
 from t3s_megatron.megatron.device import is_cpu_layer_active
+from t3s_megatron.megatron.vocabulary import without_padding
 
 #: Bytes of float32 logits of a chunk; Megatron's cross-entropy holds about three times as many.
 _CHUNK_BYTES = 2**28
@@ -35,13 +37,43 @@ def float32_logits(model: list) -> Iterator[None]:
         for chunk in map(unwrap_model, model)
         if chunk.post_process and chunk.config.params_dtype != torch.float32
     ]
-    exact = [_ExactLosses(chunk) for chunk in last]
+    with _taken_over(last, tensor_parallel.vocab_parallel_cross_entropy):
+        yield
+
+
+@contextlib.contextmanager
+def entropies_as_scores(model: list) -> Iterator[None]:
+    """Within it, forwards of `model` with labels give minus the entropy of each prediction, of
+    float32 logits and in nats, where losses would be, [b, s]."""
+    last = [chunk for chunk in map(unwrap_model, model) if chunk.post_process]
+    with _taken_over(last, lambda logits, _: -vocab_parallel_entropy(logits)):
+        yield
+
+
+def vocab_parallel_entropy(logits: torch.Tensor) -> torch.Tensor:
+    """H = -sum_v p_v log p_v over the whole vocabulary, float32[s, b] in nats, from this rank's
+    float32[s, b, V / tp]. With Z = sum_v exp(z_v): H = log Z - sum_v exp(z_v) z_v / Z, with logits
+    z_v taken from the largest. Collective over the tensor-parallel group."""
+    group = mpu.get_tensor_model_parallel_group()
+    largest = logits.amax(-1)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
+    shifted = logits - largest[..., None]
+    weights = shifted.exp()
+    sums = torch.stack([weights.sum(-1), (weights * shifted).sum(-1)])
+    dist.all_reduce(sums, group=group)
+    return sums[0].log() - sums[1] / sums[0]
+
+
+@contextlib.contextmanager
+def _taken_over(chunks: list, per_token: Callable) -> Iterator[None]:
+    """`per_token`: from logits float32[s, b, V / tp] and labels [s, b] to float32[s, b]."""
+    taken = [_ExactLosses(chunk, per_token) for chunk in chunks]
     try:
-        for losses in exact:
+        for losses in taken:
             losses.take_over()
         yield
     finally:
-        for losses in exact:
+        for losses in taken:
             losses.give_back()
 
 
@@ -49,9 +81,11 @@ class _ExactLosses:
     """The last two steps of one `GPTModel`: its output layer hands hidden states on, and its loss
     multiplies them with the weights."""
 
-    def __init__(self, chunk):
+    def __init__(self, chunk, per_token: Callable):
         self.chunk = chunk
+        self.per_token = per_token
         self._weight: torch.Tensor | None = None  # float32[V / tp, h], made once
+        self._of_training = vars(chunk).get("compute_language_model_loss")
 
     def take_over(self) -> None:
         self.chunk.output_layer.forward = self._hand_on
@@ -60,6 +94,8 @@ class _ExactLosses:
     def give_back(self) -> None:
         vars(self.chunk.output_layer).pop("forward", None)
         vars(self.chunk).pop("compute_language_model_loss", None)
+        if self._of_training is not None:
+            self.chunk.compute_language_model_loss = self._of_training
 
     def _hand_on(self, hidden, weight=None, **_unused):
         """In the place of the output layer's forward: hidden states [s, b, h] of all positions."""
@@ -76,7 +112,7 @@ class _ExactLosses:
         labels = labels.transpose(0, 1).contiguous()
         rows = max(1, _CHUNK_BYTES // (4 * self._weight.size(0) * labels.size(1)))
         losses = [
-            tensor_parallel.vocab_parallel_cross_entropy(self._logits(part), wanted)
+            self.per_token(self._logits(part), wanted)
             for part, wanted in zip(hidden.split(rows), labels.split(rows), strict=True)
         ]
         return torch.cat(losses).transpose(0, 1).contiguous()
@@ -89,6 +125,6 @@ class _ExactLosses:
             # summed in float32. Here only: a router's float32 is to stay that.
             torch.set_float32_matmul_precision("high")
         try:
-            return torch.matmul(hidden.float(), self._weight.t())
+            return without_padding(self.chunk, torch.matmul(hidden.float(), self._weight.t()))
         finally:
             torch.set_float32_matmul_precision(precision)

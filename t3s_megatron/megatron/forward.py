@@ -3,7 +3,8 @@
 
 With `labels` given, the last pipeline stage's output is already the tensor-parallel-reduced
 per-token cross-entropy, so `c_t = -output` costs nothing (Eq. 2), fused or not, and after profiling
-T3S is nothing but a narrower `loss_mask` (Eq. 5).
+T3S is nothing but a narrower `loss_mask` (Eq. 5). It may also hold weights: with those the loss is
+sum(w_t * -c_t) over the number of tokens whose weight is above 0.
 
 Shapes: b micro-batch size, s sequence length, cp context-parallel size.
 """
@@ -114,10 +115,13 @@ class TrainingForward:
     """`forward_step` for Megatron's schedules.
 
     `observer(batch, per_token_loss)`, if set, sees each micro-batch on the last stage, detached.
+    `weigh`, if set: from the probability of each token at the live weights, float32[b, s] and
+    detached, to a factor of its loss. It changes no count: the mean is over all kept tokens.
     """
 
     def __init__(self):
-        self.observer = None
+        self.observer: Callable | None = None
+        self.weigh: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._router_losses = RouterLosses()
 
     def __call__(self, data_iterator, model, return_schedule_plan: bool = False):
@@ -136,9 +140,12 @@ class TrainingForward:
         """(sum of kept losses, number of kept tokens, report): Megatron's per-token convention."""
         losses = per_token_loss.float()
         mask = batch["loss_mask"]
-        total = torch.sum(losses * mask)
+        weighted = losses
+        if self.weigh is not None:
+            weighted = losses * self.weigh(torch.exp(-losses.detach()))
+        total = torch.sum(weighted * mask)
         # Exact: float32 counts are integers below 2**24, and a micro-batch has fewer tokens.
-        count = mask.sum()
+        count = (mask > 0).float().sum()
         if self.observer is not None:
             self.observer(batch, losses.detach())
         report = torch.stack([total.detach(), count + _TINY_COUNT])

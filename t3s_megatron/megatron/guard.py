@@ -3,14 +3,18 @@
 
 Megatron's own check (`--check-for-nan-in-loss-and-grad`) ends one rank with the number of a
 gradient bucket. Here every rank learns of it, before the optimizer has changed anything, and the
-samples are named. It costs one pass over the gradient buffer and one all-reduce of three numbers a
-step; the replay that finds the sample of a bad gradient runs only when there is one.
+samples are named. The gradients are looked at through their norm, which Megatron has computed by
+then and which is finite exactly when they are, as long as their squares are: a step costs one
+all-reduce of three numbers, and a pass over the gradients only where an optimizer computes no norm.
+The replay that finds the sample of a bad gradient runs only when there is one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -30,10 +34,27 @@ from t3s_megatron.megatron.weights import model_buffers
 
 #: What Megatron's optimizers return for a step that they did not take: (updated, norm, zeros).
 _NOT_TAKEN = (False, None, None)
+#: Methods of Megatron's optimizers that return the norm of the gradients, before they are clipped:
+#: a chain of optimizers calls the first, a single one the second.
+_NORMS = ("get_grad_norm", "clip_grad_norm")
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """What is wrong with a step on any rank. `bad_samples`: corpus indices, of this rank alone."""
+
+    bad_loss: bool
+    bad_gradient: bool
+    any_kept: bool
+    bad_samples: set[int]
+
+    @property
+    def is_right(self) -> bool:
+        return self.any_kept and not self.bad_loss and not self.bad_gradient
 
 
 class StepGuard:
-    """Wraps `optimizer.step` of one run.
+    """Wraps `optimizer.step` of one run, and the update inside it, which waits for the verdict.
 
     A step whose losses or gradients are not all finite is handed to `non_finite(what, samples)`,
     with what was not finite ("loss" or "gradient") and the corpus indices of the samples in the
@@ -59,10 +80,26 @@ class StepGuard:
         self.meter = meter
         self.non_finite = non_finite
         self.nothing_kept = nothing_kept
-        self._optimizer_step = context.optimizer.step
-        context.optimizer.step = self._step
+        self._norms: list[torch.Tensor | float] = []
+        self._verdict: _Verdict | None = None
+        self.install()
         for chunk in context.model:  # Megatron's check would end one rank before we can look
             chunk.ddp_config.check_for_nan_in_grad = False
+
+    def install(self) -> None:
+        """Stand between the gradients and the optimizer, as from the beginning."""
+        optimizer = self.context.optimizer
+        self._optimizer_step = optimizer.step
+        self._update = optimizer.step_with_ready_grads
+        optimizer.step = self._step
+        optimizer.step_with_ready_grads = self._update_if_right
+        for name in _NORMS:
+            setattr(optimizer, name, self._noting(getattr(optimizer, name)))
+
+    def remove(self) -> None:
+        """Leave Megatron's optimizer as it was."""
+        for name in ("step", "step_with_ready_grads", *_NORMS):
+            delattr(self.context.optimizer, name)
 
     def before_step(self) -> None:
         """Call at the start of every training step."""
@@ -70,32 +107,66 @@ class StepGuard:
         self._buffers = [buffer.clone() for buffer in model_buffers(self.context)]
 
     def _step(self):
-        tokens = self.meter.read_step()
-        corpus = self.rows.corpus
-        bad = set(corpus.sample_index(tokens.target[~np.isfinite(tokens.c)]).tolist())
-        keep = self.rows.keep
-        kept = len(tokens.target) if keep is None else int(keep[tokens.target].sum())
-        bad_loss, bad_gradient, any_kept = self._anywhere(
-            bool(bad), not self._gradients_are_finite(), kept > 0
-        )
-        if any_kept and not bad_loss and not bad_gradient:
-            return self._optimizer_step()
-        if bad_loss:
-            everywhere = set().union(*gather_over_world(bad))
-            self.meter.drop_from_step(everywhere, corpus)
+        self._forget()
+        result = self._optimizer_step()
+        # Megatron may have left the step out by itself (--grad-norm-skip-threshold).
+        verdict = self._verdict or self._judge()
+        if verdict.is_right:
+            return result
+        if verdict.bad_loss:
+            everywhere = set().union(*gather_over_world(verdict.bad_samples))
+            self.meter.drop_from_step(everywhere, self.rows.corpus)
             self.non_finite("loss", sorted(everywhere))
-        elif bad_gradient:
+        elif verdict.bad_gradient:
             self.non_finite("gradient", self._find_bad_gradient())
         else:
             self.nothing_kept()
         self._restore_buffers()
         return _NOT_TAKEN
 
-    def _anywhere(self, *flags: bool) -> list[bool]:
-        """Whether each flag is set on any rank of the world."""
-        found = torch.tensor(flags, dtype=torch.int32, device=torch.cuda.current_device())
-        dist.all_reduce(found, op=dist.ReduceOp.MAX)
-        return [bool(flag) for flag in found.tolist()]
+    def _forget(self) -> None:
+        self._norms, self._verdict = [], None
+
+    def _update_if_right(self) -> bool:
+        """In the place of the optimizer's update, before which the norm has been computed."""
+        self._verdict = self._judge()
+        return self._update() if self._verdict.is_right else False
+
+    def _judge(self) -> _Verdict:
+        """Collective over the world; the same verdict on every rank but for `bad_samples`."""
+        tokens = self.meter.read_step()
+        bad_samples: set[int] = set()
+        finite = np.isfinite(tokens.c)
+        if not finite.all():
+            bad = self.rows.corpus.sample_index(tokens.target[~finite])
+            bad_samples.update(bad.tolist())
+        keep = self.rows.keep
+        kept = len(tokens.target) if keep is None else int(np.count_nonzero(keep[tokens.target]))
+        flags = torch.tensor(
+            [bool(bad_samples), False, kept > 0],
+            dtype=torch.int32,
+            device=torch.cuda.current_device(),
+        )
+        if not self._norms:
+            flags[1] = not self._gradients_are_finite()
+        for norm in self._norms:
+            # With Transformer Engine a tensor on the device: nothing is waited for.
+            flags[1] |= ~torch.isfinite(torch.as_tensor(norm, device=flags.device)).all()
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        bad_loss, bad_gradient, any_kept = map(bool, flags.tolist())
+        return _Verdict(bad_loss, bad_gradient, any_kept, bad_samples)
+
+    def _noting(self, norm: Callable) -> Callable:
+        """`norm`, a method of the optimizer, whose results are noted."""
+
+        @functools.wraps(norm)
+        def noted(*args, **kwargs):
+            found = norm(*args, **kwargs)
+            if found is not None:
+                self._norms.append(found)
+            return found
+
+        return noted
 
     def _gradients_are_finite(self) -> bool:
         """Of this rank's gradient buffers, one pass without a copy."""
@@ -105,7 +176,7 @@ class StepGuard:
             for buffer in (*chunk.buffers, *chunk.expert_parallel_buffers)
             if buffer.grad_data.numel()
         ]
-        return not ends or bool(torch.stack([one.float() for one in ends]).isfinite().all())
+        return not ends or bool(torch.stack([end.float() for end in ends]).isfinite().all())
 
     @torch.no_grad()
     def _restore_buffers(self) -> None:
@@ -127,6 +198,7 @@ class StepGuard:
         count = context.num_microbatches or get_num_microbatches()
         rank = mpu.get_data_parallel_rank()
         at_fault: set[int] = set()
+        looked_at: set[int] = set()
         with self._replaying() as seen:
             for _ in range(0, count, together):
                 seen.clear()
@@ -140,7 +212,8 @@ class StepGuard:
                 everyone = gather_over_world(mine)
                 bad_ranks = {rank for rank, finite, _ in everyone if not finite}
                 at_fault.update(*(samples for rank, _, samples in everyone if rank in bad_ranks))
-        return sorted(at_fault)
+                looked_at.update(*(samples for _, _, samples in everyone))
+        return sorted(at_fault or looked_at)  # none alone: their sum is
 
     @contextlib.contextmanager
     def _replaying(self):

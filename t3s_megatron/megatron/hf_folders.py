@@ -17,10 +17,12 @@ from t3s_megatron.errors import MismatchError, T3SError, WriteError
 from t3s_megatron.huggingface.architecture import config_from_arguments, family_of, fit_to_folder
 from t3s_megatron.huggingface.config import read_config, read_json
 from t3s_megatron.huggingface.folder import FolderWriter, check_target, weight_files
+from t3s_megatron.huggingface.hub import fetch_weights
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.hf_weights import export_weights, load_weights
 from t3s_megatron.megatron.process import checkpoint_exists, get_args, print_rank_0
 from t3s_megatron.megatron.seam import Callback, CallbackContext
+from t3s_megatron.megatron.vocabulary import leave_out_padding
 
 
 class HuggingFaceFolders(Callback):
@@ -37,6 +39,8 @@ class HuggingFaceFolders(Callback):
         self._loads_weights = self.source is not None and not _resumes(args)
         if self.source is not None:
             self.config = fit_to_folder(args, self.source)
+            if self._loads_weights:
+                fetch_weights(self.source)
             if self._loads_weights and args.rank == 0:  # of one rank's word all hear
                 _check_files(self.source, self.config)
         if self._loads_weights and args.use_precision_aware_optimizer:
@@ -66,16 +70,11 @@ class HuggingFaceFolders(Callback):
     def load(self, model: list) -> None:
         """The folder's weights into `model`. Collective."""
         started = time.perf_counter()
-        rows = get_args().padded_vocab_size
-        load_weights(model, self.config, self.source, rows)
+        args = get_args()
+        load_weights(model, self.config, self.source, args.padded_vocab_size)
+        leave_out_padding(model, args)
         seconds = time.perf_counter() - started
         print_rank_0(f"[t3s] weights of {self.source} loaded in {seconds:.1f} s")
-        padding = rows - self.config.vocab_size
-        if padding:
-            print_rank_0(
-                f"[t3s] {padding} rows of padding in the vocabulary have logits of 0, which take "
-                "part in the softmax: log-probs differ a little from those of the folder"
-            )
 
     def export(self, model: list, iteration: int) -> None:
         """`model` as a folder, written by the first rank. Collective."""

@@ -38,7 +38,8 @@ def check_installation(args: argparse.Namespace, *, trains: bool = True) -> None
     if args.transformer_impl == "transformer_engine" and not _has("transformer_engine"):
         raise T3SError(
             "--transformer-impl transformer_engine: Transformer Engine is not installed. Install "
-            "it (pip install 't3s-megatron[gpu]'), or use --transformer-impl local"
+            "it (pip install --no-build-isolation 't3s-megatron[gpu]'), or use "
+            "--transformer-impl local"
         )
     # tensor_parallel/layers.py:49 and :1070; of Apex, and the output layer is Megatron's own with
     # Transformer Engine too.

@@ -18,10 +18,12 @@ import torch
 import torch.distributed as dist
 
 from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.kept_bits import KeptBits
 from t3s_megatron.megatron.layout import (
     data_and_context_group,
     on_last_stage,
 )
+from t3s_megatron.method.selection import anchors, delta_c
 
 
 @dataclass
@@ -63,11 +65,7 @@ class StepTokens(TokenScores):
 
     def among(self, targets: slice | np.ndarray) -> StepTokens:
         """Those with a number in `targets`: a range, or numbers in ascending order."""
-        if isinstance(targets, slice):
-            mine = (self.target >= targets.start) & (self.target < targets.stop)
-            return StepTokens(self.target[mine], self.c[mine], self.step)
-        place = np.minimum(np.searchsorted(targets, self.target), len(targets) - 1)
-        mine = targets[place] == self.target
+        mine, _ = _places(targets, self.target)
         return StepTokens(self.target[mine], self.c[mine], self.step)
 
 
@@ -121,15 +119,42 @@ def masked_figures(tokens: StepTokens, fell: np.ndarray | None) -> dict[str, flo
     }
 
 
-@dataclass(frozen=True)
 class TokenGroups:
-    """Anchors and the others, with c(theta_0), as a last-stage rank needs them."""
+    """Anchors and the others, with c(theta_0), as a last-stage rank needs them: looked up in the
+    log-probs of each teacher's tokens, which may be mapped files. `tau`: as in Eq. 4."""
 
-    is_anchor: np.ndarray  # bool[n_target_tokens]
-    c_0: np.ndarray  # float32[n_target_tokens]
+    def __init__(self, tau: float):
+        self._tau = tau
+        self._known: list[tuple[slice | np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def know(self, targets: slice | np.ndarray, c_0: np.ndarray, c_b: np.ndarray) -> None:
+        """`targets`: of a teacher, a range or numbers in ascending order; float32[n] of them."""
+        self._known.append((targets, c_0, c_b))
+
+    def at(self, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(whether it is an anchor bool[k], c(theta_0) float32[k]) of each of these numbers
+        int64[k]; False and 0 where nothing is known."""
+        is_anchor, c_0 = np.zeros(len(target), dtype=bool), np.zeros(len(target), dtype=np.float32)
+        for targets, at_0, at_b in self._known:
+            mine, place = _places(targets, target)
+            c_0[mine] = at_0[place]
+            is_anchor[mine] = anchors(delta_c(at_b[place], at_0[place]), self._tau)
+        return is_anchor, c_0
 
 
-def step_figures(tokens: StepTokens, keep: np.ndarray | None, groups: TokenGroups | None) -> dict:
+def _places(targets: slice | np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(which of the numbers `target` are among `targets` bool[k], where those stand there)."""
+    if isinstance(targets, slice):
+        mine = (target >= targets.start) & (target < targets.stop)
+        return mine, target[mine] - targets.start
+    place = np.minimum(np.searchsorted(targets, target), len(targets) - 1)
+    mine = targets[place] == target
+    return mine, place[mine]
+
+
+def step_figures(
+    tokens: StepTokens, keep: np.ndarray | KeptBits | None, groups: TokenGroups | None
+) -> dict:
     """Sums over all ranks of one step. Collective over last-stage ranks; empty elsewhere.
 
     Keys: kept, targets; with groups also loss_anchor, loss_other, delta_anchor, delta_other
@@ -138,10 +163,11 @@ def step_figures(tokens: StepTokens, keep: np.ndarray | None, groups: TokenGroup
     if not on_last_stage():
         return {}
     target, c = tokens.target, tokens.c.astype(np.float64)
-    sums: list[float] = [len(target) if keep is None else int(keep[target].sum()), len(target)]
+    kept = len(target) if keep is None else int(np.count_nonzero(keep[target]))
+    sums: list[float] = [kept, len(target)]
     if groups is not None:
-        anchor = groups.is_anchor[target]
-        delta = c - groups.c_0[target]
+        anchor, c_0 = groups.at(target)
+        delta = c - c_0
         for part in (anchor, ~anchor):
             sums += [part.sum(), -c[part].sum(), delta[part].sum()]
     summed = torch.tensor(sums, dtype=torch.float64, device=torch.cuda.current_device())

@@ -8,7 +8,11 @@ by name what it does not build.
 
 from __future__ import annotations
 
+import copy
+
 from megatron.core.models.gpt import GPTModel
+from megatron.core.transformer.identity_op import IdentityOp
+from megatron.core.transformer.multi_latent_attention import MLASelfAttention
 from megatron.core.transformer.spec_utils import import_module
 from megatron.training import get_args
 from megatron.training.arguments import core_transformer_config_from_args
@@ -20,6 +24,7 @@ from t3s_megatron.megatron.block_attention import use_block_attention
 from t3s_megatron.megatron.device import is_cpu_layer_active
 from t3s_megatron.megatron.releases import layer_spec
 from t3s_megatron.megatron.uneven import let_lengths_vary
+from t3s_megatron.megatron.vocabulary import leave_out_padding
 
 #: Arguments whose models this provider does not build: it ...
 _NOT_BUILT = {
@@ -47,6 +52,12 @@ def check_model_arguments(args) -> None:
                 f"{argument} is not supported: it {why}. Drop it, or train it "
                 "from a pretrain script of your own, with the plugin"
             )
+    for name in ("decoder_first_pipeline_num_layers", "decoder_last_pipeline_num_layers"):
+        if args.pipeline_model_parallel_size == 1 and getattr(args, name, None) is not None:
+            raise T3SError(
+                f"--{name.replace('_', '-')} {getattr(args, name)}: there is one pipeline stage, "
+                "which has all layers. Drop it, or give --pipeline-model-parallel-size"
+            )
     local = args.transformer_impl == "local"
     if getattr(args, "multi_latent_attention", False) and local and not is_cpu_layer_active():
         raise T3SError(
@@ -69,6 +80,9 @@ def model_provider(
     spec = layer_spec(args, config, vp_stage) if args.spec is None else import_module(args.spec)
     # A script may use this provider without the plugin's samples.
     arrangement = choose_arrangement(args) if getattr(args, "t3s_data", None) else "padded"
+    if args.multi_latent_attention and args.q_lora_rank is None and args.spec is None:
+        for layer in _layers(spec):
+            layer.submodules.self_attention.module = UnnormedQueries
     if getattr(args, "t3s_diffusion", False):
         use_block_attention(spec, args)
     elif is_cpu_layer_active():
@@ -93,6 +107,7 @@ def model_provider(
         vp_stage=vp_stage,
         pg_collection=pg_collection,
     )
+    leave_out_padding([model], args)
     if arrangement != "padded":
         let_lengths_vary([model])
     return model
@@ -116,6 +131,28 @@ def _use_cpu_attention(spec, args, arrangement: str) -> None:
         attention = PackedAttention
     else:
         return
-    layers = getattr(spec, "layer_specs", None) or [spec]  # a MoE block lists its layers
-    for layer in layers:
+    for layer in _layers(spec):
         layer.submodules.self_attention.submodules.core_attention = attention
+
+
+def _layers(spec) -> list:
+    """Specs of the layers: a block with experts lists them."""
+    return getattr(spec, "layer_specs", None) or [spec]
+
+
+class UnnormedQueries(MLASelfAttention):
+    """Latent attention with queries straight from the hidden state, as Moonlight has them. Megatron
+    0.19 puts a norm before such queries where there is one before the keys and values
+    (mla_qk_norm_config.py); 0.17 and 0.18 do not, and never call this method."""
+
+    def _resolve_qk_norm_config(self, submodules):
+        from megatron.core.transformer.mla_qk_norm_config import QKNormConfigResolver
+
+        lowered = copy.copy(self.config)
+        object.__setattr__(lowered, "q_lora_rank", 1)
+        found = QKNormConfigResolver(lowered, submodules).resolve()
+        return found | {
+            "linear_q_proj": submodules.linear_q_proj,
+            "linear_q_up_proj": IdentityOp,
+            "q_layernorm": IdentityOp,
+        }

@@ -48,6 +48,33 @@ def require_shared_folder(argument: str, folder: str, patience: float = _PATIENC
         raise T3SError(problem)
 
 
+def ranks_that_share(argument: str, folder: str, patience: float = _PATIENCE_SECONDS) -> list[int]:
+    """Collective over the world: the ranks, in order, that find in `folder` what this rank does.
+    All of them where it is one for all nodes; else those of this node.
+
+    T3SError on every rank when some rank of a node does not see its node's folder, or the node's
+    first rank cannot write it.
+    """
+    hosts = layout.gather_over_world(socket.gethostname())
+    mine = [rank for rank, host in enumerate(hosts) if host == hosts[layout.rank()]]
+    token = layout.broadcast(uuid.uuid4().hex, 0)
+    first = layout.rank() == mine[0]
+    probe = os.path.join(folder, f".t3s-probe-{token}-")
+    layout.together(lambda: write_bytes(f"{probe}{mine[0]}", b"") if first else None)
+    of_node = _appears(f"{probe}{mine[0]}", patience)
+    # Another node's probe needs time to appear, where it does, as little as its own node's.
+    of_all = _appears(f"{probe}0", patience if of_node else 0.0)
+    seen = layout.gather_over_world((_node(), of_node, of_all))
+    if first:
+        os.unlink(f"{probe}{mine[0]}")
+    if blind := sorted({node for node, sees, _ in seen if not sees}):
+        raise T3SError(
+            f"{argument} {folder}: what a rank of {_some(blind)} writes there is not seen by "
+            "another of the same machine. Name a folder that all processes of a node share"
+        )
+    return list(range(len(hosts))) if all(sees for _, _, sees in seen) else mine
+
+
 def require_equal(what: dict[str, object]) -> None:
     """Collective over the world. T3SError on every rank when one of these is not the same on all
     ranks as on global rank 0. Values are JSON-able and have their own `==`."""

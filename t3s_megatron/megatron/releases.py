@@ -144,9 +144,7 @@ def call_pretrain(
 
     series = megatron_series()
     if series == "0.17":
-        rows = getattr(args, "padded_vocab_size", None)
-        if rows is not None:  # decided after parsing, and `pretrain` parses once more
-            args_defaults = args_defaults | {"padded_vocab_size": rows}
+        args_defaults = args_defaults | _vocabulary(args)
         pretrain(
             data_provider,
             model_provider,
@@ -183,10 +181,15 @@ def initialize(args, extra_args_provider: Callable, args_defaults: dict) -> None
     from megatron.training.initialize import initialize_megatron
 
     if megatron_series() == "0.17":  # parses and validates by itself
-        rows = {"padded_vocab_size": args.padded_vocab_size}
-        initialize_megatron(extra_args_provider, args_defaults | rows)
+        initialize_megatron(extra_args_provider, args_defaults | _vocabulary(args))
     else:
         initialize_megatron()
+
+
+def _vocabulary(args) -> dict:
+    """What was decided after parsing, where Megatron parses once more."""
+    names = ("vocab_size", "padded_vocab_size")
+    return {name: value for name in names if (value := getattr(args, name, None)) is not None}
 
 
 def layer_spec(args, config, vp_stage):

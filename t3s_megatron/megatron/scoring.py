@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -27,7 +27,7 @@ from t3s_megatron.data.lengths import make_arrangement
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.batches import RowMaker, scoring_batches
 from t3s_megatron.megatron.decoding import torch_attention
-from t3s_megatron.megatron.float32_logits import float32_logits
+from t3s_megatron.megatron.float32_logits import entropies_as_scores, float32_logits
 from t3s_megatron.megatron.forward import call_model, next_batch, run_schedule
 from t3s_megatron.megatron.layout import data_and_context_group, speaks_for_its_samples
 from t3s_megatron.megatron.meter import TokenReader, TokenScores
@@ -36,6 +36,11 @@ from t3s_megatron.megatron.seam import CallbackContext
 
 #: Samples that are scored a second time, and what their rows' lengths are rounded up to then.
 _SCORED_AGAIN, _COARSE = 16, 256
+#: Tokens over all data-parallel ranks that are scored before they are collected, where so many
+#: micro-batches a pipeline stage can be filled with them.
+_TOKENS_AT_ONCE, _FILLED = 2**26, 8
+#: Of them, over all ranks, in one message: twelve bytes each on the device of the root rank.
+_GATHERED = 2**20
 
 
 def score_corpus(
@@ -46,17 +51,55 @@ def score_corpus(
     `samples`: corpus indices of those to score, None for all; the targets of others are NaN.
     Collective over the world. Leaves training as it was (see `training_paused`).
     """
+    return _pass_over(context, rows, samples, float32_logits)
+
+
+def score_entropies(
+    context: CallbackContext, rows: RowMaker, samples: Sequence[int] | None = None
+) -> np.ndarray | None:
+    """As `score_corpus`, of the entropy of the prediction at each target token, in nats."""
+    return _pass_over(context, rows, samples, entropies_as_scores)
+
+
+def _pass_over(
+    context: CallbackContext, rows: RowMaker, samples: Sequence[int] | None, scored: Callable
+) -> np.ndarray | None:
+    """`scored`: makes the manager within which the model's losses are minus what is scored."""
     stages = mpu.get_virtual_pipeline_model_parallel_world_size() or 1
     iterators, count = [], 0
     for _ in range(stages):
         count, batches = scoring_batches(rows, samples)
         iterators.append(batches)
     reader = TokenReader()
-    with training_paused(context), float32_logits(context.model):
-        score_step = partial(_score_step, reader)
-        run_schedule(context.model, score_step, iterators, count, forward_only=True)
-        # Still paused: the collectives below belong to the pass.
-        return _collect(reader.take(), rows)
+    score_step = partial(_score_step, reader)
+    flat = _empty(rows)
+    with training_paused(context), scored(context.model):
+        for some in portions(count, rows.arrangement.group, _most_at_once()):
+            run_schedule(context.model, score_step, iterators, some, forward_only=True)
+            # Still paused: the collectives below belong to the pass.
+            _collect(reader.take(), flat)
+    return flat
+
+
+def portions(count: int, group: int, most: int) -> list[int]:
+    """`count` micro-batches as several schedules of about `most`, each with as many as a schedule
+    takes whose micro-batches go in groups of `group`."""
+    whole = max(1, most // group) * group
+    sizes = [whole] * (count // whole)
+    rest = count - sum(sizes)
+    if sizes and rest < group:
+        sizes[-1] += rest  # too few for a schedule
+    elif rest:
+        sizes.append(rest)
+    return sizes
+
+
+def _most_at_once() -> int:
+    """Micro-batches that are scored before their log-probs are collected: few enough for the memory
+    of a node, and enough to fill a pipeline."""
+    args = get_args()
+    tokens = args.seq_length * args.micro_batch_size * args.data_parallel_size
+    return max(_TOKENS_AT_ONCE // tokens, _FILLED * args.pipeline_model_parallel_size)
 
 
 def score_again(
@@ -129,17 +172,39 @@ def _read_scores(reader: TokenReader, batch, per_token_loss):
     return zero, torch.zeros((), dtype=torch.int, device=zero.device), {}
 
 
-def _collect(mine: TokenScores, rows: RowMaker) -> np.ndarray | None:
-    """Scores of all data- and context-parallel ranks as one flat array, on the root rank."""
+def _empty(rows: RowMaker) -> np.ndarray | None:
+    """Where the root rank collects; None on the others."""
+    if dist.get_rank() != dist.get_global_rank(data_and_context_group(), 0):
+        return None
     if not speaks_for_its_samples():
         return None
-    group = data_and_context_group()
-    root = dist.get_global_rank(group, 0)
-    parts: list | None = [None] * group.size() if dist.get_rank() == root else None
-    dist.gather_object(mine, parts, dst=root, group=group)
-    if parts is None:
-        return None
-    flat = np.full(rows.corpus.n_targets, np.nan, dtype=np.float32)
-    for part in parts:
-        flat[part.target] = part.c
-    return flat
+    return np.full(rows.corpus.n_targets, np.nan, dtype=np.float32)
+
+
+def _collect(mine: TokenScores, flat: np.ndarray | None) -> None:
+    """Into `flat`, on the root rank, the scores of all data- and context-parallel ranks."""
+    if not speaks_for_its_samples():
+        return
+    group, device = data_and_context_group(), torch.cuda.current_device()
+    root, count = dist.get_global_rank(group, 0), len(mine.target)
+    counts = torch.zeros(group.size(), dtype=torch.int64, device=device)
+    counts[group.rank()] = count
+    dist.all_reduce(counts, group=group)
+    piece = max(1, _GATHERED // group.size())
+    for begin in range(0, int(counts.max()), piece):
+        targets, scores = (
+            _gathered(torch.from_numpy(values[begin : begin + piece]), piece, root, group)
+            for values in (mine.target, mine.c)
+        )
+        if flat is not None:
+            for target, c, n in zip(targets, scores, (counts - begin).tolist(), strict=True):
+                flat[target[: max(n, 0)].cpu().numpy()] = c[: max(n, 0)].cpu().numpy()
+
+
+def _gathered(values: torch.Tensor, size: int, root: int, group) -> list[torch.Tensor]:
+    """`values` of all ranks of `group`, filled up to `size` elements, on the root rank."""
+    sent = values.new_zeros(size, device=torch.cuda.current_device())
+    sent[: len(values)] = values.to(sent.device)
+    found = [torch.empty_like(sent) for _ in range(group.size())] if dist.get_rank() == root else []
+    dist.gather(sent, found or None, dst=root, group=group)
+    return found

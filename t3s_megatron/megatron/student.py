@@ -58,6 +58,11 @@ class Source:
     folder: str
     path: str
 
+    @property
+    def name(self) -> str:
+        """Of the argument, in Megatron's namespace."""
+        return self.argument.lstrip("-").replace("-", "_")
+
 
 def tracked_iteration(folder: str | None) -> int | None:
     """The iteration that Megatron would load from `folder` now; None for none, or a release."""
@@ -74,6 +79,36 @@ def loaded_iteration(args) -> int | None:
     if tracked is None or args.finetune:
         return None
     return args.ckpt_step or tracked
+
+
+def take_vocabulary(args, argument: str, tokens: int) -> None:
+    """`args.vocab_size` becomes what the checkpoint of `argument` ("load" or
+    "pretrained_checkpoint") says, where nobody else has said how many rows of the vocabulary are
+    the model's, the tokenizer's `tokens` among them."""
+    rows = _rows_of(args, argument)
+    if args.vocab_size is None and rows is not None and rows >= tokens:
+        args.vocab_size = rows
+
+
+def keep_vocabulary(args) -> None:
+    """`args.vocab_size` is that of the run in --load, which goes on. MismatchError when the command
+    says another."""
+    rows = _rows_of(args, "load")
+    if args.vocab_size not in (None, rows):
+        raise MismatchError(
+            f"--load {args.load}: the run there has --vocab-size {rows}, this command "
+            f"{args.vocab_size}: give what it was started with"
+        )
+    args.vocab_size = rows
+
+
+def _rows_of(args, argument: str) -> int | None:
+    try:
+        path = checkpointing.get_load_checkpoint_path_by_args(args, argument)
+        saved = dist_checkpointing.load_common_state_dict(path).get("args")
+    except (CheckpointingException, OSError):  # OSError: of another format, without .metadata
+        return args.vocab_size
+    return getattr(saved, "vocab_size", None)
 
 
 def find_student(args, *, required: bool) -> Source | None:

@@ -16,6 +16,8 @@ from t3s_megatron.method.selection import anchors
 
 #: Of the differences between the two passes: what delta_c has to be above to be believed.
 _LEVEL = 0.9
+#: Tokens that are looked at together.
+_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,19 @@ def scoring_noise(
     if not noise.size:
         return None
     level = float(np.quantile(noise, _LEVEL))
-    distance = np.abs(delta.astype(np.float64) - tau)
-    is_anchor = anchors(delta, tau)
-    # Differences are as often above as below: half of those that are larger cross over.
-    larger = 1 - np.searchsorted(noise, distance, side="right") / noise.size
+    n_anchors, unsure, larger = 0, 0, 0.0
+    for first in range(0, delta.size, _AT_ONCE):  # in float64, eight bytes a token
+        piece = delta[first : first + _AT_ONCE]
+        distance = np.abs(piece.astype(np.float64) - tau)
+        is_anchor = anchors(piece, tau)
+        n_anchors += int(is_anchor.sum())
+        unsure += int((distance[is_anchor] <= level).sum())
+        # Differences are as often above as below: half of those that are larger cross over.
+        larger += float((1 - np.searchsorted(noise, distance, side="right") / noise.size).sum())
     return ScoringNoise(
         tokens=int(noise.size),
         median=float(np.median(noise)),
         level=level,
-        unsure_anchors=float((distance[is_anchor] <= level).mean()) if is_anchor.any() else 0.0,
-        wrong=float(larger.mean() / 2) if larger.size else 0.0,
+        unsure_anchors=unsure / n_anchors if n_anchors else 0.0,
+        wrong=larger / delta.size / 2 if delta.size else 0.0,
     )

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from t3s_megatron.errors import T3SError
-from t3s_megatron.method.selection import MASKING_BASELINES, METHODS, Method
-from t3s_megatron.options import FILLED_IN, check_bounds, option
+from t3s_megatron.method.selection import METHODS, Method
+from t3s_megatron.options import FILLED_IN, argument_name, check_bounds, option
 
 #: What says which step of the profile is theta_b, unless --t3s-simple does.
 SIGNALS = ("accuracy", "confidence", "both")
+#: Options that are of some methods only: see `Method.takes`.
+_OF_METHODS = ("mask_share", "soft_temperature", "min_probability", "reference")
 
 
 def _methods_help() -> str:
@@ -45,9 +47,22 @@ class MethodOptions:
     simple_step: int = option(10, "the step that T3S-simple takes as theta_b", at_least=1)
     mask_share: float | None = option(
         None,
-        "share of target tokens that a masking baseline masks (default: as t3s)",
+        "share of target tokens that a masking baseline masks (default: as t3s); with tail-sft the "
+        "share of each step's samples that do not count",
         above=0,
         below=1,
+    )
+    soft_temperature: float | None = option(
+        None, "T of t3s-soft in nats: the smaller, the nearer it is to t3s", above=0
+    )
+    min_probability: float | None = option(
+        None, "of profit (its authors: 0.1), compared with each step's own", above=0, below=1
+    )
+    reference: tuple[str, ...] = option(
+        (),
+        "of rho: log-probs of these samples by a reference with the same tokenizer, the "
+        "c_theta_0.safetensors of a run of it (with several teachers one file each)",
+        free=True,
     )
     anchor_threshold: float = option(0.0, "tau: a token is an anchor when delta_c > tau (Eq. 4)")
     selection_save: str | None = option(None, "also write the selection to this file", free=True)
@@ -226,11 +241,8 @@ class MethodOptions:
 
     def _check_method(self) -> None:
         given = f"--t3s-method {self.method}"
-        if self.mask_share is not None and not self.chosen.baseline:
-            raise T3SError(
-                f"--t3s-mask-share only applies to the baselines {', '.join(MASKING_BASELINES)}: "
-                f"drop it, since {given} masks by its own rule"
-            )
+        for name in _OF_METHODS:
+            self._check_of_methods(name)
         signal = "--t3s-simple" if self.simple else f"--t3s-signal {self.signal}"
         if self.simple and self.signal != "accuracy":
             raise T3SError(
@@ -272,6 +284,21 @@ class MethodOptions:
             raise T3SError(
                 "--t3s-no-shock sft goes on without a selection, and --t3s-stop-after selection "
                 "ends with one: choose --t3s-no-shock simple or stop"
+            )
+
+    def _check_of_methods(self, name: str) -> None:
+        given, argument = getattr(self, name), argument_name(name)
+        unset = given is None or given == ()
+        if not unset and not self.chosen.takes(name):
+            those = ", ".join(method.name for method in METHODS.values() if method.takes(name))
+            raise T3SError(
+                f"{argument} only applies to --t3s-method {those}: drop it, since {self.method} "
+                "has no use for it"
+            )
+        if unset and name in self.chosen.requires and not self.selection_load:
+            raise T3SError(
+                f"--t3s-method {self.method} needs {argument}, for which there is no default that "
+                "fits every student: give it (docs/selections.md)"
             )
 
     def _check_measurements(self) -> None:

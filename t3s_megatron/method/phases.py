@@ -253,10 +253,11 @@ class PhaseMachine:
         options = self.options
         if not options.starts_targeted:
             keep = [Action(ActionKind.KEEP_THETA_0)] if options.chosen.has_theta_b else []
-            self._pending = keep + self._at_step_0()
+            score = [Action(ActionKind.SCORE_THETA_0)] if options.chosen.leaves_out else []
+            self._pending = keep + score + self._at_step_0()
             return
         if not options.selected_before:
-            if "theta_0" in options.chosen.reads(options.mask_share):
+            if {"theta_0", "entropy"} & set(options.chosen.reads(options.mask_share)):
                 self._pending.append(Action(ActionKind.SCORE_THETA_0))
             self._pending.append(Action(ActionKind.SELECT))
         if options.targeted_accuracy_interval:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which target tokens stay in the loss (sections 3.3 and 3.4, Appendix K).
+"""Which target tokens stay in the loss, or with what weight (sections 3.3 and 3.4, Appendix K).
 
 All arrays are flat over the target tokens of a corpus, in corpus order: n tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,17 +17,15 @@ def delta_c(c_b: np.ndarray, c_0: np.ndarray) -> np.ndarray:
     """Eq. 3: c_t(theta_b) - c_t(theta_0). float32[n], from two float32[n] of finite values."""
     if c_b.shape != c_0.shape:
         raise ValueError(f"c(theta_b) has shape {c_b.shape}, c(theta_0) has {c_0.shape}")
-    _require_finite("theta_b", c_b)
-    _require_finite("theta_0", c_0)
-    return c_b.astype(np.float32) - c_0.astype(np.float32)
+    _require_finite(READABLE["theta_b"], c_b)
+    _require_finite(READABLE["theta_0"], c_0)
+    return c_b.astype(np.float32, copy=False) - c_0.astype(np.float32, copy=False)
 
 
-def _require_finite(name: str, values: np.ndarray) -> None:
-    bad = np.flatnonzero(~np.isfinite(values))
-    if bad.size:
-        raise ValueError(
-            f"{bad.size} log-probs at {name} are not finite, the first is token {bad[0]}"
-        )
+def _require_finite(what: str, values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        bad = np.flatnonzero(~np.isfinite(values))
+        raise ValueError(f"{bad.size} {what} are not finite, the first is token {bad[0]}")
 
 
 def anchors(delta: np.ndarray, tau: float = 0.0) -> np.ndarray:
@@ -34,25 +33,33 @@ def anchors(delta: np.ndarray, tau: float = 0.0) -> np.ndarray:
     return delta > np.float32(tau)
 
 
-#: Weights at which log-probs are needed to tell anchors and the others apart.
+#: What is needed to tell anchors and the others apart.
 ANCHORS = ("theta_0", "theta_b")
+
+#: What a method may read of each token, all float32[n].
+READABLE = {
+    "theta_0": "log-probs at theta_0",
+    "theta_b": "log-probs at theta_b",
+    "reference": "log-probs of a reference",
+    "entropy": "entropies at theta_0",
+}
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Target tokens of one teacher, as a masking method sees them: n of them.
+    """Target tokens of one teacher, as a selecting method sees them: n of them.
 
-    `c_0`, `c_b`: float32[n], log-probs at theta_0 and theta_b, each there if the method's `needs`
-    names it. `share`: the share that a baseline masks, None for as many as T3S would; `tau`: as in
-    Eq. 4; `seed`: of whatever is drawn.
+    `values`: by name of READABLE, those that are there. `share`: the share that a baseline masks,
+    None for as many as T3S would; `tau`: as in Eq. 4; `seed`: of whatever is drawn; `temperature`:
+    of soft weights, in nats.
     """
 
     n: int
-    c_0: np.ndarray | None
-    c_b: np.ndarray | None
+    values: Mapping[str, np.ndarray]
     share: float | None
     tau: float
     seed: int
+    temperature: float | None = None
 
     @property
     def delta(self) -> np.ndarray:
@@ -69,23 +76,29 @@ class Scored:
         """How many tokens a baseline masks."""
         return int(self.anchors.sum()) if self.share is None else round(self.share * self.n)
 
-    def at(self, weights: str) -> np.ndarray:
-        """Log-probs at these weights. ValueError for one that is not finite."""
-        c = {"theta_0": self.c_0, "theta_b": self.c_b}[weights]
-        assert c is not None  # `needs` did not name it
-        _require_finite(weights, c)  # a NaN would be sorted as if it were a confidence
-        return c
+    def at(self, what: str) -> np.ndarray:
+        """One of READABLE, float32[n]. ValueError for a value that is not finite."""
+        values = self.values[what]
+        _require_finite(READABLE[what], values)  # a NaN would be sorted as if it were a confidence
+        return values
 
 
 @dataclass(frozen=True)
 class Method:
     """What a run may train with, and so an entry of `METHODS`; `help` says it in a few words.
 
-    `keep`: from scored tokens to bool[n], True for those that stay in the loss; None for a method
-    that trains on all of them, to theta_f. `needs`: weights at which it reads log-probs.
-    `baseline`: it masks as many tokens as T3S would, or --t3s-mask-share of them, for which theta_b
-    is needed only if `needs` names it. `transfers`: theta_0 + (theta_f - theta_b) takes the place
-    of theta_f (section 2.2).
+    `keep`: from scored tokens to bool[n], True for those that stay in the loss, or to float32[n],
+    the weight of each; None for a method that trains on all samples, to theta_f. `needs`: what of
+    READABLE it reads. `baseline`: it masks as many tokens as T3S would, or --t3s-mask-share of
+    them, for which theta_b is needed only if `needs` names it. `transfers`: theta_0 + (theta_f -
+    theta_b) takes the place of theta_f (section 2.2). `requires`: fields of `MethodOptions` that
+    have to be given, and mean nothing to a method that does not name them.
+
+    What has no profile may change the loss of each step instead. `weigh`: from p, the probability
+    of each token at the live weights (an array or tensor, no gradient flows through it), and
+    --t3s-min-probability, to a factor of its loss. `leaves_out`: from float64[m], how far the mean
+    log-prob of each of the step's m samples has risen above theta_0's, and --t3s-mask-share, to
+    bool[m], the samples that do not count in the step.
     """
 
     name: str
@@ -94,6 +107,9 @@ class Method:
     needs: tuple[str, ...] = ()
     baseline: bool = False
     transfers: bool = False
+    requires: tuple[str, ...] = ()
+    weigh: Callable[[Any, Any], Any] | None = None
+    leaves_out: Callable[[np.ndarray, float], np.ndarray] | None = None
 
     @property
     def selects(self) -> bool:
@@ -105,9 +121,15 @@ class Method:
         """Something is done with the weights of the bottleneck."""
         return self.selects or self.transfers
 
+    def takes(self, option: str) -> bool:
+        """Whether this field of `MethodOptions`, which is of some methods only, is of this one."""
+        return option in self.requires or (self.baseline and option == "mask_share")
+
     def reads(self, share: float | None) -> tuple[str, ...]:
-        """Weights at which it needs log-probs, where a baseline masks this `share`."""
-        return ANCHORS if self.baseline and share is None else self.needs
+        """What of READABLE it reads, where a baseline masks this `share`."""
+        if self.baseline and share is None:
+            return (*ANCHORS, *(what for what in self.needs if what not in ANCHORS))
+        return self.needs
 
 
 def _masked_at_random(tokens: Scored) -> np.ndarray:
@@ -115,17 +137,9 @@ def _masked_at_random(tokens: Scored) -> np.ndarray:
     return _without(order[: tokens.masked], tokens.n)
 
 
-def _masked_by_confidence(tokens: Scored, sign: int) -> np.ndarray:
-    """Without the tokens whose `sign` times c(theta_0) is lowest."""
+def _without_lowest(values: np.ndarray, tokens: Scored) -> np.ndarray:
     # Stable, so that ties are cut by position and the count is exact.
-    order = np.argsort(sign * tokens.at("theta_0"), kind="stable")
-    return _without(order[: tokens.masked], tokens.n)
-
-
-def _masked_by_delta(tokens: Scored) -> np.ndarray:
-    """Without the tokens whose delta_c is lowest: those that stay are the top share by delta_c."""
-    # Stable, so that ties are cut by position and the count is exact.
-    return _without(np.argsort(tokens.delta, kind="stable")[: tokens.masked], tokens.n)
+    return _without(np.argsort(values, kind="stable")[: tokens.masked], tokens.n)
 
 
 def _without(masked: np.ndarray, n: int) -> np.ndarray:
@@ -134,9 +148,30 @@ def _without(masked: np.ndarray, n: int) -> np.ndarray:
     return keep
 
 
+def _excess_loss(tokens: Scored) -> np.ndarray:
+    """Rho-1's score, at theta_0: L_theta_0 - L_ref = c_ref - c_theta_0."""
+    return tokens.at("reference") - tokens.at("theta_0")
+
+
+def _soft_weights(tokens: Scored) -> np.ndarray:
+    """sigmoid((tau - delta_c) / T): 1 for what fell far, 1/2 at tau, T3S's mask as T goes to 0."""
+    assert tokens.temperature is not None  # `requires` names it
+    rise = (tokens.delta.astype(np.float64) - tokens.tau) / tokens.temperature
+    return np.exp(-np.logaddexp(0.0, rise)).astype(np.float32)
+
+
+def _best_fitted(rise: np.ndarray, share: float) -> np.ndarray:
+    """TailSFT, Algorithm 1: round(share * m) samples whose loss has fallen furthest, one stays."""
+    count = min(round(share * len(rise)), len(rise) - 1)
+    left_out = np.zeros(len(rise), dtype=bool)
+    left_out[np.argsort(-rise, kind="stable")[:count]] = True
+    return left_out
+
+
 _SAME_SHARE = "mask the same share of tokens as t3s, or --t3s-mask-share"
 
 #: Every value of --t3s-method; all that the rest of the package knows of one stands here.
+#: docs/selections.md has the formula and the source of each.
 METHODS = {
     method.name: method
     for method in (
@@ -146,18 +181,25 @@ METHODS = {
         Method(
             "inverse", "train on the anchors only (-T3S)", lambda tokens: tokens.anchors, ANCHORS
         ),
+        Method(
+            "t3s-soft",
+            "weigh each token by sigmoid((tau - delta_c) / --t3s-soft-temperature)",
+            _soft_weights,
+            ANCHORS,
+            requires=("soft_temperature",),
+        ),
         Method("random", _SAME_SHARE, _masked_at_random, baseline=True),
         Method(
             "mask-top-confidence",
             _SAME_SHARE,
-            lambda tokens: _masked_by_confidence(tokens, -1),
+            lambda tokens: _without_lowest(-tokens.at("theta_0"), tokens),
             ("theta_0",),
             baseline=True,
         ),
         Method(
             "mask-bottom-confidence",
             _SAME_SHARE,
-            lambda tokens: _masked_by_confidence(tokens, 1),
+            lambda tokens: _without_lowest(tokens.at("theta_0"), tokens),
             ("theta_0",),
             baseline=True,
         ),
@@ -165,9 +207,46 @@ METHODS = {
             "keep-top-delta",
             "keep the tokens with the largest delta_c (Rho-1, TokenCleaning with theta_b as the "
             "reference), as many as t3s keeps, or all but --t3s-mask-share",
-            _masked_by_delta,
+            lambda tokens: _without_lowest(tokens.delta, tokens),
             ANCHORS,
             baseline=True,
+        ),
+        Method(
+            "keep-top-entropy",
+            "keep the tokens with the highest entropy at theta_0, as many as t3s keeps, or all "
+            "but --t3s-mask-share",
+            lambda tokens: _without_lowest(tokens.at("entropy"), tokens),
+            ("entropy",),
+            baseline=True,
+        ),
+        Method(
+            "rho",
+            "keep the tokens with the largest excess loss over --t3s-reference at theta_0 (Rho-1), "
+            "as many as t3s keeps, or all but --t3s-mask-share",
+            lambda tokens: _without_lowest(_excess_loss(tokens), tokens),
+            ("theta_0", "reference"),
+            baseline=True,
+            requires=("reference",),
+        ),
+        Method(
+            "dft",
+            "plain fine-tuning with each token's loss times its probability (DFT)",
+            weigh=lambda p, _: p,
+        ),
+        Method(
+            "profit",
+            "plain fine-tuning on the tokens whose probability is at least --t3s-min-probability "
+            "(ProFit)",
+            requires=("min_probability",),
+            weigh=lambda p, least: p >= least,
+        ),
+        Method(
+            "tail-sft",
+            "plain fine-tuning without the --t3s-mask-share of each step's samples whose loss has "
+            "fallen furthest below theta_0's (TailSFT)",
+            needs=("theta_0",),
+            requires=("mask_share",),
+            leaves_out=_best_fitted,
         ),
     )
 }
@@ -184,46 +263,57 @@ def keep_mask(
     seed: int = 0,
     share: float | None = None,
     tau: float = 0.0,
+    c_ref: np.ndarray | None = None,
+    entropy: np.ndarray | None = None,
+    temperature: float | None = None,
 ) -> np.ndarray:
-    """bool[n], True for tokens that stay in the loss (Eq. 5).
+    """bool[n], True for tokens that stay in the loss (Eq. 5); or float32[n], their weights.
 
-    `share` is the masked share of the baselines; None masks as many tokens as T3S would. With a
-    share only the log-probs are needed that the method's `needs` names. ValueError for an unknown
-    method, another number of tokens than n, log-probs that are missing or not finite, a share
-    outside 0 to 1 or of another method.
+    `share` is the masked share of the baselines; None masks as many tokens as T3S would. Only that
+    of READABLE is needed which the method's `reads` names: `c_0`, `c_b`, `c_ref` and `entropy`,
+    float32[n]. ValueError for an unknown method, another number of tokens than n, values that are
+    missing or not finite, a share outside 0 to 1 or of another method, a temperature of another
+    method, or none.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}")
     chosen = METHODS[method]
     if share is not None and not (chosen.baseline and 0 <= share <= 1):
         raise ValueError(f"a masked share of {share} does not apply to {method!r}")
-    for name, values in (("theta_0", c_0), ("theta_b", c_b)):
-        if values is not None and values.shape != (n,):
-            raise ValueError(f"c({name}) has shape {values.shape}, the corpus has {n} tokens")
+    if chosen.takes("soft_temperature") != (temperature is not None and temperature > 0):
+        raise ValueError(f"a temperature of {temperature} does not apply to {method!r}")
+    given = {"theta_0": c_0, "theta_b": c_b, "reference": c_ref, "entropy": entropy}
+    there = {what: values for what, values in given.items() if values is not None}
+    for what, values in there.items():
+        if values.shape != (n,):
+            raise ValueError(f"{READABLE[what]}: {values.shape}, and the corpus has {n} tokens")
     if chosen.keep is None:
         return np.ones(n, dtype=bool)
-    there = {"theta_0": c_0 is not None, "theta_b": c_b is not None}
-    missing = [weights for weights in chosen.reads(share) if not there[weights]]
+    missing = [READABLE[what] for what in chosen.reads(share) if what not in there]
     if missing:
-        raise ValueError(f"{method} needs log-probs at {' and at '.join(missing)}")
-    return chosen.keep(Scored(n, c_0, c_b, share, tau, seed))
+        raise ValueError(f"{method} needs {' and '.join(missing)}")
+    return chosen.keep(Scored(n, there, share, tau, seed, temperature))
 
 
 def selection_counts(keep: np.ndarray, delta: np.ndarray | None, tau: float = 0.0) -> dict:
-    """Plain figures of a selection for the summary; those about anchors need `delta`."""
-    counts = {
-        "target_tokens": int(keep.size),
-        "kept": int(keep.sum()),
-        "masked": int((~keep).sum()),
-        "masked_share": float((~keep).mean()),
+    """Plain figures of a selection for the summary; those about anchors need `delta`, that of
+    weights is only of a selection that has them. A token is kept where its weight is not 0."""
+    kept = keep > 0
+    counts: dict = {
+        "target_tokens": int(kept.size),
+        "kept": int(kept.sum()),
+        "masked": int((~kept).sum()),
+        "masked_share": float((~kept).mean()),
     }
-    if delta is None:
-        return counts
-    is_anchor = anchors(delta, tau)
 
     def mean(values):
         return float(values.mean()) if values.size else None
 
+    if keep.dtype != np.bool_:
+        counts |= {"mean_weight": mean(keep[kept].astype(np.float64))}
+    if delta is None:
+        return counts
+    is_anchor = anchors(delta, tau)
     return counts | {
         "anchors": int(is_anchor.sum()),
         "anchor_share": float(is_anchor.mean()),

@@ -22,6 +22,10 @@ def accuracy_by_iteration(summary: dict) -> Markup:
         Series(_named(key), _accuracies(entries, offsets.get(key, 0)), _COLOURS.get(key[0], 1))
         for key, entries in _by_phase(summary["measurements"]).items()
     ]
+    series += [
+        Series(f"{_named(key)}, held-out", _accuracies(entries, offsets.get(key, 0)), 1, True)
+        for key, entries in _by_phase(summary.get("heldout", [])).items()
+    ]
     return line_chart(
         "Training accuracy by iteration, one standard error up and down",
         series,

@@ -18,6 +18,7 @@ from t3s_megatron.data.teachers import Part
 from t3s_megatron.method.phases import Phase
 from t3s_megatron.method.profile import Profile
 from t3s_megatron.monitor.curves import Curves, measurement_figures
+from t3s_megatron.monitor.progress import Progress
 from t3s_megatron.monitor.summary import Summary
 
 #: The curve `phase`; whatever comes after is 2.
@@ -37,11 +38,13 @@ class Journal:
     def __init__(
         self,
         summary: Summary,
+        progress: Progress,
         curves: Curves,
         print_line: Callable[[str], None],
         iteration: Callable[[], int],
     ):
         self.summary = summary
+        self.progress = progress
         self.curves = curves
         self.print_line = print_line
         self.iteration = iteration
@@ -84,6 +87,20 @@ class Journal:
         )
         self.write()
 
+    def heldout(self, measured: Measurement, teacher: str | None) -> None:
+        """An accuracy of --t3s-heldout-interval; nothing is decided by it."""
+        self.summary.append("heldout", measured.to_dict() | _whose(teacher))
+        self._draw({"accuracy_heldout": measured.accuracy}, teacher)
+        self.say(
+            f"{measured.phase} step {measured.step}, held-out prompts: accuracy "
+            f"{measured.describe()}, {measured.seconds:.1f} s"
+        )
+
+    def advanced(self, phase: str, step: int, train_iters: int, seconds: float) -> None:
+        """A training step is done, which took this long without its measurements; `train_iters`:
+        steps of the whole run, at the most. For whoever watches, and in no summary."""
+        self.progress.write(phase, step, self.iteration(), train_iters, seconds)
+
     def evaluated(self, measured: Measurement, weights: str) -> None:
         """An accuracy of --t3s-report-temperatures at the named weights."""
         self.summary.append("evaluations", measured.to_dict() | {"weights": weights})
@@ -112,6 +129,11 @@ class Journal:
         self.curves.scalars(found, iteration, teacher)
         where = {"phase": phase, "step": step} | _whose(teacher)
         self.summary.append("figure_4", where | figures)
+
+    @property
+    def draws(self) -> bool:
+        """Whether curves are drawn on this rank."""
+        return self.curves.tensorboard is not None or self.curves.wandb is not None
 
     def anchors(self, delta: np.ndarray, share: float, teacher: str | None) -> None:
         """The anchors among a profile's tokens. `delta`: their delta_c at theta_b, float32[n]."""

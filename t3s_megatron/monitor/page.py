@@ -13,8 +13,11 @@ from dataclasses import dataclass
 from t3s_megatron.data.durable import write_bytes
 from t3s_megatron.method.evidence import Evidence
 from t3s_megatron.monitor import curve_pictures
+from t3s_megatron.monitor.comparison import Comparison
+from t3s_megatron.monitor.comparison_tables import comparison_sections
 from t3s_megatron.monitor.curve_pictures import accuracy_text
 from t3s_megatron.monitor.markup import Markup, folded, joined, pairs, table, tag, text
+from t3s_megatron.monitor.report import called
 from t3s_megatron.monitor.style import STYLE
 from t3s_megatron.monitor.tokens import RunTokens
 from t3s_megatron.monitor.traces import token_sections
@@ -37,17 +40,17 @@ class ReportedRun:
     why_no_tokens: str = ""
 
 
-def write_page(runs: Sequence[ReportedRun], path: str) -> None:
+def write_page(runs: Sequence[ReportedRun], path: str, compared: Sequence[Comparison] = ()) -> None:
     """WriteError where it cannot be written."""
-    write_bytes(path, page(runs).encode())
+    write_bytes(path, page(runs, compared).encode())
 
 
-def page(runs: Sequence[ReportedRun]) -> str:
-    """The whole document."""
-    names = [f"{number}. {run.summary['method']}" for number, run in enumerate(runs, start=1)]
+def page(runs: Sequence[ReportedRun], compared: Sequence[Comparison] = ()) -> str:
+    """The whole document. `compared`: what is known of who was better."""
+    names = [f"{number}. {called(run.summary)}" for number, run in enumerate(runs, start=1)]
     if len(runs) == 1:
-        names = [runs[0].summary["method"]]
-    title = f"T3S: {', '.join(run.summary['method'] for run in runs)}"
+        names = [called(runs[0].summary)]
+    title = f"T3S: {', '.join(called(run.summary) for run in runs)}"
     head = (
         '<meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
@@ -56,6 +59,7 @@ def page(runs: Sequence[ReportedRun]) -> str:
         f"<title>{text(title)}</title><style>{STYLE}</style>"
     )
     body = [tag("h1", title), tag("p", _what_this_is(runs), class_="soft")]
+    body += comparison_sections(compared)
     if len(runs) > 1:
         body += [_contents(runs, names), _together(runs, names)]
     elif runs[0].summary["evaluations"]:

@@ -21,8 +21,9 @@ _KEYS = (
 )  # fmt: skip
 
 
-def read_summary(path: str) -> dict:
-    """T3SError when the file is not a summary of this package."""
+def read_summary(path: str, name: str | None = None) -> dict:
+    """T3SError when the file is not a summary of this package. `name`: what the run is called in
+    tables instead of its method."""
     try:
         with open(path, encoding="utf-8") as file:
             summary = json.load(file)
@@ -38,7 +39,12 @@ def read_summary(path: str) -> dict:
     missing = [key for key in _KEYS if key not in summary]
     if missing:
         raise T3SError(f"{path}: damaged, it lacks {', '.join(missing)}; run it again")
-    return summary
+    return summary | ({} if name is None else {"name": name})
+
+
+def called(summary: dict) -> str:
+    """What a run is called: its method, unless it was given a name."""
+    return summary.get("name") or summary["method"]
 
 
 def tables(summaries: list[dict]) -> str:
@@ -106,7 +112,7 @@ def _accuracy(measurement: dict) -> str:
 
 def _headline(summary: dict) -> str:
     temperature = summary["arguments"]["temperature"]
-    line = f"{summary['method']}: training accuracy by step at T = {temperature:g}"
+    line = f"{called(summary)}: training accuracy by step at T = {temperature:g}"
     line += _selected(summary) + _how_sure(summary)
     for teacher, found in summary.get("teachers", {}).items():
         line += f"\n  teacher {teacher}: {found['samples']} samples{_selected(found)}"
@@ -134,6 +140,8 @@ def _selected(found: dict) -> str:
         said += f"; {tokens['masked_share']:.0%} of {tokens['target_tokens']} tokens masked"
         if tokens.get("anchor_share") is not None:
             said += f", anchor share {tokens['anchor_share']:.2f}"
+        if tokens.get("mean_weight") is not None:
+            said += f", mean weight of the others {tokens['mean_weight']:.2f}"
     return said
 
 
@@ -152,7 +160,9 @@ def _by_weights(summaries: list[dict]) -> str:
     for number, summary in enumerate(summaries, start=1):
         rows: dict[str, dict[tuple, str]] = {}
         for e in summary["evaluations"]:
-            name = _WEIGHTS.get(e["weights"], summary["method"].upper())
+            name = _WEIGHTS.get(e["weights"], called(summary).upper())
+            if "name" in summary and e["weights"] != "theta_0":
+                name = called(summary).upper()
             column = (e["split"], e["temperature"])
             if column not in columns:
                 columns.append(column)
@@ -184,7 +194,9 @@ def draw(summaries: list[dict], path: str) -> None:
     try:
         import matplotlib
     except ImportError as error:
-        raise T3SError('a picture needs matplotlib: pip install "t3s-megatron[tiny]"') from error
+        raise T3SError(
+            'a picture needs matplotlib: pip install "t3s-megatron[pictures]"'
+        ) from error
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
@@ -225,7 +237,7 @@ def draw(summaries: list[dict], path: str) -> None:
                 panel.text(at, 0.02, " theta_b", fontsize=9)
         panel.set_ylim(0, 1.1)
         panel.set_ylabel("training accuracy")
-        panel.set_title(summary["method"], loc="left", fontsize=10)
+        panel.set_title(called(summary), loc="left", fontsize=10)
     panels[-1, 0].set_xlabel("iteration")
     figure.tight_layout()
     try:

@@ -29,7 +29,8 @@ class Summary:
     those that fell in the selector; `targeting`: what was forced into its masks.
 
     `measurements` are the accuracies on training prompts by step; `evaluations` those asked for
-    with --t3s-report-temperatures at named weights (theta_0, theta_f, theta_rrt, theta_t3s, ...).
+    with --t3s-report-temperatures at named weights (theta_0, theta_f, theta_rrt, theta_t3s, ...);
+    `heldout` those of --t3s-heldout-interval.
     """
 
     def __init__(self, path: str | None):
@@ -46,6 +47,7 @@ class Summary:
             "measurements": [],
             "confidence": [],
             "evaluations": [],
+            "heldout": [],
             "tokens": {},
             "noise": None,
             "skipped_samples": [],

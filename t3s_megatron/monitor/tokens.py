@@ -26,8 +26,9 @@ _ANY_LENGTH = 2**40
 
 @dataclass(frozen=True)
 class RunTokens:
-    """`keep` bool[n], `c_0` and `c_b` float32[n], over the n target tokens of `corpus`; None where
-    the run has left none. `tokenizer`: a Hugging Face one."""
+    """`keep` bool[n] (of weights: those above 0), `c_0` and `c_b` float32[n], over the n target
+    tokens of `corpus`; None where the run has left none. `tokenizer`: a Hugging Face one.
+    `weights` float32[n]: those of the tokens in the loss, None where each is 0 or 1."""
 
     corpus: Corpus
     tokenizer: object
@@ -35,6 +36,7 @@ class RunTokens:
     c_0: np.ndarray | None
     c_b: np.ndarray | None
     tau: float
+    weights: np.ndarray | None = None
 
     @property
     def delta(self) -> np.ndarray | None:
@@ -84,7 +86,8 @@ def read_tokens(
         overlong=arguments.get("overlong", "error"),
     )
     kept = os.path.join(folder, "selection.safetensors")
-    keep = Selection.load(kept, corpus).keep if os.path.exists(kept) else None
+    selected = Selection.load(kept, corpus).keep if os.path.exists(kept) else None
+    weighted = selected is not None and selected.dtype != np.bool_
     parts = parts_of(corpus, records)
     c: dict[str, np.ndarray | None] = {}
     for tag in ("theta_0", "theta_b"):
@@ -97,7 +100,15 @@ def read_tokens(
             values[part.targets] = LogProbStore.load(path, part.corpus).c
         c[tag] = values
     tau = float(arguments.get("anchor_threshold", 0.0))
-    return RunTokens(corpus, tokenizer, keep, c["theta_0"], c["theta_b"], tau)
+    return RunTokens(
+        corpus,
+        tokenizer,
+        None if selected is None else selected > 0,
+        c["theta_0"],
+        c["theta_b"],
+        tau,
+        selected if weighted else None,
+    )
 
 
 # ------------------------------------------------------------------------------------ what they say

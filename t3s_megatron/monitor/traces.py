@@ -261,7 +261,12 @@ def _tokens(run: RunTokens, sample: int, most: int) -> Iterator[Markup]:
 
 
 def _log_probs(run: RunTokens, target: int, delta: np.ndarray | None) -> str:
-    known = (("θ0", run.c_0, ""), ("θb", run.c_b, ""), ("Δ", delta, "+"))
+    known = (
+        ("θ0", run.c_0, ""),
+        ("θb", run.c_b, ""),
+        ("Δ", delta, "+"),
+        ("weight", run.weights, ""),
+    )
     return ", ".join(
         f"{name} {format(float(values[target]), sign + '.3f')}"
         for name, values, sign in known

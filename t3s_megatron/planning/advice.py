@@ -48,6 +48,10 @@ def _knobs(
         if fits >= 1:
             smaller = now.generation * fits // answers.batch_size
             yield f"--t3s-generation-batch-size {fits}", replace(now, generation=smaller)
+    if now.serving and now.resident + now.serving > limit > now.resident:
+        room = limit - now.resident
+        share = 0.01 * (100 * room // limit)
+        yield f"--server-memory {share:.2f} (SERVE_MEMORY)", replace(now, serving=room)
     spread = layout.data * layout.context
     if not layout.distributed_optimizer and spread > 1:
         shard = replace(now, optimizer=now.optimizer // spread)
@@ -92,6 +96,8 @@ def _more_splitting(
     if layout.distributed_optimizer:
         again = replace(now, optimizer=now.optimizer // 2)
         yield f"twice the data parallelism, {2 * layout.world_size} GPUs", again
+    if model.copies > 1:
+        return  # it would part them
     yield (
         f"--context-parallel-size {2 * layout.context} on {2 * layout.world_size} GPUs",
         replace(

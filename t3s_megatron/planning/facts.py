@@ -148,25 +148,38 @@ class Samples:
 
 @dataclass(frozen=True)
 class Storage:
-    """What the run writes. `gathers_optimizer`: to save, and to resume, every rank holds the whole
-    optimizer state of its part of the model on the host; `export`: a Hugging Face folder at the
-    end."""
+    """What the run writes. `keep`: how many checkpoints stay, None for all; `gathers_optimizer`: to
+    save, and to resume, every rank holds the whole optimizer state of its part of the model on the
+    host; `export`: a Hugging Face folder at the end."""
 
     save_interval: int | None
     retain_interval: int | None
+    keep: int | None
     saves_optimizer: bool
     gathers_optimizer: bool
     export: bool
 
 
 @dataclass(frozen=True)
+class Colocated:
+    """A server on `gpus` of those that train. Bytes of each: `memory` while it is awake; `reserve`,
+    part of that, for CUDA context, NCCL, graphs and workspaces, which it keeps while it sleeps."""
+
+    gpus: int
+    memory: int
+    reserve: int
+
+
+@dataclass(frozen=True)
 class Servers:
     """Who answers with --t3s-generation server. `urls`: how many; `concurrency`: answers at once at
-    each; `overlap`: measurements in flight while training goes on, 0: it waits."""
+    each; `overlap`: measurements in flight while training goes on, 0: it waits; `colocated`: of
+    each, None where it has GPUs of its own."""
 
     urls: int
     concurrency: int
     overlap: int = 0
+    colocated: Colocated | None = None
 
 
 @dataclass(frozen=True)
@@ -175,8 +188,9 @@ class Answers:
     `asked_in_profiles`: answers of one in the profile of each of several teachers; `evaluated`:
     answers of one evaluation at --t3s-report-temperatures; `expected` (as the teacher's, or as
     given) and `limit`: tokens of an answer; `batch_size`: answers generated together on one
-    data-parallel rank; `cached`: with a key-value cache; `blocks`: of a measurement; `servers`:
-    None where the live weights answer."""
+    data-parallel rank; `cached`: with a key-value cache; `servable`: servers could give them;
+    `blocks`: of a measurement; `servers`: None where the live weights answer; `heldout`: answers of
+    one measurement at --t3s-heldout-interval, every so many steps."""
 
     prompts: int
     asked: int
@@ -186,10 +200,21 @@ class Answers:
     batch_size: int
     longest_prompt: int
     cached: bool
+    servable: bool = True
     asked_in_profiles: tuple[int, ...] = ()
     blocks: int = 1
     servers: Servers | None = None
+    heldout: int = 0
+    heldout_interval: int = 0
 
     @property
     def overlap(self) -> int:
         return 0 if self.servers is None else self.servers.overlap
+
+    @property
+    def colocated(self) -> Colocated | None:
+        return None if self.servers is None else self.servers.colocated
+
+    def heldout_measurements(self, steps: int) -> int:
+        """Those of --t3s-heldout-interval in a run of so many steps, with that of step 0."""
+        return 1 + steps // self.heldout_interval if self.heldout_interval else 0

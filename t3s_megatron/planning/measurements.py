@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from t3s_megatron.method.options import MethodOptions
-from t3s_megatron.planning.facts import Answers, Layout, Model, Servers
+from t3s_megatron.planning.colocated import answers_at_once
+from t3s_megatron.planning.facts import Answers, Colocated, Layout, Model, Servers
 from t3s_megatron.planning.serving import waited
 from t3s_megatron.planning.walk import Walk, expected_and_longest
-from t3s_megatron.planning.work import Speed, Work, generating, scoring, training
+from t3s_megatron.planning.work import Speed, Work, forwards, generating, scoring, training
 
 #: Advice is given when measuring takes more than this share of the run.
 DOMINATES = 0.5
@@ -24,7 +25,7 @@ DOMINATES = 0.5
 class Costs:
     """What the parts of a run cost, however many of them there are. `lengths`: of the corpus's
     rows, in positions computed; `teachers`: the numbers of the samples of each, where there are
-    several."""
+    several; `server`: one that would find room on the GPUs of a run whose live weights answer."""
 
     layout: Layout
     model: Model
@@ -32,6 +33,7 @@ class Costs:
     answers: Answers | None
     speed: Speed
     teachers: tuple[tuple[int, ...], ...] = ()
+    server: Colocated | None = None
 
     def walks(self, asked: MethodOptions) -> tuple[Walk, Walk]:
         """The run `asked` as it is expected, and at the most."""
@@ -44,7 +46,8 @@ class Costs:
         how = self.layout, self.model, self.lengths
         work = {
             "profile": self._profiles(walk),
-            "scoring": scoring(*how, walk.scoring_passes, self.speed),
+            "scoring": scoring(*how, walk.scoring_passes, self.speed)
+            + forwards(*how, walk.scored_steps, self.speed),
             "targeted": training(*how, walk.targeted_steps, self.speed),
         }
         if self.answers is not None:
@@ -72,6 +75,7 @@ class Costs:
         assert self.answers is not None
         asked = [self.answers.evaluated] * walk.evaluations
         asked += [self.answers.asked] * walk.targeted_measurements
+        asked += [self.answers.heldout] * self.answers.heldout_measurements(walk.steps)
         in_profiles = walk.measurements - walk.targeted_measurements
         of_each = [self._asked(walk, k) for k in range(walk.profiles)]
         return self._generating(asked + of_each * (in_profiles // walk.profiles))[longest]
@@ -90,6 +94,8 @@ class Costs:
             return self._generating([asked])[longest].seconds
 
         evaluations = walk.evaluations * seconds(self.answers.evaluated)
+        held_out = self.answers.heldout_measurements(walk.steps)
+        evaluations += held_out * (seconds(self.answers.heldout) + self.export)
         return evaluations + waited(
             walk.events,
             step=lambda profile: self._training(walk, profile, 1).seconds,
@@ -128,12 +134,14 @@ class Costs:
 
 @dataclass(frozen=True)
 class Beside:
-    """A run whose live weights answer, if servers on as many GPUs more did. Seconds of the whole
-    run: `waits`, training waiting for each measurement; `overlapped`, with one in flight, None
-    where its arguments do not allow that."""
+    """A run whose live weights answer, if servers did. Seconds of the whole run: on as many GPUs
+    more, `waits`, training waiting for each measurement, and `overlapped`, with one in flight, None
+    where its arguments do not allow that; `colocated` on the GPUs that train, None where a server
+    finds no room there."""
 
     waits: float
     overlapped: float | None
+    colocated: float | None
 
 
 @dataclass(frozen=True)
@@ -150,7 +158,8 @@ class Measuring:
     """`one` measurement and its `prompts`; how many there are, and in the targeted phase; `seconds`
     and `share` of the whole run, evaluations and exports included; `generating`: seconds of those
     who answer, waited for or not. `exported` bytes and `export` seconds: of one copy of the weights
-    for servers; `exports`: (expected, at most), None and `beside` where live weights answer."""
+    for servers; `exports`: (expected, at most), None where live weights answer; `beside`: what
+    servers would then come to, None where they are those of the run, or could not answer."""
 
     prompts: int
     one: Work
@@ -191,20 +200,30 @@ def measuring(asked: MethodOptions, costs: Costs) -> Measuring | None:
         exported=costs.exported,
         export=costs.export,
         exports=(costs.exports(walk), costs.exports(longest)) if served else None,
-        beside=None if served else _beside(asked, costs, answers),
+        beside=_beside(asked, costs, answers) if answers.servable and not served else None,
         alternatives=tuple(_alternatives(asked, walk, costs)),
     )
 
 
 def _beside(asked: MethodOptions, costs: Costs, answers: Answers) -> Beside:
-    def seconds(overlap: int) -> float:
-        servers = Servers(costs.layout.data, answers.batch_size, overlap)
+    def seconds(servers: Servers) -> float:
         other = replace(costs, answers=replace(answers, servers=servers))
         return other.seconds(other.walks(asked)[0])
 
+    def elsewhere(overlap: int) -> float:
+        return seconds(Servers(costs.layout.data, answers.batch_size, overlap))
+
+    colocated, server = None, costs.server
+    if server is not None and answers_at_once(costs.model, server, answers):
+        many = costs.layout.world_size // server.gpus
+        colocated = seconds(Servers(many, answers.asked, colocated=server))
     measures = asked.profile_interval or asked.targeted_accuracy_interval
     overlaps = measures and not asked.coarse_interval and answers.blocks == 1
-    return Beside(waits=seconds(0), overlapped=seconds(1) if overlaps else None)
+    return Beside(
+        waits=elsewhere(0),
+        overlapped=elsewhere(1) if overlaps else None,
+        colocated=colocated,
+    )
 
 
 def _alternatives(asked: MethodOptions, walk: Walk, costs: Costs) -> Iterator[Alternative]:

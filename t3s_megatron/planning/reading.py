@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from t3s_megatron.config import T3SConfig
-from t3s_megatron.planning.facts import Answers, Layout, Samples, Servers, Storage, Teacher
+from t3s_megatron.planning.facts import (
+    Answers,
+    Colocated,
+    Layout,
+    Samples,
+    Servers,
+    Storage,
+    Teacher,
+)
 from t3s_megatron.servers.probes import PROBE_TOKENS, PROBES
 
 #: Samples of the paper's corpora, where the data is not on this machine.
@@ -127,8 +135,8 @@ def _assumed_samples(args, tokenizer, sources: list[str], notes: list[str]) -> S
 
 
 def held_out_lengths(config: T3SConfig | None, args, tokenizer, notes: list[str]) -> list[int]:
-    """Lengths of the prompts that only evaluations ask. Adds to `notes` what is not here."""
-    if config is None or not (config.heldout_data and config.report_temperatures):
+    """Lengths of the prompts that are never trained on. Adds to `notes` what is not here."""
+    if config is None or not config.heldout_data:
         return []
     from t3s_megatron.data.teachers import load_heldout_corpus
 
@@ -144,9 +152,15 @@ def held_out_lengths(config: T3SConfig | None, args, tokenizer, notes: list[str]
 
 
 def answers_of(
-    config: T3SConfig | None, args, samples: Samples, held_out: list[int], layout: Layout
+    config: T3SConfig | None,
+    args,
+    samples: Samples,
+    held_out: list[int],
+    layout: Layout,
+    server: Colocated | None = None,
 ) -> Answers | None:
-    """What is generated, where the run asks for answers. `held_out`: lengths of those prompts."""
+    """What is generated, where the run asks for answers. `held_out`: lengths of those prompts.
+    `server`: one on the training GPUs, for a run that has such."""
     if config is None or not config.needs_answers:
         return None
     prompts = samples.asked(config.accuracy_prompts)
@@ -160,8 +174,10 @@ def answers_of(
         for temperature in config.report_temperatures
     )
     longest_prompt = max([*samples.prompts, *held_out])
-    limit = config.max_new_tokens or args.seq_length + 1 - longest_prompt
-    on_a_rank = -(-max(asked, evaluated, *asked_in_profiles) // layout.data)
+    limit = config.longest_answer(args.seq_length, longest_prompt)
+    heldout = len(held_out[: config.accuracy_prompts or None]) * config.accuracy_samples
+    heldout *= config.heldout_interval > 0
+    on_a_rank = -(-max(asked, evaluated, heldout, *asked_in_profiles) // layout.data)
     return Answers(
         prompts=prompts,
         asked=asked,
@@ -171,9 +187,17 @@ def answers_of(
         batch_size=min(config.generation_batch_size, on_a_rank),
         longest_prompt=longest_prompt,
         cached=layout.context == 1,
+        servable=not config.diffusion,
         asked_in_profiles=asked_in_profiles,
         blocks=config.accuracy_blocks,
-        servers=Servers(len(config.server_url), config.server_concurrency, config.accuracy_overlap)
+        heldout=heldout,
+        heldout_interval=config.heldout_interval,
+        servers=Servers(
+            len(config.server_url),
+            config.server_concurrency,
+            config.accuracy_overlap,
+            server if config.server_colocated else None,
+        )
         if config.generation == "server"
         else None,
     )
@@ -211,6 +235,7 @@ def storage_of(args) -> Storage:
     return Storage(
         save_interval=args.save_interval if args.save else None,
         retain_interval=getattr(args, "save_retain_interval", None),
+        keep=args.t3s_keep_checkpoints if getattr(args, "t3s", False) else None,
         saves_optimizer=not args.no_save_optim,
         # distrib_optimizer.py:1729: without the memory-efficient mode, on all ranks.
         gathers_optimizer=args.use_distributed_optimizer

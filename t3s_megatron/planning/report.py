@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 
+from t3s_megatron.planning.colocated import answers_at_once, room_for_answers, weights_of
 from t3s_megatron.planning.facts import Answers, Layout, Model, Samples, Servers
 from t3s_megatron.planning.measurements import Measuring
 from t3s_megatron.planning.memory import Disk, GpuMemory, HostMemory
@@ -46,7 +47,14 @@ class PlannedRun:
 
     @property
     def fits(self) -> bool:
-        return self.worst.total <= self.gpu_limit
+        return self.worst.total <= self.gpu_limit and self.answers_at_once != 0
+
+    @property
+    def answers_at_once(self) -> int | None:
+        """Of a server on the training GPUs; None without one."""
+        if self.answers is None or self.answers.colocated is None:
+            return None
+        return answers_at_once(self.model, self.answers.colocated, self.answers)
 
     def to_dict(self) -> dict:
         """JSON-able. Sizes in bytes, times in seconds."""
@@ -106,7 +114,7 @@ def _head(planned: PlannedRun) -> str:
 def _gpus(planned: PlannedRun) -> str:
     header = [
         "GiB a GPU, by stage", "layers", "parameters", "weights", "gradients", "optimizer",
-        "activations", "generation", "reserve", "total",
+        "activations", "generation", "a server", "reserve", "total",
     ]  # fmt: skip
     rows = [
         [
@@ -116,15 +124,40 @@ def _gpus(planned: PlannedRun) -> str:
             *(
                 f"{size / GIB:.1f}"
                 for size in (gpu.weights, gpu.gradients, gpu.optimizer, gpu.activations,
-                             gpu.generation, gpu.reserve, gpu.total)
+                             gpu.generation, gpu.serving, gpu.reserve, gpu.total)
             ),
         ]
         for gpu in planned.gpus
     ]  # fmt: skip
-    return _table([header, *rows]) + (
+    served = any(gpu.serving for gpu in planned.gpus)
+    if not served:
+        column = header.index("a server")
+        header, *rows = ([*row[:column], *row[column + 1 :]] for row in [header, *rows])
+    said = (
         "\nactivations in training and generation during a measurement are never there together; "
         "the total has the larger"
         + ("; generation is of the probes only" if _servers(planned) is not None else "")
+    )
+    if served:
+        asleep = planned.worst.asleep / GIB
+        said += (
+            f".\nThe server sleeps in training, and keeps {asleep:.1f} GiB; while it answers, "
+            "torch has given back what it holds for activations"
+        )
+    return _table([header, *rows]) + said
+
+
+def _room(planned: PlannedRun) -> str | None:
+    """What a server on the training GPUs has room for."""
+    if planned.answers is None or planned.answers.colocated is None:
+        return None
+    model, server = planned.model, planned.answers.colocated
+    return (
+        f"servers  {planned.layout.world_size // server.gpus} of {server.gpus} of these GPUs, "
+        f"{server.memory / GIB:.1f} GiB of each: weights {weights_of(model, server) / GIB:.1f}, "
+        f"{server.reserve / GIB:.1f} set aside, keys and values "
+        f"{max(0, room_for_answers(model, server)) / GIB:.1f}: {planned.answers_at_once} answers "
+        f"of {planned.answers.expected:,.0f} tokens at once"
     )
 
 
@@ -144,6 +177,12 @@ def _elsewhere(planned: PlannedRun) -> str:
             f", {planned.host.saving / GIB:,.0f} while a checkpoint is written or read"
             if planned.host.saving
             else ""
+        )
+        + (
+            f", {planned.host.served / GIB:,.0f} in shared memory for its servers, twice that "
+            "while they are written"
+            if planned.host.served
+            else ""
         ),
         f"disk     {disk.total / GIB:,.0f} GiB at the most: {disk.checkpoints} checkpoints of "
         f"{disk.checkpoint / GIB:,.0f}, state {disk.state / GIB:,.0f}, log-probs and selection "
@@ -151,6 +190,8 @@ def _elsewhere(planned: PlannedRun) -> str:
         + (f", export {disk.export / GIB:,.0f}" if disk.export else "")
         + (f", {disk.served} for servers of {disk.served_size / GIB:,.0f}" if disk.served else ""),
     ]
+    if (room := _room(planned)) is not None:
+        lines.append(room)
     return "\n".join(lines)
 
 
@@ -192,19 +233,21 @@ def _work(planned: PlannedRun) -> str:
             )
         else:
             if servers is not None:
-                assumed += (
-                    f"; {servers.urls} servers, each like the GPUs of a data-parallel rank, with "
-                    f"{servers.concurrency} answers at once"
-                )
+                like = "on the same GPUs" if servers.colocated else "each like the GPUs of a "
+                like += "" if servers.colocated else "data-parallel rank"
+                once = servers.concurrency
+                if planned.answers_at_once is not None:
+                    once = min(once, planned.answers_at_once)
+                assumed += f"; {servers.urls} servers, {like}, with {once} answers at once"
             assumed += (
-                f"; generation reads the weights at {speed.memory_bandwidth / 1e12:.2f} TB/s for "
-                "each token"
+                f"; generation reads weights and cache at {speed.memory_bandwidth / 1e12:.2f} TB/s "
+                "for each token"
             )
             if servers is None:
                 host = 1e3 * host_bound(planned.model, speed)
                 assumed += (
-                    f" and the cache, or waits for Python, {speed.host * 1e3:g} ms a layer: no "
-                    f"token in less than {host:.0f} ms"
+                    f", or waits for Python, {speed.host * 1e3:g} ms a layer: no token in less "
+                    f"than {host:.0f} ms"
                 )
             assumed += ": a lower bound"
     return _table(rows) + "\n" + assumed
@@ -223,8 +266,9 @@ def _measuring(planned: PlannedRun, found: Measuring) -> str:
         f"all of them      {found.measurements}, {found.share:.0%} of the run's time: "
         f"{in_profile if profile else 'none in the profile'}; {found.targeted} later, by which "
         "nothing is",
-        _served(planned, found),
     ]
+    if answers.servable:
+        lines.append(_served(planned, found))
     if found.dominates:
         whole = sum(work[0].seconds for work in planned.work.values())
         lines.append(f"measuring is most of these {_time(whole)}. What makes it less:")
@@ -245,9 +289,18 @@ def _served(planned: PlannedRun, found: Measuring) -> str:
             else ""
         )
         live = sum(work[0].seconds for work in planned.work.values())
-        if other.waits < _WORTH_A_SERVER * live:
+        here = "no room for a server"
+        if other.colocated is not None:
+            here = f"a server finds room: {_time(other.colocated)} for the whole run"
+        if other.colocated is not None and other.colocated < _WORTH_A_SERVER * live:
             choice = (
-                f"choose           --t3s-generation server: {_time(other.waits)} in place of "
+                f"choose           servers on these GPUs (SERVE=colocate): "
+                f"{_time(other.colocated)} in place of {_time(live)}; in the job Python launches "
+                "every layer of every token"
+            )
+        elif other.waits < _WORTH_A_SERVER * live:
+            choice = (
+                f"choose           servers elsewhere: {_time(other.waits)} in place of "
                 f"{_time(live)}; in the job Python launches every layer of every token"
             )
         else:
@@ -257,7 +310,8 @@ def _served(planned: PlannedRun, found: Measuring) -> str:
             )
         return (
             f"by a server      on as many GPUs more: {_time(other.waits)} for the whole run when "
-            f"training waits for it{overlapped}; {export} each time\n{choice}"
+            f"training waits for it{overlapped}; {export} each time\n"
+            f"on these GPUs    {here}\n{choice}"
         )
     waits = planned.work["generation"][0].seconds
     line = (
@@ -274,6 +328,12 @@ def _verdict(planned: PlannedRun) -> str:
     needs = f"{worst.total / GIB:.1f} GiB of {limit:.0f} on stage {_stages(worst.stages)}"
     if planned.fits:
         return f"fits: {needs}"
+    if worst.total <= planned.gpu_limit:
+        return (
+            "does not fit: a server has no room for one answer. Give it more of a GPU "
+            "(--server-memory, SERVE_MEMORY), more GPUs (--server-gpus, SERVE_TP), or have servers "
+            "elsewhere (SERVE=URLs)"
+        )
     lines = [f"does not fit: {needs}. What helps:"]
     lines += [f"  {line}" for line in planned.advice] or ["  a smaller model or larger GPUs"]
     return "\n".join(lines)

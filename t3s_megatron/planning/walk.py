@@ -25,7 +25,8 @@ class Event(NamedTuple):
 @dataclass(frozen=True)
 class Walk:
     """Counts over a whole run; `theta_b_step` is where its bottleneck was put, in each of its
-    `profiles`. `scoring_passes` are over all samples; `scored`: weights whose log-probs are stored.
+    `profiles`. `scoring_passes` are over all samples, `scored_steps` over those of a step, before
+    it; `scored`: weights whose log-probs are stored.
     Measurements count when they are begun. With an overlap, `discarded_steps` of the profiles' are
     made beyond a decision, and `in_flight` copies of the weights wait for outcomes at once."""
 
@@ -37,6 +38,7 @@ class Walk:
     measurements: int
     targeted_measurements: int  # of them
     scoring_passes: int
+    scored_steps: int
     scored: int
     evaluations: int
     keeps_theta_0: bool
@@ -91,6 +93,7 @@ def walk(asked: MethodOptions, bottleneck: int, *, overlap: int = 0) -> Walk:
         if isinstance(machine, OverlappingPhases):
             in_flight = max(in_flight, len(machine.kept))
     stored = did[ActionKind.SCORE_THETA_0] + did[ActionKind.SCORE_THETA_B]
+    entropies = did[ActionKind.SCORE_THETA_0] * ("entropy" in asked.chosen.reads(asked.mask_share))
     profiles = len(machine.profiles)  # each scores the samples of its teacher
     return Walk(
         theta_b_step=machine.theta_b_step,
@@ -100,7 +103,8 @@ def walk(asked: MethodOptions, bottleneck: int, *, overlap: int = 0) -> Walk:
         discarded_steps=discarded,
         measurements=sum(did[kind] for kind in _BEGUN),
         targeted_measurements=targeted,
-        scoring_passes=(did[ActionKind.SCORE] + stored) // profiles,
+        scoring_passes=(did[ActionKind.SCORE] + stored + entropies) // profiles,
+        scored_steps=sum(steps.values()) if asked.chosen.leaves_out else 0,
         scored=stored // profiles,
         # At theta_0, at theta_f before a residual transfer, and at the end.
         evaluations=1

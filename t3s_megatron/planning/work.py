@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from t3s_megatron.data.arrangement import Arrangement
+from t3s_megatron.planning.colocated import answers_at_once, bytes_a_position
 from t3s_megatron.planning.facts import Answers, Layout, Model, Samples
 
 
@@ -69,6 +70,12 @@ def training(layout: Layout, model: Model, lengths: list[int], steps: int, speed
     return Work(sum(lengths) * rows, flops, _seconds(layout, flops, speed))
 
 
+def forwards(layout: Layout, model: Model, lengths: list[int], steps: int, speed: Speed) -> Work:
+    """The forward passes alone of so many steps: see `training`."""
+    whole = training(layout, model, lengths, steps, speed)
+    return Work(whole.tokens, whole.flops / 3, whole.seconds / 3)
+
+
 def scoring(layout: Layout, model: Model, lengths: list[int], passes: int, speed: Speed) -> Work:
     flops = passes * sum(forward_flops(model, length) for length in lengths)
     return Work(sum(lengths) * passes, flops, _seconds(layout, flops, speed))
@@ -87,9 +94,10 @@ def generating(
     reach the limit. Without a cache every token computes its whole sequence instead, one stage at a
     time.
 
-    A server is taken for the GPUs of a data-parallel rank that read the weights and do nothing
-    else (it replays CUDA graphs), and begins an answer when another ends: it is done when they all
-    are, and not before the longest has reached the limit.
+    A server is taken for the GPUs of a data-parallel rank, or for those of the job that it has,
+    which read the weights and the cache and do nothing else (it replays CUDA graphs), and begins an
+    answer when another ends: it is done when they all are, and not before the longest has reached
+    the limit.
     """
     servers, rows = answers.servers, sum(asked)
     batches = sum(-(-n // (answers.batch_size * layout.data)) for n in asked)
@@ -98,14 +106,22 @@ def generating(
     for length in (answers.expected, float(answers.limit)):
         tokens = rows * length
         if servers is not None:
-            at_once = servers.urls * servers.concurrency
+            at_once, gpus = servers.concurrency, None
+            if servers.colocated is not None:
+                gpus = servers.colocated.gpus
+                at_once = min(at_once, max(1, answers_at_once(model, servers.colocated, answers)))
+            at_once *= servers.urls
             passes = sum(max(answers.limit, n * length / at_once) for n in asked if n)
             flops = 2 * model.matrix_parameters * tokens
-            seconds = passes * _seconds_a_token(layout, model, speed)
+            seconds = passes * _seconds_a_token(layout, model, speed, gpus)
+            one = _cache_seconds(model, gpus or layout.tensor, answers, length, speed)
+            seconds += rows / servers.urls * one
         elif answers.cached:
             flops = 2 * model.matrix_parameters * tokens
             memory = answers.limit * _seconds_a_token(layout, model, speed)
-            memory += _cache_seconds(layout, model, answers, length, speed)
+            memory += answers.batch_size * _cache_seconds(
+                model, layout.tensor, answers, length, speed
+            )
             seconds = batches * max(memory, answers.limit * model.layers * speed.host)
         else:
             flops = rows * _recomputing_flops(model, answers)
@@ -117,19 +133,16 @@ def generating(
     return works[0], works[1]
 
 
-def _seconds_a_token(layout: Layout, model: Model, speed: Speed) -> float:
-    split = max(layout.tensor, layout.expert * layout.expert_tensor)
+def _seconds_a_token(layout: Layout, model: Model, speed: Speed, gpus: int | None = None) -> float:
+    """To read the weights, on `gpus`; None: on those of a data-parallel rank, stage by stage."""
+    split = gpus or max(layout.tensor, layout.expert * layout.expert_tensor)
     return model.matrix_parameters * model.bytes_a_parameter / split / speed.memory_bandwidth
 
 
-def _cache_seconds(
-    layout: Layout, model: Model, answers: Answers, length: float, speed: Speed
-) -> float:
-    """To read the keys and values of a batch whose answers have `length` tokens and then leave."""
-    heads = max(1, model.key_value_heads // layout.tensor)
-    a_position = 2 * model.layers * heads * model.head_size * model.bytes_a_parameter
+def _cache_seconds(model: Model, gpus: int, answers: Answers, length: float, speed: Speed) -> float:
+    """To read the keys and values of one answer of `length` tokens, at each of them."""
     positions = answers.longest_prompt * length + length**2 / 2
-    return answers.batch_size * positions * a_position / speed.memory_bandwidth
+    return positions * bytes_a_position(model, gpus) / speed.memory_bandwidth
 
 
 def host_bound(model: Model, speed: Speed) -> float:

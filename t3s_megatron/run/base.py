@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -20,6 +21,7 @@ from t3s_megatron.accuracy.pool import VerifierPool
 from t3s_megatron.answering.live import LiveBackend
 from t3s_megatron.answering.server import ServerBackend
 from t3s_megatron.data.arrangement import StepRows, TrainingRows
+from t3s_megatron.data.kept_bits import KeptBits, n_kept
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.batches import RowMaker
@@ -37,9 +39,11 @@ from t3s_megatron.megatron.rewind import training_batches
 from t3s_megatron.megatron.seam import Callback, CallbackContext, Seam
 from t3s_megatron.megatron.source_seam import SourceSeam
 from t3s_megatron.megatron.uneven import let_lengths_vary
+from t3s_megatron.megatron.vocabulary import leave_out_padding
 from t3s_megatron.method.selection import selection_counts
 from t3s_megatron.monitor.curves import Curves
 from t3s_megatron.monitor.journal import Journal
+from t3s_megatron.monitor.progress import Progress
 from t3s_megatron.monitor.summary import Summary
 from t3s_megatron.run.identity import provenance
 from t3s_megatron.run.inputs import Inputs
@@ -66,8 +70,9 @@ class Run(Callback):
         kind                    what the summary calls it
 
     and uses `journal`, `backend`, `measurer`, `non_finite`, `rows`, `forward`, `meter`, `root` and
-    `is_root` (the rank that collects, verifies and writes), `training_accuracy`, `evaluate` and
-    `apply_mask`. Every method is called on every rank, in the same order.
+    `is_root` (the rank that collects, verifies and writes), `training_accuracy`,
+    `heldout_accuracy`, `evaluate` and `apply_mask`. Every method is called on every rank, in the
+    same order.
     """
 
     seam: Seam | SourceSeam  # set by whoever installs it
@@ -127,9 +132,10 @@ class Run(Callback):
         self.root = layout.root_rank()
         self.is_root = layout.rank() == self.root
         self._steps = get_args().iteration
-        path = os.path.join(self.config.dir, "summary.json") if self.is_root else None
+        folder = self.config.dir if self.is_root else None
         self.journal = Journal(
-            Summary(path),
+            Summary(folder and os.path.join(folder, "summary.json")),
+            Progress(folder, self.config.budget),
             Curves(get_tensorboard_writer(), get_wandb_writer()),
             print_rank_0,
             lambda: context.iteration,
@@ -144,6 +150,7 @@ class Run(Callback):
             self.journal,
             on_root=self._on_root,
         )
+        leave_out_padding(context.model, get_args())  # a script may have a provider of its own
         if self.config.arrangement != "padded":
             let_lengths_vary(context.model)
         self._say_what_is_read()
@@ -171,14 +178,17 @@ class Run(Callback):
 
     def on_train_step_start(self, context: CallbackContext) -> None:
         self.before_step(context)
+        self._step_began = time.perf_counter()
         context.num_microbatches = len(self.step_rows().micro_batches)
         self.guard.before_step()
 
     def on_train_step_end(self, context: CallbackContext) -> None:
         self.seam.assert_called("train", "train_step")
+        seconds = time.perf_counter() - self._step_began
         tokens = self.meter.finish_step(self.step + 1)
         self._steps += 1
         self.after_step(context, tokens)
+        self.journal.advanced(self.phase, self.step, self.train_iters, seconds)
 
     def on_log(self, context: CallbackContext) -> None:
         if self.seam.calls["training_log"] == 1:
@@ -217,6 +227,18 @@ class Run(Callback):
         self.backend.release(weights)
         return measured
 
+    def heldout_accuracy(self, context: CallbackContext) -> Measurement:
+        """The accuracy of the live weights on the first `--t3s-accuracy-prompts` held-out prompts.
+        Collective."""
+        assert self.inputs.heldout is not None
+        samples = self.inputs.askable(self.inputs.heldout)[: self.config.accuracy_prompts or None]
+        weights = self.backend.take(context, step=self.step)
+        measured = self.measurer.measure(
+            weights, samples, step=self.step, phase=self.phase, split="heldout"
+        )
+        self.backend.release(weights)
+        return measured
+
     def evaluate(self, context: CallbackContext, weights: str) -> None:
         """The accuracies of --t3s-report-temperatures at the live weights, under this name, on the
         whole training and held-out sets. Collective."""
@@ -230,17 +252,20 @@ class Run(Callback):
             self.journal.evaluated(measured, weights)
         self.backend.release(taken)
 
-    def apply_mask(self, keep: np.ndarray) -> None:
-        """Train on these target tokens from here on: bool[n_target_tokens]. T3SError when there is
-        none."""
+    def apply_mask(self, keep: np.ndarray | KeptBits) -> None:
+        """Train on these target tokens from here on: bool[n_target_tokens], or float32 of weights.
+        T3SError when there is none."""
         if not keep.any():
             raise T3SError(
                 f"every one of the {keep.size} target tokens is masked: nothing is left to learn. "
                 "Look at delta_c_at_theta_b in TensorBoard; --t3s-anchor-threshold masks fewer."
             )
         self.rows.use_selection(keep)
-        share = 1 - keep.mean()
-        self.journal.say(f"{share:.1%} of {keep.size} target tokens are masked out of the loss")
+        share = 1 - n_kept(keep) / keep.size
+        weights = "" if keep.dtype == np.bool_ else ", the others have weights"
+        self.journal.say(
+            f"{share:.1%} of {keep.size} target tokens are masked out of the loss{weights}"
+        )
 
     def step_rows(self) -> StepRows:
         """The rows of the step that is about to begin, or has just been done."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from t3s_megatron.megatron.block_attention import require_block_attention
 from t3s_megatron.megatron.block_decoding import generating_by_blocks
 from t3s_megatron.megatron.generation import Generated
@@ -56,12 +58,7 @@ class DiffusionRun(T3SRun):
         if not figures:
             return
         rows = self.step_rows()
-        targets = sum(
-            corpus.samples[sample].n_targets
-            for ranks in rows.micro_batches
-            for of_rank in ranks
-            for row in of_rank
-            for sample in row.samples
-        )
+        samples = np.array(rows.samples)
+        targets = int((corpus.offsets[samples + 1] - corpus.offsets[samples]).sum())
         self.journal.step(int(figures["masked"]), rows, self.machine.phase)
         self.journal.masked(tokens.step, figures | {"masked_share": figures["masked"] / targets})

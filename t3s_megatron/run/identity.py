@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from importlib import metadata
 
-import numpy as np
 import torch
 
 import t3s_megatron
+from t3s_megatron.data.kept_bits import digest_of
 from t3s_megatron.megatron.releases import megatron_version
 from t3s_megatron.options import all_values, fixed_values
 from t3s_megatron.run.inputs import Inputs
@@ -53,15 +52,14 @@ def parallel_layout(args) -> dict:
 def identity(inputs: Inputs) -> dict:
     """What has to be equal in a resumed run. JSON-able, so that it can be compared to a file's."""
     loaded = inputs.selection
-    heldout, targeting = inputs.heldout, inputs.targeting
+    heldout, reference, targeting = inputs.heldout, inputs.reference, inputs.targeting
     return (
         {
             "dataset fingerprint": inputs.corpus.fingerprint,
             "held-out fingerprint": None if heldout is None else heldout.fingerprint,
             "tokenizer fingerprint": inputs.corpus.tokenizer_fingerprint,
-            "loaded selection": None
-            if loaded is None
-            else hashlib.sha256(np.packbits(loaded.keep)).hexdigest(),
+            "loaded selection": None if loaded is None else digest_of(loaded.keep),
+            "reference": None if reference is None else digest_of(reference),
             "forced tokens": None if targeting is None else targeting.fingerprint,
             "mask token": inputs.mask_token,
             "megatron-core release": megatron_version(),
@@ -84,6 +82,7 @@ def provenance(inputs: Inputs, args) -> dict:
         "fingerprints": {
             "dataset": inputs.corpus.fingerprint,
             "tokenizer": inputs.corpus.tokenizer_fingerprint,
+            "heldout": None if inputs.heldout is None else inputs.heldout.fingerprint,
         },
         "layout": parallel_layout(args),
         "model": model_shape(args),

@@ -7,19 +7,24 @@ Bad input ends here, with a message, before the first GPU-minute is spent.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
 
 from t3s_megatron.accuracy.gold import check_verifier
 from t3s_megatron.accuracy.verifiers import entry
 from t3s_megatron.config import T3SConfig
 from t3s_megatron.data.arrangement import TrainingRows
 from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.corpus_cache import cache_of
 from t3s_megatron.data.lengths import arrange_training
 from t3s_megatron.data.names import is_missing_path
-from t3s_megatron.data.selection_file import Selection
+from t3s_megatron.data.selection_file import Selection, map_kept
+from t3s_megatron.data.stores import read_reference
 from t3s_megatron.data.teachers import Part, asked_once, load_heldout_corpus, load_training_corpus
-from t3s_megatron.data.tokenizing import Sample, load_tokenizer, pad_token
+from t3s_megatron.data.tokenizing import Sample, load_tokenizer, pad_token, refuse_code
 from t3s_megatron.diffusion.mask_token import mask_token
 from t3s_megatron.diffusion.targeting import Targeting, load_scores, target
 from t3s_megatron.errors import T3SError
@@ -29,12 +34,14 @@ from t3s_megatron.servers.prompt_text import require_prompt_texts
 from t3s_megatron.servers.reload import takes_token_ids
 
 if TYPE_CHECKING:
+    import numpy as np
     from transformers import PreTrainedTokenizerBase
 
 
 @dataclass
 class Inputs:
-    """The inputs of a run. `heldout` and `selection` are None when not asked for.
+    """The inputs of a run. `heldout`, `selection` and `reference` (log-probs of --t3s-reference,
+    float32[n_target_tokens]) are None when not asked for.
 
     `unusable_gold`: uids of samples whose gold answer the verifier cannot read. They are trained
     on, and never asked. `parts`: the corpus by teacher; one part where there is one teacher.
@@ -48,6 +55,7 @@ class Inputs:
     heldout: Corpus | None
     unusable_gold: frozenset[str]
     selection: Selection | None
+    reference: np.ndarray | None
     max_new_tokens: int
     parts: list[Part]
     training_rows: TrainingRows
@@ -68,11 +76,12 @@ class Inputs:
         """Whose prompts are asked where this teacher's accuracy, or (None) that of all, is meant:
         the `first` of each teacher's (0: all). What several teachers answered is asked once."""
         parts = self.parts_of(teacher)
-        return asked_once([self.askable(part.corpus)[: first or None] for part in parts])
+        return asked_once([self.askable(part.corpus, first) for part in parts])
 
-    def askable(self, corpus: Corpus) -> list[Sample]:
-        """The samples whose accuracy can be measured."""
-        return [sample for sample in corpus.samples if sample.uid not in self.unusable_gold]
+    def askable(self, corpus: Corpus, first: int = 0) -> list[Sample]:
+        """The samples whose accuracy can be measured, the `first` of them (0: all)."""
+        numbers = [i for i, uid in enumerate(corpus.uids) if uid not in self.unusable_gold]
+        return [corpus.samples[i] for i in numbers[: first or None]]
 
     @property
     def pad_token(self) -> int:
@@ -80,7 +89,7 @@ class Inputs:
 
 
 def check_tokenizer_argument(command_line: list[str]) -> None:
-    """T3SError for a `--tokenizer-model` that is a path to nothing.
+    """T3SError for a `--tokenizer-model` that is a path to nothing, or code.
 
     For the time before Megatron parses its arguments: while it does, it builds the tokenizer, and
     asks the hub for what is not there.
@@ -89,8 +98,10 @@ def check_tokenizer_argument(command_line: list[str]) -> None:
     peek.add_argument("--tokenizer-model", nargs="?")
     peek.add_argument("--t3s-data", nargs="*")
     given, _ = peek.parse_known_args(command_line)
-    if given.t3s_data and given.tokenizer_model and is_missing_path(given.tokenizer_model):
-        raise T3SError(f"--tokenizer-model {given.tokenizer_model}: no such folder")
+    if given.t3s_data and given.tokenizer_model:
+        if is_missing_path(given.tokenizer_model):
+            raise T3SError(f"--tokenizer-model {given.tokenizer_model}: no such folder")
+        refuse_code(given.tokenizer_model)
 
 
 def read_inputs(args) -> Inputs:
@@ -100,10 +111,11 @@ def read_inputs(args) -> Inputs:
     """
     config = T3SConfig.from_args(args)
     tokenizer = load_tokenizer(args.tokenizer_model)
-    corpus, parts = load_training_corpus(args, tokenizer)
+    cache = cache_of(args)
+    corpus, parts = load_training_corpus(args, tokenizer, cache)
     teachers = tuple(part.teacher for part in parts if part.teacher is not None)
     config = config.for_teachers(teachers, args)
-    heldout = load_heldout_corpus(args, tokenizer)
+    heldout = load_heldout_corpus(args, tokenizer, cache)
     unusable_gold: frozenset[str] = frozenset()
     max_new_tokens = config.max_new_tokens or 0
     if config.needs_answers:
@@ -121,6 +133,13 @@ def read_inputs(args) -> Inputs:
     selection = None
     if config.selection_load:
         selection = Selection.load(config.selection_load, corpus)
+        # Asked for slices, numbers and sums: the bits can stay in the file.
+        selection.keep = cast("np.ndarray", map_kept(config.selection_load, corpus))
+    reference = None
+    if config.reference:
+        reference = read_reference(
+            config.reference, corpus.uids, corpus.sample_hashes, corpus.tokenizer_fingerprint
+        )
     training_rows = arrange_training(corpus, config.seed, args)
     profile_rows = {
         part.teacher: arrange_training(corpus, config.seed, args, part.samples)
@@ -146,6 +165,7 @@ def read_inputs(args) -> Inputs:
         heldout,
         unusable_gold,
         selection,
+        reference,
         max_new_tokens,
         parts,
         training_rows,
@@ -156,7 +176,9 @@ def read_inputs(args) -> Inputs:
     )
 
 
-def _check_server(args, config: T3SConfig, tokenizer, sets: list[list[Sample]], limit: int) -> None:
+def _check_server(
+    args, config: T3SConfig, tokenizer, sets: list[Sequence[Sample]], limit: int
+) -> None:
     """T3SError for what no server could answer, without asking one."""
     require_httpx()
     longest = max(sample.prompt_length for samples in sets for sample in samples)
@@ -180,9 +202,8 @@ def _length_limit(args, config: T3SConfig, corpus: Corpus, heldout: Corpus | Non
         if asked is not None
         for sample in asked.samples
     )
-    limit = config.max_new_tokens or args.seq_length + 1 - longest
+    limit = config.longest_answer(args.seq_length, longest)
     if config.diffusion:
-        limit = config.max_new_tokens or args.seq_length - longest
         blocks = -(-(longest + limit) // config.block_size)
         if limit < 1 or blocks * config.block_size > args.max_position_embeddings:
             raise T3SError(

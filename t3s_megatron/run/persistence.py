@@ -7,7 +7,9 @@ back weights, optimizer, schedule, sample counter and random state.
 
 What never changes is written once: theta_0, each candidate, and the weights of steps whose
 measurement is in flight; a save waits for the outcomes of those. States older than the checkpoint
-that Megatron has last named are removed.
+that Megatron has last named are removed, and with `--t3s-keep-checkpoints` its older checkpoints,
+but for the last one of the profile, whose state loses its weights: plain fine-tuning may go on from
+there (`t3s-megatron branch`).
 
 A job may come back in another layout. Weights are then put together from the files of all the
 ranks that saved (`data.pieces`), and log-probs are handed to the rank that collects them.
@@ -16,6 +18,7 @@ ranks that saved (`data.pieces`), and log-probs are handed to the rank that coll
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 
 import numpy as np
@@ -24,7 +27,7 @@ import torch
 from t3s_megatron.data.durable import sha256_file
 from t3s_megatron.data.pieces import Piece
 from t3s_megatron.data.run_state import StateFolder
-from t3s_megatron.data.selection_file import Selection
+from t3s_megatron.data.selection_file import map_kept
 from t3s_megatron.errors import MismatchError
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.meter import StepTokens
@@ -34,6 +37,7 @@ from t3s_megatron.megatron.seam import CallbackContext
 from t3s_megatron.megatron.sharding import cut, to_json, weight_pieces
 from t3s_megatron.megatron.student import tracked_iteration
 from t3s_megatron.megatron.weights import WeightSnapshot
+from t3s_megatron.method.branching import unlike_plain_fine_tuning
 from t3s_megatron.method.phases import Phase
 from t3s_megatron.monitor.journal import Journal
 from t3s_megatron.options import all_values
@@ -41,6 +45,7 @@ from t3s_megatron.run.continuation import check_identity
 from t3s_megatron.run.identity import identity, parallel_layout
 from t3s_megatron.run.in_flight import Flight, Result
 from t3s_megatron.run.inputs import Inputs
+from t3s_megatron.run.own_checkpoints import OwnCheckpoints
 from t3s_megatron.run.selector import Selector
 from t3s_megatron.run.state import RunState
 
@@ -66,6 +71,7 @@ class Persistence:
         self.cut = cut(self.pieces)
         self.folder = StateFolder(os.path.join(inputs.config.dir, "state"))
         self.rank = layout.rank()
+        self.checkpoints = OwnCheckpoints(get_args().save, inputs.config.keep_checkpoints)
         # Checksums of this rank's files that are on disk already, by name.
         self.written: dict[str, str] = {}
 
@@ -100,17 +106,42 @@ class Persistence:
         return files
 
     def _commit(self, iteration: int, checksums: list[dict[str, str]]) -> None:
-        self.folder.commit(iteration, self._content(checksums))
+        checkpoints = self.checkpoints.begin(iteration)
+        self.folder.commit(iteration, self._content(checksums) | {"checkpoints": checkpoints})
         # An asynchronous save may still be on its way between the two.
-        oldest = tracked_iteration(get_args().save) or 0
+        named, of_profile = tracked_iteration(get_args().save), self._last_of_profile()
+        self._prune(iteration, named or 0, of_profile)
+        # Before Megatron writes this one, so that the disk never holds more.
+        for line in self.checkpoints.remove_old(named, of_profile):
+            self.journal.tell(line)
+
+    def _prune(self, iteration: int, oldest: int, of_profile: int | None) -> None:
         kept, names = set(), set()
         for one in self.folder.iterations():
             # A shorter run may be saved over a longer one, which Megatron still names.
-            if one >= oldest or one == iteration:
+            needed = one >= oldest or one == iteration
+            if needed or one == of_profile:
                 with contextlib.suppress(MismatchError):  # of an earlier run, and damaged
-                    names |= set(self.folder.read(one)["checksums"][0])
+                    files = set(self.folder.read(one)["checksums"][0])
+                    names |= files if needed else set()
                     kept.add(one)
         self.folder.prune(kept, names)
+
+    def _last_of_profile(self) -> int | None:
+        """The last saved iteration of a profile that has ended from which plain fine-tuning can go
+        on: before its last step, and before the profile's bound, which is measured for that reason.
+        None where there is none, its measurements are others than those of plain fine-tuning, or
+        several teachers have a profile each."""
+        machine = self.state.machine
+        asked = dataclasses.asdict(machine.options)
+        if len(machine.profiles) > 1 or not machine.records or unlike_plain_fine_tuning(asked):
+            return None
+        first = machine.records[0]
+        if first["phase"] != Phase.PROFILE.value:
+            return None
+        bound = min(machine.options.last_profile_step, machine.options.budget)
+        last = min(first["last_iteration"], bound - 1)
+        return max((one for one in self.folder.iterations() if one <= last), default=None)
 
     def _once(self, name: str, tensors: dict, info: dict) -> str:
         # Once, and again when someone has removed it: a state is of use only with all its files.
@@ -150,6 +181,8 @@ class Persistence:
     def _made(self) -> list[str]:
         """Files that the run has made beside its state and goes on with."""
         machine, names = self.state.machine, ["selection"] if self._selected() else []
+        if machine.phase is Phase.PROFILE and machine.total_steps:
+            names += self.selector.theta_0_names()
         if machine.phase in (Phase.PROFILE, Phase.TARGETED):
             for profile in machine.profiles:
                 names += self.selector.store_names(profile)
@@ -191,6 +224,7 @@ class Persistence:
         )
         state.rows.exclude(saved["excluded"])
         self.journal.restore(saved["summary"])
+        self.checkpoints.restore(saved["checkpoints"])
         self.journal.note(None, arguments=all_values(self.inputs.config))
         here = parallel_layout(get_args())
         same_layout = saved["layout"] == here
@@ -283,12 +317,13 @@ class Persistence:
                     f"{path}: expected checksum {checksum[:12]}, found {found[:12]}: it is not "
                     "the file that this run made; restore it, or start again"
                 )
+        if set(selector.theta_0_names()) & set(made):
+            selector.restore_theta_0()
         known = [p for p in state.machine.profiles if set(selector.store_names(p)) & set(made)]
         for profile in known:
             selector.restore_profile(profile)
         if "selection" in made:
-            path, corpus = selector.path("selection"), self.inputs.corpus
-            state.rows.use_selection(Selection.load(path, corpus).keep)
+            state.rows.use_selection(map_kept(selector.path("selection"), self.inputs.corpus))
             if known:
                 state.groups = selector.groups
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from t3s_megatron.config import refuse_with_diffusion
 from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.corpus_cache import cache_of
 from t3s_megatron.data.lengths import arrange_training, choose_arrangement
 from t3s_megatron.data.teachers import load_training_corpus
 from t3s_megatron.data.tokenizing import load_tokenizer, pad_token
@@ -52,7 +53,7 @@ class PlainTraining:
             raise T3SError("samples differ in length: add --calculate-per-token-loss")
         tokenizer = load_tokenizer(args.tokenizer_model)
         if self._corpus is None:
-            self._corpus, _ = load_training_corpus(args, tokenizer)
+            self._corpus, _ = load_training_corpus(args, tokenizer, cache_of(args))
         take_over_batches(args)
         seed = args.seed if args.t3s_seed is None else args.t3s_seed
         plans = arrange_training(self._corpus, seed, args)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From weights to a selection: c_t at theta_0 and theta_b, delta_c, which tokens stay in the loss.
+"""From weights to a selection: c_t at theta_0 and theta_b, delta_c, which tokens stay in the loss;
+for tail-sft which samples count in a step.
 
 With several teachers each one's tokens are scored at theta_0 and at its own theta_b, in passes over
 its samples alone, and selected among themselves: exactly as in a run with that teacher only.
@@ -7,18 +8,22 @@ its samples alone, and selected among themselves: exactly as in a run with that 
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 
 import numpy as np
 
-from t3s_megatron.data.selection_file import Selection
-from t3s_megatron.data.stores import LogProbStore
+from t3s_megatron.data.arrangement import StepRows
+from t3s_megatron.data.kept_bits import KeptBits
+from t3s_megatron.data.selection_file import Selection, map_kept
+from t3s_megatron.data.stores import ENTROPY, LogProbStore
+from t3s_megatron.data.tables import mapped_values, slices_of, table_checksum, wait_for_tables
 from t3s_megatron.data.teachers import Part
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.meter import TokenGroups, step_figures
 from t3s_megatron.megatron.process import get_args
-from t3s_megatron.megatron.scoring import score_again, score_corpus
+from t3s_megatron.megatron.scoring import score_again, score_corpus, score_entropies
 from t3s_megatron.megatron.seam import CallbackContext
 from t3s_megatron.method.confidence import confidence_fall
 from t3s_megatron.method.noise import scoring_noise
@@ -34,6 +39,9 @@ from t3s_megatron.run.identity import model_shape
 from t3s_megatron.run.inputs import Inputs
 from t3s_megatron.run.non_finite import NonFinitePolicy
 from t3s_megatron.run.state import RunState
+
+#: Tokens in a histogram; of more, every second, third, ... is drawn.
+_DRAWN = 2**24
 
 
 class Selector:
@@ -58,8 +66,7 @@ class Selector:
         self.non_finite = non_finite
         self.root = root
         self.is_root = layout.rank() == root
-        n = self.inputs.corpus.n_targets
-        self.groups = TokenGroups(np.zeros(n, dtype=bool), np.zeros(n, dtype=np.float32))
+        self.groups = TokenGroups(self.config.anchor_threshold)
         self._c_again: np.ndarray | None = None  # theta_0's, of a sample of the profile's tokens
 
     # ------------------------------------------------------------------------------------ scoring
@@ -76,8 +83,11 @@ class Selector:
         for part in self.inputs.parts_of(profile.teacher):
             self._score(context, part, "theta_0", 0)
             started = time.perf_counter()
-            again = score_again(context, self.state.rows, part.samples)
-            self._c_again = None if again is None else again[part.targets]
+            if "entropy" in self._reads:
+                self._score_entropy(context, part)
+            if profile.theta_b_step is not None:  # or there is no delta_c with noise in it
+                again = score_again(context, self.state.rows, part.samples)
+                self._c_again = None if again is None else again[part.targets]
             self.journal.spent("scoring", time.perf_counter() - started)
 
     def _score(self, context: CallbackContext, part: Part, tag: str, step: int) -> None:
@@ -91,6 +101,25 @@ class Selector:
         seconds = time.perf_counter() - started
         whose = "" if part.teacher is None else f" of teacher {part.teacher}"
         self.journal.say(f"scored {tag}: {part.corpus.n_targets} tokens{whose} in {seconds:.1f} s")
+
+    @property
+    def _reads(self) -> tuple[str, ...]:
+        return self.config.chosen.reads(self.config.mask_share)
+
+    def _score_entropy(self, context: CallbackContext, part: Part) -> None:
+        flat = score_entropies(context, self.state.rows, part.samples)
+        if flat is not None:
+            entropy = flat[part.targets]
+            for i, sample in enumerate(part.samples):
+                if sample in self.state.rows.excluded:  # as its log-probs: see `_level_excluded`
+                    entropy[part.corpus.target_slice(i)] = 0.0
+            self.state.entropy[part.teacher] = entropy
+        layout.together(lambda: self._store_entropy(part) if self.is_root else None)
+
+    def _store_entropy(self, part: Part) -> None:
+        entropy = self.state.entropy[part.teacher]
+        store = LogProbStore(entropy, part.corpus, ENTROPY, 0, model_shape(get_args()))
+        store.save(self.path(part.file_name(ENTROPY)))
 
     def _scores(self, tag: str) -> dict[str | None, np.ndarray]:
         return {"theta_0": self.state.c_0, "theta_b": self.state.c_b}[tag]
@@ -132,18 +161,24 @@ class Selector:
 
     def _level_excluded(self, part: Part, c: np.ndarray) -> None:
         """Samples that were left out have delta_c = 0: neither anchors nor learned."""
-        for i, sample in enumerate(part.samples):
-            if sample not in self.state.rows.excluded:
-                continue
-            for values in (c, self.state.c_0.get(part.teacher), self.state.c_b.get(part.teacher)):
-                if values is not None:
-                    values[part.corpus.target_slice(i)] = 0.0
+        excluded = [i for i, s in enumerate(part.samples) if s in self.state.rows.excluded]
+        if not excluded:
+            return
+        levelled = [c]
+        for scores in (self.state.c_0, self.state.c_b):
+            if part.teacher in scores:  # of a file, which is mapped and stays as it is
+                scores[part.teacher] = np.array(scores[part.teacher])
+                levelled.append(scores[part.teacher])
+        for i in excluded:
+            for values in levelled:
+                values[part.corpus.target_slice(i)] = 0.0
 
     def _store(self, part: Part, tag: str, step: int) -> None:
-        c = self._scores(tag)[part.teacher]
+        """From here on they are in the file: the root's memory is free for the next."""
+        c, path = self._scores(tag)[part.teacher], self.path(part.file_name(f"c_{tag}"))
         shape = model_shape(get_args())
-        store = LogProbStore(c, part.corpus, tag=tag, step=step, model=shape)
-        store.save(self.path(part.file_name(f"c_{tag}")))
+        LogProbStore(c, part.corpus, tag=tag, step=step, model=shape).save(path)
+        self._scores(tag)[part.teacher] = mapped_values(path)
 
     def path(self, name: str) -> str:
         """Where a file of this name is that the run makes beside its summary."""
@@ -157,51 +192,63 @@ class Selector:
         if profile.theta_b_step is None:
             return
         (part,) = self.inputs.parts_of(profile.teacher)
-        mine = None
-        if self.is_root:
-            mine = self.state.c_0[part.teacher], self.state.c_b[part.teacher]
-        c_0, c_b = layout.broadcast(mine, self.root)
-        self.know(part, c_0, c_b)
-        self._report_noise(part, c_0, delta_c(c_b, c_0))
-        self._draw_figure_4(context, part, delta_c(c_b, c_0))
+        files = [self.path(part.file_name(f"c_{tag}")) for tag in ("theta_0", "theta_b")]
+        self.wait_for(files)
+        c_0, c_b = map(mapped_values, files)
+        self.groups.know(part.targets, c_0, c_b)
+        self._report_noise(part, c_0, c_b)
+        self._draw_figure_4(context, part, c_0, c_b)
 
-    def _report_noise(self, part: Part, c_0: np.ndarray, delta: np.ndarray) -> None:
+    def wait_for(self, files: list[str]) -> None:
+        """Until every rank sees these tables as the root rank has written them. T3SError, on every
+        rank, for a file system that is not shared."""
+        written = layout.broadcast(
+            [table_checksum(path) for path in files] if self.is_root else None, self.root
+        )
+        layout.together(lambda: wait_for_tables(dict(zip(files, written, strict=True))))
+
+    def _report_noise(self, part: Part, c_0: np.ndarray, c_b: np.ndarray) -> None:
         noise, again = None, self._c_again
         if again is not None:  # on the root rank
-            noise = scoring_noise(c_0, again, delta, self.config.anchor_threshold)
+            noise = scoring_noise(c_0, again, delta_c(c_b, c_0), self.config.anchor_threshold)
         noise, self._c_again = layout.broadcast(noise, self.root), None
         if noise is not None:
             self.journal.note(part.teacher, noise=noise.to_dict())
             self.journal.say(f"scoring: {noise.describe()}")
 
-    def know(self, part: Part, c_0: np.ndarray, c_b: np.ndarray) -> None:
-        """Both float32[n_target_tokens of the teacher], on every rank."""
-        self.groups.is_anchor[part.targets] = anchors(
-            delta_c(c_b, c_0), self.config.anchor_threshold
-        )
-        self.groups.c_0[part.targets] = c_0
-
     def store_names(self, profile: Profile) -> list[str]:
-        """Names of the files with the log-probs of a closed profile."""
+        """Names of the files with what is read of a closed profile: its log-probs at theta_0 and
+        theta_b, and the entropies where the method reads them."""
         if not profile.closed or profile.theta_b_step is None:
             return []
         (part,) = self.inputs.parts_of(profile.teacher)
-        return [part.file_name("c_theta_0"), part.file_name("c_theta_b")]
+        names = ["c_theta_0", "c_theta_b", *([ENTROPY] if "entropy" in self._reads else [])]
+        return [part.file_name(name) for name in names]
 
     def restore_profile(self, profile: Profile) -> None:
         """Read what `store_names` names. MismatchError for files of other samples."""
         (part,) = self.inputs.parts_of(profile.teacher)
-        c_0, c_b = (
+        c_0, c_b, *entropy = (
             LogProbStore.load(self.path(name), part.corpus).c for name in self.store_names(profile)
         )
         if self.is_root:
             self.state.c_0[part.teacher], self.state.c_b[part.teacher] = c_0, c_b
-        self.know(part, c_0, c_b)
+            if entropy:
+                (self.state.entropy[part.teacher],) = entropy
+        self.groups.know(part.targets, c_0, c_b)
 
-    def _draw_figure_4(self, context: CallbackContext, part: Part, delta: np.ndarray) -> None:
+    def _draw_figure_4(
+        self, context: CallbackContext, part: Part, c_0: np.ndarray, c_b: np.ndarray
+    ) -> None:
         """Mean delta_c of both groups over the profile's steps, now that the groups are known."""
-        share = float(self.groups.is_anchor[part.targets].mean())
-        self.journal.anchors(delta, share, part.teacher)
+        if self.journal.draws:  # on one rank
+            n_anchors = sum(
+                int(anchors(delta_c(c_b[some], c_0[some]), self.config.anchor_threshold).sum())
+                for some in slices_of(len(c_0))
+            )
+            drawn = slice(None, None, -(-len(c_0) // _DRAWN) or 1)
+            delta = delta_c(c_b[drawn], c_0[drawn])
+            self.journal.anchors(delta, n_anchors / len(c_0), part.teacher)
         history = self.state.history
         first = context.iteration - len(history)
         for tokens in history:
@@ -212,16 +259,20 @@ class Selector:
 
     # ---------------------------------------------------------------------------------- selection
 
-    def select(self) -> np.ndarray:
-        """Make the selection and its files; bool[n_target_tokens] on every rank."""
-        keep = self._make() if self.is_root else None
-        packed = layout.broadcast(None if keep is None else np.packbits(keep), self.root)
-        self.state.c_0, self.state.c_b = {}, {}
-        return np.unpackbits(packed, count=self.inputs.corpus.n_targets).astype(bool)
+    def select(self) -> np.ndarray | KeptBits:
+        """Make the selection and its files; bool[n_target_tokens], or float32 of weights, mapped
+        on every rank."""
+        if self.is_root:
+            self._make()
+        self.state.c_0, self.state.c_b, self.state.entropy = {}, {}, {}
+        path = self.path("selection")
+        self.wait_for([path])
+        return map_kept(path, self.inputs.corpus)
 
-    def _make(self) -> np.ndarray:
+    def _make(self) -> None:
         config, corpus, tau = self.config, self.inputs.corpus, self.config.anchor_threshold
-        keep = np.ones(corpus.n_targets, dtype=bool)
+        reference = self.inputs.reference
+        keep = np.ones(0, dtype=bool)
         delta = np.zeros(corpus.n_targets, dtype=np.float32)
         detected = self.state.machine.theta_b_step is not None
         for part in self.inputs.parts:
@@ -234,7 +285,12 @@ class Selector:
                 share=config.mask_share,
                 tau=tau,
                 n=part.corpus.n_targets,
+                c_ref=None if reference is None else reference[part.targets],
+                entropy=self.state.entropy.get(part.teacher),
+                temperature=config.soft_temperature,
             )
+            if not keep.size:
+                keep = np.ones(corpus.n_targets, dtype=kept.dtype)
             keep[part.targets] = kept
             if c_0 is not None and c_b is not None:
                 delta[part.targets] = delta_c(c_b, c_0)
@@ -247,7 +303,56 @@ class Selector:
         )
         for path in filter(None, [self.path("selection"), config.selection_save]):
             selection.save(path)
-        return keep
+
+    # -------------------------------------------------------------------------- samples of one step
+
+    def leave_out(self, context: CallbackContext, step: StepRows) -> None:
+        """Of the samples of the step that is about to begin, let only those count that the method
+        does not leave out, by their mean log-prob at the live weights and at theta_0. One forward
+        pass over them; nothing of it outlives the step, so that a resumed run does the same."""
+        leaves_out, share = self.config.chosen.leaves_out, self.config.mask_share
+        assert leaves_out is not None and share is not None
+        rows, started = self.state.rows, time.perf_counter()
+        samples = sorted(set(step.samples) - rows.excluded)
+        rise = np.zeros(len(samples))
+        if self.state.machine.total_steps:  # or it would be rounding, another in each layout
+            c = score_corpus(context, rows, samples)
+            if c is not None:
+                c_0 = self._c_0_of_all()
+                rise = np.array([self._mean_rise(c, c_0, sample) for sample in samples])
+            rise = layout.broadcast(rise, self.root)
+        gone = itertools.compress(samples, leaves_out(rise, share))
+        keep = np.ones(self.inputs.corpus.n_targets, dtype=bool)
+        for sample in gone:
+            keep[self.inputs.corpus.target_slice(sample)] = False
+        rows.use_selection(keep)
+        self.journal.spent("scoring", time.perf_counter() - started)
+
+    def _c_0_of_all(self) -> np.ndarray:
+        """float32[n_target_tokens], on the root rank."""
+        c_0 = np.zeros(self.inputs.corpus.n_targets, dtype=np.float32)
+        for part in self.inputs.parts:
+            c_0[part.targets] = self.state.c_0[part.teacher]
+        return c_0
+
+    def _mean_rise(self, c: np.ndarray, c_0: np.ndarray, sample: int) -> float:
+        """Of the sample's log-probs. NaN, which is left out last, where one is not finite: the
+        step itself finds that."""
+        targets = self.inputs.corpus.target_slice(sample)
+        return float((c[targets].astype(np.float64) - c_0[targets]).mean())
+
+    def theta_0_names(self) -> list[str]:
+        """Names of the files with the log-probs that the steps are compared with."""
+        if self.config.chosen.leaves_out is None:
+            return []
+        return [part.file_name("c_theta_0") for part in self.inputs.parts]
+
+    def restore_theta_0(self) -> None:
+        """Read what `theta_0_names` names. MismatchError for files of other samples."""
+        for part, name in zip(self.inputs.parts, self.theta_0_names(), strict=True):
+            c_0 = LogProbStore.load(self.path(name), part.corpus).c
+            if self.is_root:
+                self.state.c_0[part.teacher] = c_0
 
     def _theta_b_steps(self) -> int | dict | None:
         """One, or with several teachers one for each."""

@@ -29,7 +29,8 @@ class RunState:
     themselves, oldest first.
 
     `history`: tokens of each training step of the profile under way, on last-stage ranks.
-    `c_0` and `c_b`: float32[n_target_tokens of the teacher] by teacher, on the root rank only.
+    `c_0`, `c_b` and `entropy` (at theta_0, where the method reads it): float32[n_target_tokens of
+    the teacher] by teacher, on the root rank only.
     `groups`: anchors and the others, of all target tokens; None before the selection is made.
     """
 
@@ -42,4 +43,5 @@ class RunState:
     history: list[StepTokens] = field(default_factory=list)
     c_0: dict[str | None, np.ndarray] = field(default_factory=dict)
     c_b: dict[str | None, np.ndarray] = field(default_factory=dict)
+    entropy: dict[str | None, np.ndarray] = field(default_factory=dict)
     groups: TokenGroups | None = None

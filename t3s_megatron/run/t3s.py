@@ -55,6 +55,9 @@ class T3SRun(Run):
         depth = self.config.accuracy_overlap
         machine = OverlappingPhases(self.config, depth) if depth else PhaseMachine(self.config)
         self.state = RunState(machine, rows)
+        weigh = self.config.chosen.weigh
+        if weigh is not None:
+            forward.weigh = lambda p: weigh(p, self.config.min_probability)
         self.handlers = {
             ActionKind.KEEP_THETA_0: self._keep_theta_0,
             ActionKind.MEASURE: self._measure,
@@ -129,7 +132,10 @@ class T3SRun(Run):
     def before_step(self, context: CallbackContext) -> None:
         if self.machine.total_steps == 0:
             self.evaluate(context, "theta_0")
+            self._watch_heldout(context)
         self._carry_out(context, between_steps=False)
+        if self.config.chosen.leaves_out and not self.finished:
+            self.selector.leave_out(context, self.step_rows())
 
     def after_step(self, context: CallbackContext, tokens: StepTokens) -> None:
         profiling = self.machine.phase is Phase.PROFILE
@@ -137,6 +143,7 @@ class T3SRun(Run):
         if profiling:
             self.state.history.append(tokens)
         self._report_step(tokens, context.iteration)
+        self._watch_heldout(context)
         self._carry_out(context, between_steps=True)
 
     def on_checkpoint_save(self, context: CallbackContext) -> None:
@@ -145,6 +152,11 @@ class T3SRun(Run):
     def end(self, context: CallbackContext) -> None:
         if self.in_flight is not None:
             self.in_flight.close()
+
+    def _watch_heldout(self, context: CallbackContext) -> None:
+        interval = self.config.heldout_interval
+        if interval and self.step % interval == 0:
+            self.journal.heldout(self.heldout_accuracy(context), self.machine.teacher)
 
     def _report_step(self, tokens: StepTokens, iteration: int) -> None:
         keep, groups = self.rows.keep, self.state.groups

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 from dataclasses import dataclass
 
@@ -97,6 +98,8 @@ def http_client():
     """An httpx2.AsyncClient without a limit of connections, with the key of T3S_SERVER_API_KEY."""
     import httpx2
 
+    # It tells of each request: a line for each answer would bury the log of a job.
+    logging.getLogger("httpx2").setLevel(logging.WARNING)
     key = os.environ.get(API_KEY)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     return httpx2.AsyncClient(limits=httpx2.Limits(max_connections=None), headers=headers)

@@ -9,6 +9,7 @@ from t3s_megatron.errors import T3SError
 from t3s_megatron.options import FILLED_IN, option
 from t3s_megatron.servers.exchange import base_url
 from t3s_megatron.servers.reload import RELOADS
+from t3s_megatron.servers.sleeping import SLEEPERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,12 @@ class ServerOptions:
     )
     server_reload_timeout: float = option(
         600.0, "seconds that loading the weights may take", above=0, free=True
+    )
+    server_colocated: bool = option(
+        False,
+        "the servers (vLLM) are on the GPUs of the job: they sleep but while they are "
+        "asked, and --t3s-server-weights may be a folder of each node's own",
+        free=True,
     )
     server_weights: str = option(
         FILLED_IN,
@@ -76,4 +83,9 @@ class ServerOptions:
             raise T3SError(
                 "--t3s-server-reload command and --t3s-server-reload-command go together: give "
                 "both or neither"
+            )
+        if self.server_colocated and self.server_reload not in SLEEPERS:
+            raise T3SError(
+                f"--t3s-server-colocated: a server of --t3s-server-reload {self.server_reload} "
+                f"cannot be put to sleep and woken again; one of {' or '.join(SLEEPERS)} can"
             )

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from t3s_megatron.data.tokenizing import Sample
 from t3s_megatron.errors import DataError
 
@@ -13,7 +15,7 @@ def prompt_texts(tokenizer, prompts: list[list[int]]) -> list[str]:
     return [_text(tokenizer, prompt) for prompt in prompts]
 
 
-def require_prompt_texts(tokenizer, samples: list[Sample]) -> None:
+def require_prompt_texts(tokenizer, samples: Sequence[Sample]) -> None:
     """DataError that names the first sample whose prompt cannot be sent as text."""
     for sample in samples:
         try:

@@ -53,7 +53,7 @@ def test_sigterm_to_torchrun_waits_for_the_measurement(tmp_path, start):
     answers of this verifier take longer."""
     folder, asked = str(tmp_path / "run"), tmp_path / "asked"
     slow = ["--t3s-verifier", "tests.jobs.slow_verifier:check", "--t3s-verify-workers", 1,
-            "--t3s-accuracy-prompts", 3, "--exit-signal-handler"]  # fmt: skip
+            "--exit-signal-handler"]  # fmt: skip
     command = job_command([*start("one", folder), *slow])
     at = command.index("--standalone")
     command[at:at] = ["--shutdown-timeout", "120"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from t3s_megatron.data.order import EpochOrder
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.stores import LogProbStore
 from tests.support.launch import FRESH, MODEL, ROOT, Job, run
-from tests.support.reference import latest, read_weights
+from tests.support.reference import HALF, Reference, latest, read_gradient, read_weights
 
 BUDGET = 4
 SCHEDULE = f"--train-iters {BUDGET} --lr 2e-3 --min-lr 1e-4 --lr-warmup-iters 1".split()
@@ -261,25 +262,85 @@ def test_simple_needs_no_answers_and_generates_nothing(tmp_path, task, student, 
     assert summary["measurements"] == [] and "generation" not in summary["seconds"]
 
 
-BASELINES = {
-    "inverse": ([], lambda c: c["masked"] == c["target_tokens"] - c["anchors"]),
-    "random": ([], lambda c: c["masked"] == c["anchors"]),
-    "mask-top-confidence": (
-        ["--t3s-mask-share", 0.2],
-        lambda c: c["masked"] == round(0.2 * c["target_tokens"]),
-    ),
-}
-
-
-@pytest.mark.parametrize("method", BASELINES)
-def test_baselines_mask_their_share(method, tmp_path, start):
-    extra, holds = BASELINES[method]
-    simple = [] if extra else ["--t3s-simple", "--t3s-simple-step", 2]
-    run([*start, "--t3s", *simple, *extra, "--t3s-method", method, "--t3s-dir", tmp_path,
+def of_method(method: str, folder, start, *extra) -> dict:
+    """A run of the method, and its summary."""
+    run([*start, "--t3s", "--t3s-method", method, "--t3s-dir", folder, *extra,
          "--t3s-targeted-accuracy-interval", 0])  # fmt: skip
-    summary = summary_of(tmp_path)
-    assert summary["finished"] and holds(summary["tokens"])
-    assert len(summary["phases"]) == (1 if extra else 2)
+    summary = summary_of(folder)
+    assert summary["finished"]
+    return summary
+
+
+SIMPLE = ["--t3s-simple", "--t3s-simple-step", 2]
+
+
+def test_a_random_mask_masks_as_many_as_t3s_would(tmp_path, start):
+    summary = of_method("random", tmp_path, start, *SIMPLE)
+    assert summary["tokens"]["masked"] == summary["tokens"]["anchors"]
+    assert len(summary["phases"]) == 2
+
+
+def test_rho_keeps_what_the_reference_knows_better(tmp_path, start, whole, corpus):
+    """The reference: theta_b of another run, whose log-probs are in its folder."""
+    reference = f"{whole[0]}/t3s/c_theta_b.safetensors"
+    summary = of_method("rho", tmp_path, start, *SIMPLE, "--t3s-reference", reference)
+    keep = Selection.load(f"{tmp_path}/selection.safetensors", corpus).keep
+    c_0, c_ref = (
+        LogProbStore.load(path, corpus).c
+        for path in (f"{tmp_path}/c_theta_0.safetensors", reference)
+    )
+    assert 0 < summary["tokens"]["masked"] == summary["tokens"]["anchors"] == (~keep).sum()
+    assert (c_ref - c_0)[keep].min() >= (c_ref - c_0)[~keep].max()
+
+
+def test_the_highest_entropies_are_kept(tmp_path, start, student, corpus):
+    summary = of_method("keep-top-entropy", tmp_path, start, "--t3s-mask-share", 0.2)
+    assert len(summary["phases"]) == 1, "a share of its own needs no profile"
+    assert summary["tokens"]["masked"] == round(0.2 * corpus.n_targets)
+    model, wanted = Reference(read_weights(student)), []
+    for sample in corpus.samples:
+        ids = torch.from_numpy(sample.tokens.astype(np.int64))[None]
+        log_p = model.logits(ids[:, :-1]).double().log_softmax(-1)
+        entropy = -(log_p.exp() * log_p).sum(-1)[0].detach().numpy()
+        wanted.append(entropy[sample.is_target[1:]])
+    found = LogProbStore.load(f"{tmp_path}/entropy_theta_0.safetensors", corpus).c
+    assert np.abs(found - np.concatenate(wanted)).max() < 1e-5
+    keep = Selection.load(f"{tmp_path}/selection.safetensors", corpus).keep
+    assert found[keep].min() >= found[~keep].max()
+
+
+def test_tail_sft_leaves_out_what_is_fitted_also_in_a_resumed_step(
+    tmp_path, student, data_arguments, corpus
+):
+    """The second step's gradient, made by a job that goes on from the first, against PyTorch: of
+    the half of its samples whose mean log-prob has risen least since theta_0."""
+    job = [*data_arguments, "--train-iters", 2, "--lr", 2e-3, "--adam-beta1", HALF, "--clip-grad",
+           1e9, "--dist-ckpt-optim-fully-reshardable", "--save", tmp_path, "--save-interval", 1,
+           "--load", tmp_path, "--pretrained-checkpoint", student, "--t3s", "--t3s-method",
+           "tail-sft", "--t3s-mask-share", 0.5, "--t3s-accuracy-interval", 0,
+           "--t3s-targeted-accuracy-interval", 0]  # fmt: skip
+    run([*job, "--exit-interval", 1])
+    again = run(job)
+    assert "resumed at iteration 1" in again.output
+
+    start, model = Reference(read_weights(student)), Reference(read_weights(str(tmp_path), 1))
+    rise, losses = [], []
+    batch = [corpus.samples[i] for i in sorted(batch_of(2, corpus))]
+    for sample in batch:
+        of_targets = torch.from_numpy(sample.is_target[1:])
+        losses.append(-model.log_probs(sample.tokens)[of_targets])
+        risen = (-losses[-1] - start.log_probs(sample.tokens)[of_targets]).detach()
+        rise.append(float(risen.mean()))
+    ranked = sorted(rise)
+    assert ranked[4] - ranked[3] > 1e-5, "no sample may be in doubt"
+    stay = [loss for loss, r in zip(losses, rise, strict=True) if r <= ranked[3]]
+    (torch.cat(stay).sum() / sum(map(len, stay))).backward()
+
+    first, second = (read_gradient(str(tmp_path), step) for step in (1, 2))
+    for key, moment in second.items():  # exp_avg is half of the last gradient, and of the moment
+        wanted = model.w[key].grad
+        got = moment - HALF * first[key]
+        assert float((got - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max()), key
 
 
 def test_without_a_shock_the_run_says_so_and_goes_on_as_simple(tmp_path, start):
@@ -292,12 +353,23 @@ def test_without_a_shock_the_run_says_so_and_goes_on_as_simple(tmp_path, start):
     assert len(accuracies) == 1, "the same weights gave other answers"
 
 
-def test_a_users_own_verifier(tmp_path, start):
+def test_a_users_own_verifier_and_a_loss_of_each_step(tmp_path, start, student, corpus):
+    """The loss: ProFit's, of which the first step is compared with PyTorch."""
     (tmp_path / "own.py").write_text("def never(text, answer, metadata):\n    return 0.0\n")
-    run([*start, "--t3s", "--t3s-method", "sft", "--t3s-dir", tmp_path, "--t3s-max-new-tokens", 16,
-         "--t3s-verifier", "own:never", "--t3s-accuracy-interval", 2,
-         "--t3s-accuracy-prompts", 5],
+    job = run(
+        [*start, "--t3s", "--t3s-method", "profit", "--t3s-min-probability", 0.5, "--t3s-dir",
+         tmp_path, "--t3s-max-new-tokens", 16, "--t3s-verifier", "own:never",
+         "--t3s-accuracy-interval", 2, "--t3s-accuracy-prompts", 5],
         environment={"PYTHONPATH": f"{ROOT}:{tmp_path}"})  # fmt: skip
+    c = (
+        Reference(read_weights(student))
+        .target_log_probs([corpus.samples[i] for i in batch_of(1, corpus)])
+        .astype(np.float64)
+    )
+    counted = np.exp(c) >= 0.5
+    assert np.abs(np.exp(c) - 0.5).min() > 1e-5 and 0 < counted.mean() < 1
+    printed = re.findall(r"lm loss: ([\d.E+-]+)", job.output)
+    assert float(printed[0]) == pytest.approx(-c[counted].sum() / c.size, rel=1e-5)
     measured = summary_of(tmp_path)["measurements"]
     assert [m["step"] for m in measured] == [0, 2, 4]
     assert all(m["correct"] == 0 and m["total"] == 5 for m in measured)
@@ -308,7 +380,7 @@ def test_bad_input_ends_with_a_message_before_the_model_is_built(tmp_path, start
     """The wording of each message is tested in tests/unit; here, how a user meets it."""
     for extra, wanted in (
         (["--t3s-data", "/nowhere.jsonl"], "/nowhere.jsonl: no such file"),
-        (["--t3s-mask-share", 0.5], "--t3s-mask-share only applies to the baselines"),
+        (["--t3s-mask-share", 0.5], "--t3s-mask-share only applies to --t3s-method"),
         (["--t3s-verifier", "magic"], "--t3s-verifier magic: unknown"),
         (["--load", "/studnet"], "no student: --load /studnet: no such folder"),
     ):

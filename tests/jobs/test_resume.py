@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.launch import run
 from tests.support.reference import latest
-from tests.support.resumable import SETTINGS, assert_same, errors_of
+from tests.support.resumable import SETTINGS, assert_same, errors_of, last_of_profile
 
 #: Each line is one job that dies at every point in turn. Between two points that lie in different
 #: checkpoint intervals a checkpoint is saved; of two in the same one the later comes first, so that
@@ -51,6 +51,8 @@ def test_killed_and_started_again(setting, points, tmp_path, start, uninterrupte
     reference = uninterrupted(setting)
     job = dict(processes=SETTINGS[setting].processes, module="tests.jobs.killed_job")
     victim, command = SETTINGS[setting].kill_rank, start(setting, tmp_path / "run")
+    foreign = tmp_path / "run" / "iter_0000001"  # a checkpoint that this run has not saved
+    foreign.mkdir(parents=True)
     resumed = False
     for point in points:
         kill = {"KILL_AT": point, "KILL_MARK": f"{tmp_path}/{point}", "KILL_RANK": victim or "0"}
@@ -61,6 +63,7 @@ def test_killed_and_started_again(setting, points, tmp_path, start, uninterrupte
     again = run(command, **job)
     assert "resumed at iteration" in again.output
     assert_same(reference, str(tmp_path / "run"))
+    assert foreign.is_dir()
 
 
 def test_torchrun_brings_a_killed_run_back_without_a_person(tmp_path, start, uninterrupted):
@@ -86,8 +89,17 @@ def test_old_states_are_removed_and_never_the_one_that_is_needed(uninterrupted):
     folder = uninterrupted("one")
     last = int(latest(folder)[-7:])
     states = sorted(os.listdir(f"{folder}/t3s/state"))
-    # The targeted phase needs neither theta_0 nor a candidate.
-    assert states == [f"iter_{last - 1:07d}", f"iter_{last:07d}"]
+    # The targeted phase needs neither theta_0 nor a candidate; plain fine-tuning may branch off.
+    profile = last_of_profile(folder)
+    assert states == [f"iter_{step:07d}" for step in (profile, last - 1, last)]
+
+
+def test_of_the_checkpoints_those_stay_that_have_a_state(uninterrupted):
+    """With --t3s-keep-checkpoints 2."""
+    folder = uninterrupted("two")
+    checkpoints = sorted(name for name in os.listdir(folder) if name.startswith("iter_"))
+    assert len(checkpoints) == 2 and latest(folder).endswith(checkpoints[-1])
+    assert checkpoints == sorted(os.listdir(f"{folder}/t3s/state"))
 
 
 def test_another_job_is_not_taken_for_this_one(tmp_path, start, uninterrupted):

@@ -193,6 +193,69 @@ class LikeVLLM:
         return call.forward(self.url, lambda reply: reply.replace(folder, b'"student"'))
 
 
+class Sleeper(LikeVLLM):
+    """The same on the GPUs of the job: what is asked for while it has not the memory fails, and so
+    does what `fails(path)` says. It is awake at first, as it is after its start."""
+
+    def __init__(self, url: str, tokenizer: str):
+        super().__init__(url, tokenizer)
+        self.has = {"weights", "kv_cache"}
+        self.asked = 0  # to wake
+        self.fails = lambda path: False
+
+    def answer(self, call) -> None:
+        needs = {"/collective_rpc": {"weights"}, "/v1/completions": {"weights", "kv_cache"}}
+        self.asked += call.path == "/wake_up?tags=weights"
+        if self.fails(call.path) or not needs.get(call.path, set()) <= self.has:
+            self.calls.append(f"{call.path} fails")
+            return call.send({"detail": "no memory"}, 500)
+        if call.path == "/sleep?level=2":
+            self.has, self.folder = set(), None
+        elif call.path.startswith("/wake_up?tags="):
+            self.has.add(call.path.partition("=")[2])
+        return super().answer(call)
+
+
+def test_a_server_on_the_gpus_of_the_job_sleeps_but_while_it_measures(
+    tmp_path, start, server, live, task
+):
+    """It does not go to sleep after the fourth measurement, and the job ends. Found awake by the
+    next one, it is put to sleep before anything else; once it does not wake, and is asked again."""
+    proxy = Sleeper(server, task[1])
+
+    def fourth_sleep(path: str) -> bool:
+        # Before it: at the start of the job, after the check, and three times.
+        return path == "/sleep?level=2" and proxy.calls.count(path) == 5
+
+    def second_wake(path: str) -> bool:
+        return path == "/wake_up?tags=weights" and proxy.asked == 2
+
+    with scripted_server(proxy.answer) as url:
+        how = served(url, "--t3s-server-colocated", "--t3s-server-reload", "vllm",
+                     "--t3s-server-weights", tmp_path / "memory",
+                     "--t3s-measurement-retries", 1)  # fmt: skip
+        proxy.fails = fourth_sleep
+        job = run(start(tmp_path, *how), processes=2, expect=1)
+        (error,) = set(errors_of(job).splitlines())
+        assert f"does not go to sleep: {url}/sleep?level=2: HTTP status 500" in error
+        assert proxy.has, "it is left awake"
+        first, proxy.calls, proxy.fails, proxy.asked = proxy.calls, [], second_wake, 0
+        job = run(start(tmp_path, *how, "--exit-interval", 4), processes=2)
+    assert "resumed at iteration 2" in job.output
+    wanted, got = measurements(live)[:5], measurements(tmp_path)
+    assert [one["retries"] for one in got] == [0, 0, 0, 1, 0]
+    assert [one | {"retries": 0} for one in got] == wanted
+    assert not proxy.has, "asleep, since the job has left"
+    woken = ["/wake_up?tags=weights", "/collective_rpc", "/reset_prefix_cache",
+             "/wake_up?tags=kv_cache", "/v1/completions", "/sleep?level=2"]  # fmt: skip
+    for calls in (first, proxy.calls):
+        assert calls[0] == "/sleep?level=2", "before the model is built"
+        for n, path in enumerate(calls):
+            if path == woken[0] and not calls[n - 1].endswith("fails"):
+                rest = [p for p in dict.fromkeys(calls[n:]) if p in woken]
+                assert rest == woken[: len(rest)]
+
+
 def test_training_goes_on_while_the_server_measures(tmp_path, start, server, live, task):
     """Two measurements in flight, and killed with both of them: started again, it has the
     measurements, theta_b and end of a run that waits, bit for bit."""

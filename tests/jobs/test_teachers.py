@@ -108,7 +108,7 @@ def corpus_of(task, *paths: str) -> tuple[Corpus, list]:
 
 
 def log_probs(folder: str, name: str) -> np.ndarray:
-    return load_table(f"{folder}/t3s/{name}.safetensors", "log-prob store", np.float32, ())[0]
+    return load_table(f"{folder}/t3s/{name}.safetensors", "log-prob store", (np.float32,), ())[0]
 
 
 def told(entries: list[dict], teacher: str | None) -> list[dict]:

@@ -3,7 +3,7 @@
 
 The command line has the layout and nothing of the models. CASES=FILE names a JSON list of
 {"folder", "out", "arguments"}; into each `out` goes the exported folder, and beside it `out`.pt
-with the logits of TOKENS and the greedy answers to PROMPTS.
+with the logits of TOKENS, the losses of the tokens that follow, and the greedy answers to PROMPTS.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import partial
 import torch
 
 TOKENS = torch.arange(2 * 32).view(2, 32) * 37 % 23
+LABELS = TOKENS.roll(-1, 1)
 PROMPTS = [[3, 5, 7, 11, 2], [9, 8, 6, 4]]
 ANSWER = 8
 
@@ -52,7 +53,11 @@ def main() -> None:
         folders = HuggingFaceFolders(args)
         model = get_model(model_provider, wrap_with_ddp=False)
         folders.load(model)
-        found = {"logits": forward(model, args), "answers": answers(model, args)}
+        found = {
+            "logits": forward(model, args),
+            "losses": forward(model, args, LABELS),
+            "answers": answers(model, args),
+        }
         if found["logits"] is not None:
             torch.save(found, case["out"] + ".pt")
         folders.export(model, 0)
@@ -60,8 +65,9 @@ def main() -> None:
 
 
 @torch.no_grad()
-def forward(model: list, args) -> torch.Tensor | None:
-    """float32 [b, s, padded vocabulary] of TOKENS on one rank, None on the others."""
+def forward(model: list, args, labels: torch.Tensor | None = None) -> torch.Tensor | None:
+    """float32 [b, s, padded vocabulary] of TOKENS on one rank, None on the others; with `labels`
+    their losses [b, s]."""
     from megatron.core import mpu
     from megatron.core.pipeline_parallel import get_forward_backward_func
     from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
@@ -69,10 +75,12 @@ def forward(model: list, args) -> torch.Tensor | None:
     positions = torch.arange(TOKENS.shape[1]).expand_as(TOKENS).contiguous()
 
     def collect(output, loss_or_data, non_loss_data=False):
+        if labels is not None:
+            return output
         return gather_from_tensor_model_parallel_region(output)
 
     def step(data_iterator, chunk):
-        output = chunk(TOKENS, positions, None)
+        output = chunk(TOKENS, positions, None, labels=labels)
         return output, partial(collect, output)
 
     for chunk in model:

@@ -9,6 +9,7 @@ and looks on from outside.
                      are trained with an empty mask, which have to repeat the profile's first steps
                      bit for bit, before the run is rewound once more
     SELECTION=FILE   after that, one step with this selection, a checkpoint, and back again
+    WEIGHTS=FILE     and the same with these weights, each times the token's probability (dft)
     ATTACH_WITHOUT_ARGUMENTS=1  as a script does in a release whose `pretrain` parses by itself
 """
 
@@ -91,7 +92,11 @@ def _probed():
     from t3s_megatron.megatron.generation import generate
     from t3s_megatron.megatron.rewind import StartingPoint
     from t3s_megatron.method.phases import Phase
+    from t3s_megatron.method.selection import METHODS
     from t3s_megatron.run.t3s import T3SRun
+
+    def _dft(p):
+        return METHODS["dft"].weigh(p, None)
 
     class ProbedRun(T3SRun):
         def on_train_step_start(self, context):
@@ -101,14 +106,17 @@ def _probed():
             super().on_train_step_start(context)
             if self.machine.phase is not Phase.TARGETED:
                 return
-            given = os.environ.get("SELECTION")
+            names = [name for name in ("SELECTION", "WEIGHTS") if os.environ.get(name)]
+            number = self.machine.phase_step - PROBE_STEPS
             if self.machine.phase_step == 0:
                 self.selected, self.rows.keep = self.rows.keep, None
-            elif self.machine.phase_step == PROBE_STEPS and given:
-                keep = Selection.load(given, self.inputs.corpus).keep
+            elif 0 <= number < len(names):
+                keep = Selection.load(os.environ[names[number]], self.inputs.corpus).keep
                 self._start_again(context, keep)
+                self.forward.weigh = _dft if names[number] == "WEIGHTS" else None
                 get_args().save_interval = context.iteration + 1
-            elif self.machine.phase_step == PROBE_STEPS + bool(given):
+            elif number == len(names):
+                self.forward.weigh = None
                 self._start_again(context, self.selected)
 
         def _start_again(self, context, keep):

@@ -5,7 +5,7 @@ Against transformers, which made the folders: logits within 1e-5 in float32, gre
 key-value cache token for token, and every tensor bit for bit after the round trip. The command line
 says nothing of the models. One launch a layout, every family in it: tied and untied embeddings,
 experts in all layers and in some, input in one file and in many, and (at two tensor-parallel ranks)
-23 vocabulary rows padded to 24.
+23 vocabulary rows padded to 24, which takes nothing from a loss.
 
 Not covered here: CUDA, Transformer Engine's own layers.
 """
@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from t3s_megatron.huggingface.folder import weight_files
-from tests.parallel.hf_folders_job import ANSWER, PROMPTS, TOKENS
+from tests.parallel.hf_folders_job import ANSWER, LABELS, PROMPTS, TOKENS
 from tests.support.families import (
     AHEAD,
     STUDENTS,
@@ -106,6 +106,8 @@ def test_round_trip(layout, tmp_path, folders, expected, task):
         padded = got["logits"]
         assert padded.shape[-1] == VOCABULARY + ("tp2" in layout and "etp2" not in layout), name
         assert (padded[..., :VOCABULARY] - logits).abs().max() < 1e-5, name
+        wanted = torch.nn.functional.cross_entropy(logits.transpose(1, 2), LABELS, reduction="none")
+        assert (got["losses"] - wanted).abs().max() < 1e-5, name
         assert got["answers"] == answers, name
         before, after = read_tensors(folders[name]), read_tensors(str(tmp_path / name))
         before = {key: value for key, value in before.items() if not key.startswith(AHEAD)}

@@ -12,6 +12,8 @@ rewind                bit-exact: losses and gradient norms of the profile's firs
 masked gradient       PyTorch reference, every parameter, 1e-5 of the largest entry; with samples,
                       micro-batches and data-parallel ranks in which nothing is kept (2**-8 for
                       the fused loss, which computes it in bfloat16)
+weighted gradient     the same of a step with float weights, each times sg(p_t), over the number of
+                      tokens with a weight above 0
 
 Not covered here: NCCL, Transformer Engine, CUDA; see the README's table.
 """
@@ -35,7 +37,7 @@ from tests.support.launch import FRESH, MOE, run
 from tests.support.reference import HALF, Reference, read_gradient, read_weights
 
 PROFILE_STEPS = 5
-BUDGET = 5
+BUDGET = 6
 GLOBAL_BATCH = 8
 
 
@@ -94,8 +96,9 @@ class Baseline:
             for s in corpus.samples
         ]
 
-    def masked_gradient(self, keep: np.ndarray) -> dict[str, torch.Tensor]:
-        """Gradient of the mean loss over the kept targets of the first batch."""
+    def masked_gradient(self, keep: np.ndarray, dft: bool = False) -> dict[str, torch.Tensor]:
+        """Gradient of the loss of the first batch: the sum over its targets, with these weights
+        (times sg(p_t) in DFT), over the number of those that have one."""
         order = EpochOrder(len(self.corpus.samples), seed=1234)
         for tensor in self.model.w.values():
             tensor.grad = None
@@ -103,12 +106,15 @@ class Baseline:
         for position in range(GLOBAL_BATCH):
             index = order.sample_at(position)
             sample = self.corpus.samples[index]
-            kept = torch.from_numpy(keep[self.corpus.target_slice(index)])
+            weights = torch.from_numpy(keep[self.corpus.target_slice(index)]).float()
+            kept = weights > 0
             if kept.any():
                 targets = self.model.log_probs(sample.tokens)[
                     torch.from_numpy(sample.is_target[1:])
                 ]
-                (-targets[kept].sum()).backward()
+                if dft:
+                    weights = weights * targets.detach().exp()
+                (-(weights * targets)[kept].sum()).backward()
             count += int(kept.sum())
         return {k: v.grad / count for k, v in self.model.w.items() if v.grad is not None}
 
@@ -134,9 +140,17 @@ def sparse_selection(corpus) -> Selection:
     return Selection(keep, corpus, "t3s", None)
 
 
+@pytest.fixture(scope="session")
+def sparse_weights(sparse_selection) -> Selection:
+    """The same tokens, with weights between 0.1 and 2."""
+    weights = np.random.default_rng(1).uniform(0.1, 2, sparse_selection.keep.size)
+    keep = np.where(sparse_selection.keep, weights, 0).astype(np.float32)
+    return Selection(keep, sparse_selection.corpus, "imported", None)
+
+
 class Outcome:
     """One whole probed job in one layout. `gradient`: of the step with the given selection, as the
-    optimizer was given it."""
+    optimizer was given it; `weighted`: of that with the given weights and DFT."""
 
     def __init__(self, folder: str, corpus: Corpus):
         with open(os.path.join(folder, "probe.json")) as file:
@@ -151,12 +165,24 @@ class Outcome:
         }
         self.keep = Selection.load(os.path.join(folder, "selection.safetensors"), corpus).keep
         self.profile_steps = self.summary["phases"][0]["last_iteration"]
-        self.gradient = read_gradient(folder, self.profile_steps + PROBE_STEPS + 1)
+        self.gradient, self.weighted = (
+            read_gradient(folder, self.profile_steps + PROBE_STEPS + step) for step in (1, 2)
+        )
 
 
-def whole_job(folder, layout: Layout, student: str, data_arguments, selection: Selection) -> None:
-    selection_file = os.path.join(folder, "given.safetensors")
+def whole_job(
+    folder,
+    layout: Layout,
+    student: str,
+    data_arguments,
+    selection: Selection,
+    weights: Selection,
+) -> None:
+    selection_file, weights_file = (
+        os.path.join(folder, f"{name}.safetensors") for name in ("given", "weights")
+    )
     selection.save(selection_file)
+    weights.save(weights_file)
     method = ["--t3s", "--t3s-dir", folder, "--t3s-patience", 2, "--t3s-max-new-tokens", 16,
               "--t3s-profile-iters", PROFILE_STEPS, "--t3s-simple-step", 3,
               "--t3s-temperature", 1]  # fmt: skip
@@ -172,6 +198,7 @@ def whole_job(folder, layout: Layout, student: str, data_arguments, selection: S
             "PROBE_FILE": os.path.join(folder, "probe.json"),
             "LOSS_FILE": os.path.join(folder, "losses.json"),
             "SELECTION": selection_file,
+            "WEIGHTS": weights_file,
         },
     )
 
@@ -183,7 +210,7 @@ def _common(layout: Layout, student: str, data_arguments) -> list:
 
 
 @pytest.fixture(scope="session")
-def outcome_of(once, request, data_arguments, corpus, sparse_selection):
+def outcome_of(once, request, data_arguments, corpus, sparse_selection, sparse_weights):
     """outcome_of(name): of the whole job in a layout, made once."""
 
     def of(name: str) -> Outcome:
@@ -192,7 +219,9 @@ def outcome_of(once, request, data_arguments, corpus, sparse_selection):
 
         folder = once(
             f"layout-{name}",
-            lambda made: whole_job(made, layout, student, data_arguments, sparse_selection),
+            lambda made: whole_job(
+                made, layout, student, data_arguments, sparse_selection, sparse_weights
+            ),
         )
         return Outcome(folder, corpus)
 
@@ -200,7 +229,7 @@ def outcome_of(once, request, data_arguments, corpus, sparse_selection):
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_layout(name, request, outcome_of, sparse_selection):
+def test_layout(name, request, outcome_of, sparse_selection, sparse_weights):
     layout = LAYOUTS[name]
     baseline: Baseline = request.getfixturevalue("mixture" if layout.moe else "dense")
     reference, got = outcome_of("moe-1" if layout.moe else "1"), outcome_of(name)
@@ -219,14 +248,17 @@ def test_layout(name, request, outcome_of, sparse_selection):
 
     first, again = (got.losses[begin : begin + PROBE_STEPS] for begin in (0, got.profile_steps))
     assert len(again) == PROBE_STEPS and again == first
-    masked = got.losses[got.profile_steps + PROBE_STEPS + 1][0]
+    masked = got.losses[got.profile_steps + PROBE_STEPS + 2][0]
     assert masked != first[0][0], "the selection did not change the loss"
 
-    expected = baseline.masked_gradient(sparse_selection.keep)
-    assert set(expected) == set(got.gradient)
-    for key, wanted in expected.items():
-        bound = layout.gradient_tolerance * float(wanted.abs().max())
-        assert float((got.gradient[key] - wanted).abs().max()) <= bound, key
+    for expected, found in (
+        (baseline.masked_gradient(sparse_selection.keep), got.gradient),
+        (baseline.masked_gradient(sparse_weights.keep, dft=True), got.weighted),
+    ):
+        assert set(expected) == set(found)
+        for key, wanted in expected.items():
+            bound = layout.gradient_tolerance * float(wanted.abs().max())
+            assert float((found[key] - wanted).abs().max()) <= bound, key
 
 
 def _accuracies(outcome: Outcome) -> list[tuple]:

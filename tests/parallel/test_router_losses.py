@@ -2,7 +2,8 @@
 """Router losses under a sparse loss mask: the gradient of a step against an independent model.
 
 Both have the strength that was asked for: coefficient times their mean over the tokens of the step,
-however few of them count in the loss (NVIDIA/Megatron-LM #1652 and #5047 tell of others).
+however few of them count in the loss, and with what weights (NVIDIA/Megatron-LM #1652 and #5047
+tell of others).
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ class RouterLossReference(Reference):
 
 
 def expected_gradient(student: str, corpus, keep: np.ndarray, pad: int, setting: Setting):
-    """Of the mean loss over the kept targets of the first batch, and of the router losses."""
+    """Of the loss of the first batch, sum of weight times loss over the number of targets that have
+    a weight, and of the router losses. `keep`: float32 weights."""
     model = RouterLossReference(read_weights(student))
     layers = model.w["decoder.layers.mlp.router.weight"].shape[0]
     arrangement = Arrangement(
@@ -101,9 +103,9 @@ def expected_gradient(student: str, corpus, keep: np.ndarray, pad: int, setting:
                 log_probs = model.logits(torch.cat([ids[:-1], behind])[None])[0].log_softmax(-1)
                 c = log_probs[: len(ids) - 1].gather(-1, ids[1:, None])[:, 0]
                 c = c[torch.from_numpy(sample.is_target[1:])]
-                kept = torch.from_numpy(keep[corpus.target_slice(i)])
-                loss = loss - c[kept].sum()
-                count += int(kept.sum())
+                weights = torch.from_numpy(keep[corpus.target_slice(i)])
+                loss = loss - (weights * c).sum()
+                count += int((weights > 0).sum())
             model.finish_row(layers)
     (loss / count + model.weighted / step.computed_tokens).backward()
     return {k: v.grad for k, v in model.w.items() if v.grad is not None}
@@ -115,7 +117,9 @@ def test_router_losses_are_as_strong_as_asked_whatever_is_masked(
 ):
     setting = SETTINGS[name]
     tokenizer = load_tokenizer(task[1])
-    keep = np.random.default_rng(0).random(corpus.n_targets) < 0.1
+    rng = np.random.default_rng(0)
+    kept, weights = rng.random(corpus.n_targets) < 0.1, rng.uniform(0.1, 2, corpus.n_targets)
+    keep = np.where(kept, weights, 0).astype(np.float32)
     selection = tmp_path / "given.safetensors"
     Selection(keep, corpus, "t3s", None).save(str(selection))
     run(

@@ -26,6 +26,7 @@ from t3s_megatron.errors import T3SError
 from t3s_megatron.servers import reload
 from t3s_megatron.servers.client import Client
 from t3s_megatron.servers.completion import Finish, Request
+from t3s_megatron.servers.sleeping import wake_for_answers, wake_for_weights
 from tests.conftest import pretrain_student
 from tests.support.launch import run
 from tests.support.reference import read_tensors
@@ -183,13 +184,24 @@ def test_a_server_that_is_killed_in_the_middle(tmp_path, start, vllm, live, expo
     assert "1 of 2 servers ready" in job.output
 
 
-def test_a_folder_that_is_none_is_refused_and_the_weights_stay(vllm, exported, tmp_path):
-    """With the reason that the server gives, and it goes on with what it has."""
+def test_a_folder_that_is_none_is_refused_and_the_next_one_is_loaded(vllm, exported, tmp_path):
+    """With the reason that the server gives. vLLM 0.32 has taken its layers apart by then, and the
+    first request would end its engine: nothing is asked of a server whose reload has failed."""
     reload.load("vllm", vllm, exported, 300)
     (wanted,) = ask(vllm)
     with pytest.raises(T3SError, match=f"{vllm}/collective_rpc: "):
         reload.load("vllm", vllm, str(tmp_path / "no such folder"), 300)
-    assert ask(vllm) == [wanted]
+    reload.load("vllm", vllm, exported, 300)
+    assert wanted and ask(vllm) == [wanted]
+
+
+def test_waking_what_is_awake_changes_nothing(vllm, exported):
+    """The endpoints are there. Sleep itself vLLM has on CUDA only."""
+    reload.load("vllm", vllm, exported, 300)
+    (wanted,) = ask(vllm)
+    wake_for_weights(vllm, 60)
+    wake_for_answers(vllm, 60)
+    assert wanted and ask(vllm) == [wanted]
 
 
 def test_other_weights_are_found_out_before_the_job_trains(tmp_path, start, exported):
@@ -214,13 +226,17 @@ def test_other_weights_are_found_out_before_the_job_trains(tmp_path, start, expo
     assert f"{url}: its greedy answers agree with the live weights' to 0." in errors_of(job)
 
 
-def test_what_vllm_refuses_fails_alone(vllm):
-    """A prompt over --max-model-len, between others."""
-    prompts = [[4, 5, 6], [4] * 60, [5, 6, 7]]
+def test_what_vllm_has_no_room_for_fails_alone(vllm):
+    """Over --max-model-len, between others: a prompt, which it refuses, and an answer, which it
+    cuts short as if that were all that was asked for."""
+    prompts = [[4, 5, 6], [4] * 60, [5, 6, 7], [4] * 70]
     requests = [Request(prompt, 16, 0.0, seed=0) for prompt in prompts]
     found = Client([vllm], "student", retries=1).complete(requests)
-    assert [one.finish in (Finish.STOP, Finish.LENGTH) for one in found] == [True, False, True]
-    assert found[1].finish is Finish.REFUSED and "HTTP status 400" in str(found[1].why)
+    answered = [one.finish in (Finish.STOP, Finish.LENGTH) for one in found]
+    assert answered == [True, False, True, False]
+    assert {one.finish for one in found[1::2]} == {Finish.REFUSED}
+    assert "the server's own limit is lower" in str(found[1].why)
+    assert "HTTP status 400" in str(found[3].why)
 
 
 def ask(url: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -82,8 +83,8 @@ STUDENTS: dict[str, dict] = {
         topk_group=1,
         partial_rotary_factor=0.5,
     ),
-    "deepseek_v3": dict(
-        model_type="deepseek_v3",
+    "kimi_k2": dict(
+        model_type="deepseek_v3",  # renamed by `_as_kimi`
         **_SIGMOID_ROUTER,
         num_key_value_heads=4,
         q_lora_rank=24,
@@ -99,16 +100,17 @@ STUDENTS: dict[str, dict] = {
             "factor": 4.0,
             "mscale": 1.0,
             "mscale_all_dim": 1.0,
-            "beta_fast": 32,
-            "beta_slow": 1,
-            "original_max_position_embeddings": 4096,
+            # None is Megatron's default, and each changes the angles.
+            "beta_fast": 4,
+            "beta_slow": 0.5,
+            "original_max_position_embeddings": 512,
         },
     ),
-    "deepseek_v3-plain": dict(
+    "deepseek_v3": dict(
         model_type="deepseek_v3",
         **_SIGMOID_ROUTER,
         num_key_value_heads=4,
-        q_lora_rank=24,
+        q_lora_rank=None,  # Moonlight
         kv_lora_rank=16,
         qk_nope_head_dim=16,
         qk_rope_head_dim=8,
@@ -134,9 +136,9 @@ WITH_EXPERTS = [name for name, config in STUDENTS.items() if "num_experts_per_to
 def save_student(name: str, folder: str, *, shard_size: str = "5GB", seed: int = 0) -> str:
     """The folder of a random student; neither norms are ones nor biases zeros. What transformers
     computes of it: of `reference(folder)`."""
-    if name == "bailing_moe_v2":
+    if name in _UNKNOWN:
         _save(name, f"{folder}-reference", shard_size, seed)
-        return _as_bailing(f"{folder}-reference", folder)
+        return _UNKNOWN[name](f"{folder}-reference", folder)
     _save(name, folder, shard_size, seed)
     if name == "glm4_moe":
         _add_layer_ahead(folder)
@@ -215,6 +217,31 @@ def _as_bailing(source: str, folder: str) -> str:
     with open(f"{folder}/configuration_bailing.py", "w") as file:
         file.write("raise RuntimeError('the code of a folder is not run')\n")
     return folder
+
+
+def _as_kimi(source: str, folder: str) -> str:
+    """Kimi-K2 is a DeepSeek-V3 by another name, with its rope as older folders say it."""
+    os.makedirs(folder)
+    shutil.copy(f"{source}/model.safetensors", folder)
+    said = STUDENTS["kimi_k2"].copy()
+    rope = said.pop("rope_parameters").copy()
+    config = _SHAPE | said | dict(
+        model_type="kimi_k2",
+        auto_map={"AutoConfig": "configuration_deepseek.DeepseekV3Config"},
+        scoring_func="sigmoid",
+        topk_method="noaux_tc",
+        rope_theta=rope.pop("rope_theta"),
+        rope_scaling={"type": rope.pop("rope_type")} | rope,
+    )  # fmt: skip
+    with open(f"{folder}/config.json", "w") as file:
+        json.dump(config, file)
+    with open(f"{folder}/configuration_deepseek.py", "w") as file:
+        file.write("raise RuntimeError('the code of a folder is not run')\n")
+    return folder
+
+
+#: Those that transformers does not know, and what makes a folder of each of one that it does.
+_UNKNOWN = {"bailing_moe_v2": _as_bailing, "kimi_k2": _as_kimi}
 
 
 @torch.no_grad()

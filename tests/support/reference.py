@@ -38,9 +38,10 @@ def read_tensors(folder: str, iteration: int | None = None) -> dict[str, torch.T
     return state
 
 
-def read_weights(folder: str) -> dict[str, torch.Tensor]:
-    """The model's tensors."""
-    return {k: v for k, v in read_tensors(folder).items() if not k.startswith("optimizer.")}
+def read_weights(folder: str, iteration: int | None = None) -> dict[str, torch.Tensor]:
+    """The model's tensors; see `read_tensors`."""
+    tensors = read_tensors(folder, iteration)
+    return {k: v for k, v in tensors.items() if not k.startswith("optimizer.")}
 
 
 def read_gradient(folder: str, iteration: int) -> dict[str, torch.Tensor]:

@@ -18,7 +18,7 @@ T3S = ["--t3s", "--t3s-max-new-tokens", 16, "--t3s-temperature", 1, "--t3s-patie
 
 
 TWO = ["--bf16", "--attention-softmax-in-fp32", "--use-distributed-optimizer",
-       "--overlap-grad-reduce", "--overlap-param-gather"]  # fmt: skip
+       "--overlap-grad-reduce", "--overlap-param-gather", "--t3s-keep-checkpoints", 2]  # fmt: skip
 #: Of 24 answers a test shows little: levels at which it shows something.
 BLOCKS = ["--t3s-accuracy-blocks", 3, "--t3s-accuracy-stop-level", 0.9, "--t3s-confirm-level", 0.6]
 #: Watched beside accuracy, which is measured at the same steps as without it.
@@ -38,9 +38,14 @@ SETTINGS = {
     "two": Setting(2, TWO, kill_rank="1"),
     "blocks": Setting(2, [*TWO, *BLOCKS, *BOTH], kill_rank="1"),
     "confidence": Setting(
-        1, [*PACKED, "--t3s-signal", "confidence", "--t3s-targeted-accuracy-interval", 1]
+        1,
+        [*PACKED, "--t3s-signal", "confidence", "--t3s-targeted-accuracy-interval", 1,
+         "--t3s-method", "t3s-soft", "--t3s-soft-temperature", 0.5],
     ),
     "rrt": Setting(1, ["--t3s-method", "rrt"]),
+    "sft": Setting(
+        1, ["--attention-dropout", 0.1, "--hidden-dropout", 0.1, "--t3s-method", "sft"]
+    ),
 }  # fmt: skip
 
 
@@ -77,7 +82,13 @@ def summary_of(folder: str) -> dict:
     del summary["seconds"]
     for inside in ("dir", "server_weights"):
         del summary["arguments"][inside]
-    for one in (*summary["measurements"], *summary["phases"]):
+    for one in (*summary["measurements"], *summary["heldout"], *summary["phases"]):
         del one["seconds"]
     summary["log"] = [re.sub(r"[\d.]+ s\b", "", line) for line in summary["log"]]
     return summary
+
+
+def last_of_profile(folder: str) -> int:
+    """The last saved iteration, saved every second one, from which plain fine-tuning can go on."""
+    profile = min(summary_of(folder)["phases"][0]["last_iteration"], 4)
+    return profile - profile % 2

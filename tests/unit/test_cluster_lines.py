@@ -39,6 +39,7 @@ def start(tmp_path):
         environment = {
             "PATH": os.environ["PATH"], "PYTHON": str(python), "HAS": EVERYTHING,
             "HF_MODEL": str(student), "DATA": "traces.jsonl", "OUT": str(tmp_path / "out"),
+            "SERVE": "live",
         }  # fmt: skip
         return subprocess.run(
             ["bash", f"{ROOT}/examples/{script}"],
@@ -123,7 +124,7 @@ def test_a_torchrun_that_kills_after_30_seconds_is_warned_of(start, line):
 
 def test_slurm_gives_as_much_notice_as_torchrun_has_patience(line):
     with open(f"{ROOT}/examples/slurm/t3s.sbatch") as file:
-        notice = re.search(r"^#SBATCH --signal=TERM@(\d+)", file.read(), re.MULTILINE)
+        notice = re.search(r"^#SBATCH --signal=URG@(\d+)", file.read(), re.MULTILINE)
     words = line(SCRIPTS[0])
     assert int(notice[1]) == int(words[words.index("--shutdown-timeout") + 1])
     words = line(SCRIPTS[0], NOTICE="600")
@@ -133,9 +134,11 @@ def test_slurm_gives_as_much_notice_as_torchrun_has_patience(line):
 @pytest.mark.parametrize(
     ("given", "context", "recomputes"),
     [
-        ({}, "1", True),
+        ({"SERVE": ""}, "2", False),  # servers on these GPUs
         ({"T3S_SIMPLE": "1"}, "2", False),
-        ({"GENERATION": "server", "SERVER_URL": "http://a:1"}, "2", False),
+        ({"SERVE": "http://a:1"}, "2", False),
+        ({"SERVE": "live"}, "1", True),
+        ({"SERVE": "", "SEQ_LENGTH": "4096"}, "1", True),
         ({"T3S_SIMPLE": "1", "CP": "1"}, "1", True),
         ({"T3S_SIMPLE": "1", "RECOMPUTE": "1"}, "2", True),
         ({"CP": "2"}, "2", True),

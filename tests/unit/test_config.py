@@ -152,14 +152,42 @@ def test_gold_answers_are_needed_exactly_when_something_is_generated(line, neede
 
 # ------------------------------------------------------------------------------------- what is fine
 
+_REQUIRED = {
+    "mask_share": "--t3s-mask-share 0.3",
+    "soft_temperature": "--t3s-soft-temperature 0.5",
+    "min_probability": "--t3s-min-probability 0.1",
+    "reference": "--t3s-reference c.safetensors",
+}
+
+
+def with_method(method: str) -> str:
+    """A command line of the method, with what it cannot do without."""
+    return " ".join(
+        [f"--t3s-method {method}", *(_REQUIRED[name] for name in METHODS[method].requires)]
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", _REQUIRED)
+def test_what_is_of_some_methods_is_asked_of_them_and_refused_to_the_others(method, name):
+    chosen = METHODS[method]
+    if name in chosen.requires:
+        rest = [_REQUIRED[other] for other in chosen.requires if other != name]
+        argument = _REQUIRED[name].split()[0]
+        said = refused(" ".join([f"--t3s-method {method}", *rest]))
+        assert f"--t3s-method {method} needs {argument}" in said
+    elif not chosen.takes(name):
+        said = refused(f"{with_method(method)} {_REQUIRED[name]}")
+        assert "only applies to --t3s-method " in said and "drop it" in said
+
 
 @pytest.mark.parametrize(
     "line",
     [
-        *(f"--t3s-method {method}" for method in METHODS),
-        *(f"--t3s-method {method} --t3s-simple" for method in METHODS if method != "sft"),
-        *(f"--t3s-method {method} --t3s-mask-share 0.3" for method in MASKING_BASELINES),
-        *(f"--t3s-method {m} --t3s-selection-load s" for m in METHODS if m not in ("sft", "rrt")),
+        *map(with_method, METHODS),
+        *(f"{with_method(m.name)} --t3s-simple" for m in METHODS.values() if m.has_theta_b),
+        *(f"{with_method(method)} --t3s-mask-share 0.3" for method in MASKING_BASELINES),
+        *(f"--t3s-method {m.name} --t3s-selection-load s" for m in METHODS.values() if m.selects),
         *(f"--t3s-no-shock {end}" for end in ("simple", "sft", "stop")),
         "--t3s-simple-step 50 --t3s-profile-iters 50",
         "--t3s-profile-iters 5 --t3s-simple-step 6 --t3s-no-shock stop",
@@ -340,7 +368,7 @@ _RANDOM = "--t3s-method random --t3s-mask-share 0.3"
         ("--t3s-signal both --t3s-method sft", "no meaning with --t3s-method sft", "Drop it"),
         (f"--t3s-signal confidence {_RANDOM}", "--t3s-mask-share there is none", "drop one"),
         ("--t3s-selection-load s --t3s-signal confidence", "skips", "drop --t3s-signal confidence"),
-        ("--t3s-heldout-data h", "only used with --t3s-report-temperatures", "give those"),
+        ("--t3s-heldout-data h", "only used with --t3s-report-temperatures or", "give one"),
         ("--t3s-accuracy-interval 0", "detector needs accuracy", "choose --t3s-simple"),
         (f"{_RRT} --t3s-accuracy-interval 0", "detector needs accuracy", "at least 1"),
         (f"{_RRT} --t3s-profile-iters 49", "49 cannot be shorter than --train-iters 50", "leave"),
@@ -387,6 +415,7 @@ def test_arguments_that_contradict_each_other(line, reason, way_out):
         ("hybrid_context_parallel", True),
         ("overlap_param_gather_with_optimizer_step", True),
         ("overlap_moe_expert_parallel_comm", True),
+        ("skip_train", True),
     ],
 )
 def test_features_of_megatron_that_t3s_cannot_work_with(name, value):
@@ -394,6 +423,12 @@ def test_features_of_megatron_that_t3s_cannot_work_with(name, value):
     option = "--" + name.replace("_", "-")
     assert re.match(rf"{option} does not work with --t3s: it \w+", said)
     config(**{name: None if name == "rampup_batch_size" else False})  # and only when it is on
+
+
+@pytest.mark.parametrize("name", ["data_path", "mock_data", "train_data_path", "data_args_path"])
+def test_data_that_would_not_be_read(name):
+    option = "--" + name.replace("_", "-")
+    assert refused(**{name: ["/data"]}).startswith(f"{option} does not work with --t3s: ")
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED_WITH_ANSWERS)
@@ -432,6 +467,9 @@ _VALUES = {
     "simple": st.booleans(),
     "simple_step": _numbers(1),
     "mask_share": st.none() | st.none() | st.floats(0, 1) | _FLOATS,
+    "soft_temperature": st.none() | _FLOATS,
+    "min_probability": st.none() | _FLOATS,
+    "reference": st.just(()) | st.just(("c.safetensors",)),
     "anchor_threshold": _FLOATS,
     "patience": _numbers(1),
     "min_delta": _FLOATS,
@@ -447,6 +485,7 @@ _VALUES = {
     "report_samples": _numbers(1),
     "selection_load": st.none() | st.sampled_from(["", "s"]),
     "heldout_data": st.none() | st.just("h"),
+    "heldout_interval": _numbers(0),
     "seed": st.none() | st.integers(),
     "dir": st.none() | st.sampled_from(["", "d"]),
 }

@@ -64,6 +64,7 @@ VALUES = {
     "selection_save": "s",
     "stop_after": "selection",
     "mask_share": "0.3",
+    "reference": "s",
     "accuracy_interval": "2",
 }
 
@@ -90,6 +91,8 @@ def test_what_has_no_meaning_is_refused_by_name(name):
         (f"{PLAIN} --t3s-block-size 20", "divisible by --t3s-block-size 20"),
         (f"{PLAIN} --t3s-arrangement padded", "use --micro-batch-size 1"),
         (f"{PLAIN} --t3s-generation server", "Use live"),
+        (f"{PLAIN} --t3s-server-colocated", "Use live, and name no server"),
+        (f"{PLAIN} --t3s-server-url http://a:1", "Use live, and name no server"),
     ],
 )
 def test_values_that_cannot_work(line, said):

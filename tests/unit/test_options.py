@@ -147,11 +147,14 @@ def test_what_a_run_is_does_not_change_when_it_goes_on():
     """The list as it stands, so that a new argument's author decides."""
     free = {declared.name for declared, about in options_of(T3SConfig) if about.free}
     assert free == {
-        "data", "heldout_data", "ignore_fields", "show_samples", "selection_load",
+        "data", "data_cache", "heldout_data", "heldout_interval", "ignore_fields", "show_samples",
+        "reference", "selection_load",
         "diffusion_attention", "selector", "selector_tokenizer",
         "selection_save", "dir", "device",
         "generation_batch_size", "generation_timeout", "verify_timeout", "verify_workers",
-        "verify_memory", "hf_model", "hf_export", "non_finite", "server_url", "server_model",
-        "server_weights", "server_reload", "server_reload_command", "server_reload_timeout",
-        "server_concurrency", "server_timeout", "server_retries", "server_agreement",
+        "verify_memory", "hf_model", "hf_export", "keep_checkpoints", "non_finite", "server_url",
+        "server_model",
+        "server_colocated", "server_weights", "server_reload", "server_reload_command",
+        "server_reload_timeout", "server_concurrency", "server_timeout", "server_retries",
+        "server_agreement",
     }  # fmt: skip

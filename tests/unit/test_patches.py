@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from t3s_megatron.megatron.releases import TESTED_RELEASES
 from t3s_megatron.megatron.source_seam import PATCH
 from tests.support.launch import ROOT
 from tests.support.patches import SITE_PACKAGES, apply, copy_sources
@@ -81,7 +82,7 @@ def test_another_release_is_refused_by_name(tree, name, value, named):
     assert count == 1
     info.write_text(text)
     said = apply(tree, fails=True)
-    assert f"is Megatron {named}; there are patches for: 0.17.1 0.18.2 0.19.2" in said
+    assert f"is Megatron {named}; there are patches for: {' '.join(TESTED_RELEASES)}" in said
 
 
 def test_without_a_target_it_is_the_megatron_that_python_imports():

@@ -54,10 +54,10 @@ LOOKS = {
         "generation.Batch": "remembers the batch, whose end it sets",
         "generation.decoding": "decoding as it was, to be compared with; a run has no use for it",
         "generation._LOOK_EVERY": "the same",
-        "generation._SHARE_TO_LEAVE": "the same",
+        "generation.SHARE_TO_LEAVE": "the same",
     },
     "tests/unit/data/test_selection_rows.py": {
-        "module._PIECE": "several pieces of a corpus that is small enough for a test",
+        "module": "several pieces of a corpus that is small enough for a test",
     },
     "tests/unit/megatron/test_generation.py": {
         "decoding.apply_rotary_pos_emb": "counts the positions that are rotated",
@@ -70,8 +70,7 @@ LOOKS = {
         "room._CHUNK_BYTES": "several chunks of a model that is small enough for a test",
     },
     "tests/unit/monitor/test_page.py": {
-        "traces.PAGE_TOKENS": "a bound that a page small enough for a test reaches",
-        "traces.PAGE_BYTES": "the same",
+        "traces": "bounds that a page which is small enough for a test reaches",
     },
 }
 

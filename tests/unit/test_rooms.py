@@ -21,7 +21,7 @@ FLOORS = (
     ("data", "method"),
     ("accuracy", "servers", "huggingface", "diffusion"),
     ("monitor", "teacher_data"),
-    ("config",),
+    ("config", "evaluation"),
     ("planning",),
     ("megatron",),
     ("answering", "entry"),
@@ -36,7 +36,7 @@ LOOSE = {"pretrain", "convert", "plugin", "entry", "config", "options", "errors"
 
 #: These rooms are readable without Megatron and without processes.
 PLAIN = ("method", "data", "accuracy", "servers", "huggingface", "monitor", "teacher_data",
-         "planning", "diffusion")  # fmt: skip
+         "evaluation", "planning", "diffusion")  # fmt: skip
 
 MOST_LINES = 400
 

@@ -33,6 +33,16 @@ SERVER = "--t3s-generation server --t3s-server-url http://a:8000"
         (f"{SERVER} --t3s-server-timeout 0", "must be more than 0"),
         (f"{SERVER} --t3s-server-agreement 1.5", "must be at most 1"),
         (f"{SERVER} --t3s-server-retries -1", "must not be negative"),
+        ("--t3s-server-colocated", "without --t3s-generation server"),
+        (f"{SERVER} --t3s-server-colocated", "reload model cannot be put to sleep .* vllm can"),
+        (
+            f"{SERVER} --t3s-server-colocated --t3s-server-reload sglang",
+            "sglang cannot be put to sleep",
+        ),
+        (
+            f"{SERVER} --t3s-server-colocated --t3s-server-reload vllm --t3s-accuracy-overlap 1",
+            "--t3s-accuracy-overlap does not go with --t3s-server-colocated",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(line, said):

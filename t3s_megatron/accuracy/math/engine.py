@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import re
 import resource
 import signal
 from collections.abc import Iterator
@@ -37,6 +38,7 @@ _STRICT = dataclasses.replace(
 #: Digits of the largest number, the highest power of a sum and terms of the longest sum that are
 #: still computed with; characters of the longest text that is still read, and brackets in brackets.
 _DIGITS, _POWER, _TERMS, _CHARACTERS, _DEPTH = 40_000, 300, 10_000, 2_000, 50
+_AFTER_A_BRACE = re.compile(r"\}\s*(\d+(?:\.\d+)?)")
 #: Two numbers, at least one of them a decimal, are one within this share of the larger.
 _DECIMALS, _EXACT = 2e-6, sympy.Float("1e-25", 40)
 
@@ -55,15 +57,23 @@ def too_long(text: str) -> bool:
 def parse(text: str) -> list:
     """What `text`, mathematics without units and words around it, may mean: sympy expressions, or
     [] when it means nothing in mathematics. Total."""
-    return parse_sentence(f"\\boxed{{{text}}}", _STRICT)
+    # Of LaTeX that it cannot read the engine would take the last number: \\arg 5 for 5.
+    plain = "\\" not in text
+    if "\\begin" not in text:
+        # Of \\frac{1}{2} 16 it would read the last factor as 1 and 6.
+        text = _AFTER_A_BRACE.sub(r"}{\1}", text)
+    return parse_sentence(f"\\boxed{{{text}}}", _STRICT, plain=plain)
 
 
-def parse_sentence(text: str, latex: math_verify.LatexExtractionConfig = _LENIENT) -> list:
-    """What the mathematics in a sentence may mean, units dropped. Total."""
+def parse_sentence(
+    text: str, latex: math_verify.LatexExtractionConfig = _LENIENT, *, plain: bool = True
+) -> list:
+    """What the mathematics in a sentence may mean, units dropped; `plain`: also where it is no
+    LaTeX. Total."""
     if too_long(text):
         return []
     try:
-        how = (latex, math_verify.ExprExtractionConfig())
+        how = (latex, math_verify.ExprExtractionConfig()) if plain else (latex,)
         found = math_verify.parse(text, how, fallback_mode="no_fallback", parsing_timeout=None)
     except Exception:  # what sympy cannot read it leaves with any type
         return []
@@ -90,13 +100,51 @@ def close(gold: list, found: list) -> bool:
     one, other = _number(gold), _number(found)
     if one is None or other is None:
         return True
+    equal = _equal(one, other)
+    return True if equal is None else equal
+
+
+def _equal(one: sympy.Expr, other: sympy.Expr) -> bool | None:
+    """Of numbers, complex ones too; None for what is not comparable, as infinity is not."""
     decimal = one.has(sympy.Float) or other.has(sympy.Float)
     try:
         a, b = (sympy.N(number, 40) for number in (one, other))
         difference, size = abs(a - b), max(abs(a), abs(b))
+        if not difference.is_finite:
+            return None
         return bool(difference <= size * (_DECIMALS if decimal else _EXACT))
-    except Exception:  # not comparable, as infinity is not
-        return True
+    except Exception:
+        return None
+
+
+def same_with_imaginary_unit(gold: list, found: list) -> bool:
+    """Whether they are the same where the letter i stands for the square root of -1. To the engine
+    it is a variable."""
+    complex_golds, complex_founds = (
+        [_with_imaginary_unit(one) for one in side] for side in (gold, found)
+    )
+    if (complex_golds, complex_founds) == (gold, found) and not _imaginary(gold + found):
+        return False
+    one, other = _number(complex_golds), _number(complex_founds)
+    if one is not None and other is not None:
+        return not any(map(too_large, (one, other))) and _equal(one, other) is True
+    return same(complex_golds, complex_founds) is True
+
+
+def _imaginary(expressions: list) -> bool:
+    """Whether a root of a negative number stands among them."""
+    return any(getattr(one, "is_number", False) and one.is_real is False for one in expressions)
+
+
+def _with_imaginary_unit(expression):
+    try:
+        symbols = expression.atoms(sympy.Symbol)
+        units = {symbol for symbol in symbols if symbol.name == "i"}
+        if not units <= expression.free_symbols:  # a sum over i
+            return expression
+        return expression.xreplace(dict.fromkeys(units, sympy.I))
+    except Exception:  # no place for a number
+        return expression
 
 
 def value(expressions: list) -> sympy.Expr | None:

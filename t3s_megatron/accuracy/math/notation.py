@@ -28,6 +28,10 @@ _GROUPS = re.compile(r"(?<![\d.,])\d{1,3}(?:(?:\\,|\{,\}| |,)\d{3})+(?!\d)")
 _SCIENTIFIC = re.compile(r"(?<![\w\\}])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d{1,9})(?!\w)")
 _MIXED = re.compile(r"(?<![\w.}^_/])(\d+)\s+(\d+)\s*/\s*(\d+)(?![\w/.])")
 _DEGREES_IN = re.compile(r"(\\(?:sin|cos|tan|cot|sec|csc)\b[^,;=]*?)(\d+(?:\.\d+)?)\s*\^\\circ ?")
+_NAMES = "ln|log|lg|exp|sin|cos|tan|cot|arcsin|arccos|arctan"
+_NAMED_FUNCTION = re.compile(rf"(?<![\\A-Za-z{WORD}]){WORD}?({_NAMES})(?![A-Za-z])")
+_NAMED_BASE = re.compile(r"\\log\s*_\s*(?:\{\s*(\w+)\s*\}|(\d+)(?=\s*\()|(\w))")
+_ISO = {"lg": 10, "lb": 2}  # ISO 80000-2
 _NUMBERS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen twenty"
@@ -41,6 +45,9 @@ def tidy(text: str) -> str:
     for written, plain in _PLAIN:
         text = text.replace(written, plain)
     text = _SET_AS_TEXT.sub(_words, text)
+    text = _NAMED_FUNCTION.sub(r"\\\1", text)
+    text = re.sub(r"\\(l[gb])\b", lambda match: rf"\log_{{{_ISO[match[1]]}}}", text)
+    text = _NAMED_BASE.sub(_logarithm, text)
     text = _GROUPS.sub(lambda match: re.sub(r"\D", "", match[0]), text)
     text = text.replace("{,}", ".").replace(r"\,", " ")
     text = _SCIENTIFIC.sub(r"\1 \\times 10^{\2}", text)
@@ -61,6 +68,11 @@ def _unwrapped(text: str) -> str:
             if inside.endswith(closing) and closing not in inner and not inner.endswith("\\"):
                 return inner.strip()
     return text
+
+
+def _logarithm(match: re.Match) -> str:
+    base = match[1] or match[2] or match[3]
+    return r"\ln " if base == "e" else rf"\log_{{{base}}}"
 
 
 def _words(match: re.Match) -> str:

@@ -27,6 +27,7 @@ _WHOLE = re.compile(r"\\begin|\\cup|\\cap|\\setminus|\\in\b|\\mid|\|\s*x|\\to\b|
 _OPTION = re.compile(r"[A-J]")
 _APART = re.compile(r"\d\s+\d")  # the engine reads 1 2 as 12
 _RATIO = re.compile(r"\d+\s*:\s*\d+")
+_LOGARITHM = re.compile(r"\\log(?![A-Za-z])(?!\s*_)")
 _LETTERS = re.compile(rf"(?:{WORD}?[A-Za-z]++[\s-]*+)+\.?")
 
 
@@ -39,10 +40,21 @@ def compare(gold: str, answer: str) -> Verdict:
     option = letter(answer) if _OPTION.fullmatch(wanted) else None
     if option is not None:  # B) 42
         return CORRECT if option == wanted else WRONG
-    verdict = _compare(wanted, found)
+    verdict = _in_every_reading(wanted, found)
     if verdict is UNPARSEABLE and _understood(found) and not (_understood(wanted) or clock(wanted)):
         raise ValueError(f"the gold answer {gold[:80]!r} cannot be parsed")
     return verdict
+
+
+def _in_every_reading(gold: str, answer: str) -> Verdict:
+    """A logarithm without a base is of base 10 or e, on both sides alike: what is right in one
+    reading only cannot be decided."""
+    if _squeezed(gold) == _squeezed(answer) or not _LOGARITHM.search(f"{gold} {answer}"):
+        return _compare(gold, answer)
+    readings = set()
+    for base in (r"\\ln ", r"\\log_{10}"):  # written as the replacement of a pattern
+        readings.add(_compare(_LOGARITHM.sub(base, gold), _LOGARITHM.sub(base, answer)))
+    return readings.pop() if len(readings) == 1 else UNPARSEABLE
 
 
 def _compare(gold: str, answer: str) -> Verdict:
@@ -326,4 +338,6 @@ def _values(gold: str, answer: str) -> Verdict:
     same = engine.same(wanted, found)
     if same is None:
         return UNPARSEABLE
-    return CORRECT if same and engine.close(wanted, found) else WRONG
+    if same and engine.close(wanted, found):
+        return CORRECT
+    return CORRECT if engine.same_with_imaginary_unit(wanted, found) else WRONG

@@ -88,6 +88,36 @@ SOFTMAX_ROUTER = (
     unused("--moe-router-num-groups", None),
     unused("--moe-router-group-topk", None),
 )
+
+
+def _every_so_many(config) -> list[bool]:
+    """Which layers have experts, as Qwen's config.json says it."""
+    return [
+        layer not in (config.mlp_only_layers or ())
+        and (layer + 1) % config.decoder_sparse_step == 0
+        for layer in range(config.num_hidden_layers)
+    ]
+
+
+#: Those of Qwen2-MoE and Qwen3-MoE, without a shared one. Softmax over the chosen experts alone is
+#: softmax over all, normalised again.
+QWENS = (
+    same("num_experts", "--num-experts"),
+    same("num_experts_per_tok", "--moe-router-topk"),
+    width("moe_intermediate_size"),
+    dense_width(_every_so_many),
+    layers(_every_so_many),
+    Argument(
+        "norm_topk_prob",
+        "the opposite of --moe-router-pre-softmax",
+        wanted=lambda config: config.norm_topk_prob,
+        found=lambda args: not args.moe_router_pre_softmax,
+        options=lambda config: {"--moe-router-pre-softmax": not config.norm_topk_prob},
+        written=lambda args: {"norm_topk_prob": not args.moe_router_pre_softmax},
+    ),
+    *SOFTMAX_ROUTER,
+)
+
 NO_SHARED_EXPERT = (unused("--moe-shared-expert-intermediate-size", None),)
 #: What no family here has.
 PLAIN_EXPERTS = (unused("--moe-latent-size", None), unused("--moe-apply-probs-on-input"))

@@ -13,7 +13,8 @@ from typing import Any
 from t3s_megatron.huggingface.packing import Packing
 
 #: Options of Megatron's command line and their values: True for a flag that is given, None and
-#: False for an option that is not.
+#: False for an option that is not. A name without hyphens before it is a field of Megatron's config
+#: that has no option: it is taken from the namespace of the arguments all the same.
 Options = dict[str, Any]
 
 

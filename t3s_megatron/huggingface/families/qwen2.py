@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from t3s_megatron.huggingface.families import decoder, experts
 from t3s_megatron.huggingface.families.family import Family, Limit, fixed, same, unused
-from t3s_megatron.huggingface.families.qwen3 import NORMALISED, has_experts
 from t3s_megatron.huggingface.packing import Packing
 
 _DECODER = (
@@ -35,13 +34,7 @@ QWEN2_MOE = Family(
     "qwen2_moe",
     arguments=(
         *_DECODER,
-        same("num_experts", "--num-experts"),
-        same("num_experts_per_tok", "--moe-router-topk"),
-        experts.width("moe_intermediate_size"),
-        experts.dense_width(has_experts),
-        experts.layers(has_experts),
-        NORMALISED,
-        *experts.SOFTMAX_ROUTER,
+        *experts.QWENS,
         same("shared_expert_intermediate_size", "--moe-shared-expert-intermediate-size"),
         fixed("--moe-shared-expert-gate", True),
         *experts.PLAIN_EXPERTS,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from t3s_megatron.huggingface.families import decoder, experts
-from t3s_megatron.huggingface.families.family import Argument, Family, fixed, same
+from t3s_megatron.huggingface.families.family import Family, fixed
 
 _DECODER = (
     *decoder.NUMBERS,
@@ -32,36 +32,11 @@ QWEN3 = Family(
 )
 
 
-def has_experts(config) -> list[bool]:
-    """For each layer. `decoder_sparse_step`: every so many layers have them."""
-    return [
-        layer not in (config.mlp_only_layers or ())
-        and (layer + 1) % config.decoder_sparse_step == 0
-        for layer in range(config.num_hidden_layers)
-    ]
-
-
-#: Softmax over the chosen experts alone is softmax over all, normalised again.
-NORMALISED = Argument(
-    "norm_topk_prob",
-    "the opposite of --moe-router-pre-softmax",
-    wanted=lambda config: config.norm_topk_prob,
-    found=lambda args: not args.moe_router_pre_softmax,
-    options=lambda config: {"--moe-router-pre-softmax": not config.norm_topk_prob},
-    written=lambda args: {"norm_topk_prob": not args.moe_router_pre_softmax},
-)
-
 QWEN3_MOE = Family(
     "qwen3_moe",
     arguments=(
         *_DECODER,
-        same("num_experts", "--num-experts"),
-        same("num_experts_per_tok", "--moe-router-topk"),
-        experts.width("moe_intermediate_size"),
-        experts.dense_width(has_experts),
-        experts.layers(has_experts),
-        NORMALISED,
-        *experts.SOFTMAX_ROUTER,
+        *experts.QWENS,
         *experts.NO_SHARED_EXPERT,
         *experts.PLAIN_EXPERTS,
     ),

@@ -2,7 +2,7 @@
 """Every family of students, by the model_type of its config.json."""
 
 from t3s_megatron.huggingface.families.bailing_moe import BAILING_MOE_V2, LLADA2_MOE
-from t3s_megatron.huggingface.families.deepseek_v3 import DEEPSEEK_V3
+from t3s_megatron.huggingface.families.deepseek_v3 import DEEPSEEK_V3, KIMI_K2
 from t3s_megatron.huggingface.families.family import Family
 from t3s_megatron.huggingface.families.glm4_moe import GLM4_MOE
 from t3s_megatron.huggingface.families.llama import LLAMA, MISTRAL
@@ -20,6 +20,7 @@ _ALL = (
     MIXTRAL,
     GLM4_MOE,
     DEEPSEEK_V3,
+    KIMI_K2,
     BAILING_MOE_V2,
     LLADA2_MOE,
 )

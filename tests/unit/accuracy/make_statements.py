@@ -54,6 +54,9 @@ def values(rng: random.Random) -> Iterator[Pair]:
         rf"{written(rng, another(rng, value))} = {written(rng, value)}",
         False,
     )
+    whole = value.numerator
+    yield str(whole), rf"\frac{{1}}{{2}} {2 * whole}", True
+    yield str(whole), rf"\frac{{1}}{{2}} {2 * whole + 2}", False
 
 
 def units(rng: random.Random) -> Iterator[Pair]:
@@ -208,6 +211,30 @@ def scales(rng: random.Random) -> Iterator[Pair]:
     yield rf"\${n}", f"{n} cents", False
 
 
+def logarithms(rng: random.Random) -> Iterator[Pair]:
+    n, base = rng.randrange(3, 60), rng.choice([2, 3, 5, 7])
+    yield rf"\ln {n}", rng.choice([rf"\log_e {n}", f"ln {n}", rf"\log_{{e}}({n})"]), True
+    yield rf"\log_{base} {n}", rf"\frac{{\log {n}}}{{\log {base}}}", True
+    yield rf"\log_{{10}} {n}", rf"\lg {n}", True
+    # Of base 10 or e: the same on both sides, and not to be decided against another.
+    yield rf"\log {n}", rf"\frac{{1}}{{2}}\log {n * n}", True
+    yield rf"\ln {n}", rf"\log {n}", False
+    yield rf"\log {n}", rf"\log_{{10}} {n}", False
+    yield rf"\log_{base} {n}", rf"\log_{base + 1} {n}", False
+    yield str(n), rf"\{rng.choice(['lg', 'log_e', 'arg', 'gcd'])} {n}", False
+
+
+def complex_numbers(rng: random.Random) -> Iterator[Pair]:
+    a, b = rng.randrange(2, 30), rng.randrange(2, 30)
+    yield f"{a} + {b}i", f"{b}i + {a}", True
+    yield f"{a} + {b}i", f"{a} - {b}i", False
+    yield str(a * a + b * b), f"({a} + {b}i)({a} - {b}i)", True
+    power, value = rng.choice([(r"\pi", f"-{a}"), (r"\pi/2", f"{a}i"), (r"2\pi", str(a))])
+    yield value, rf"{a}e^{{i{power}}}", True
+    yield rf"{a}e^{{i{power}}}", value, True
+    yield str(b * b), f"({b}i)^2", False
+
+
 KINDS = {
     "values and chains": values,
     "units": units,
@@ -221,6 +248,8 @@ KINDS = {
     "small numbers": small_numbers,
     "words": words,
     "scales and money": scales,
+    "logarithms": logarithms,
+    "complex numbers": complex_numbers,
 }
 
 

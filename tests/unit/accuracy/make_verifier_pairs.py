@@ -210,7 +210,7 @@ HAND_MADE: list[Pair] = [
     ("-1", r"e^{i\pi}", True),
     (r"\sin^2 x + \cos^2 x", "1", True),
     (r"\log_2 8", "3", True),
-    (r"\ln 2", r"\log 2", True),
+    (r"\ln 2", r"\log_e 2", True),
     (r"\binom{5}{2}", "10", True),
     (r"5!", "120", True),
     (r"\sqrt[3]{27}", "3", True),

@@ -23,6 +23,14 @@ ABSURD = [
     r"F_{10^{10^{10}}}", r"0.1^{10^{10^{10}}}", r"\left(1+10^{-10^{10}}\right)^{10^{10^{10}}}",
 ]  # fmt: skip
 
+#: What a computer algebra system may look for in vain, for as long as it is let.
+HARD = [
+    r"\int e^{-x^2} \sin(x^3)\,dx", r"\int_0^\infty \frac{\sin(x^2)}{1+x^4}\,dx",
+    r"\int \frac{x^{77}}{x^{99}+x+1}\,dx", r"\int_0^{10^9} \lfloor x \rfloor^{x}\,dx",
+    r"\lim_{x\to 0}\frac{\sin(\tan x)-\tan(\sin x)}{x^{7}}", r"\frac{d^{500}}{dx^{500}} e^{x^2}",
+    r"\lim_{n\to\infty} \sum_{k=1}^{n} \frac{1}{k^k}", r"\int \int \int e^{xyz} dx dy dz",
+]  # fmt: skip
+
 
 @pytest.mark.parametrize("spec", ["math", "math-lenient"])
 def test_absurd_answers_are_wrong_and_no_faults(spec):
@@ -38,6 +46,14 @@ def test_absurd_answers_are_wrong_and_no_faults(spec):
     ]
 
 
+def test_answers_that_take_long_are_no_faults():
+    asked = [Question(rf"\boxed{{{text}}}", "5") for text in HARD]
+    with VerifierPool("math", Limits(timeout=8, workers=2)) as pool:
+        judged = pool.verify(asked)
+    found = {one.verdict for one in judged}
+    assert found <= {WRONG, UNPARSEABLE} and UNPARSEABLE in found
+
+
 def test_an_absurd_gold_answer_has_the_answers_that_say_the_same():
     gold = "10^{10^{10}}"
     asked = [Question(rf"\boxed{{{text}}}", gold) for text in (gold, "5", "10^{10^{11}}")]
@@ -49,12 +65,17 @@ def test_an_absurd_gold_answer_has_the_answers_that_say_the_same():
 def bounded(tmp_path, monkeypatch):
     """A verifier that is bound as `math` is, and computes without end in Python, or in C."""
     (tmp_path / "bounded.py").write_text(
-        "import re\n"
+        "import re, time\n"
         "from t3s_megatron.accuracy.math.engine import Bound\n"
         "bound = Bound(8.0)\n"
+        "def burn():\n"
+        "    end = time.process_time() + 1\n"
+        "    while time.process_time() < end: pass\n"
         "def verify(text, answer, metadata):\n"
         "    with bound():\n"
         "        while text == 'python': pass\n"
+        "        if text == 'busy': burn()\n"
+        "        if text in ('busy', 'starved'): time.sleep(1000)\n"
         "        if text == 'c': re.match(r'(a+)+$', 'a' * 64 + 'b')\n"
         "    return True\n"
     )
@@ -67,3 +88,12 @@ def test_an_answer_that_computes_without_end_has_itself_to_blame(bounded):
     asked = [Question(text, "1") for text in ("python", "c", "1")]
     with VerifierPool(bounded, Limits(timeout=60.0, workers=2)) as pool:
         assert [one.verdict for one in pool.verify(asked)] == [UNPARSEABLE, UNPARSEABLE, CORRECT]
+
+
+def test_on_a_busy_machine_the_clock_says_the_same(bounded):
+    """One answer has computed long and then got no processor; one never got any."""
+    asked = [Question(text, "1") for text in ("busy", "starved", "1")]
+    with VerifierPool(bounded, Limits(timeout=3.0, workers=2)) as pool:
+        assert [one.verdict for one in pool.verify(asked)] == [
+            UNPARSEABLE, Verdict.TIMED_OUT, CORRECT
+        ]  # fmt: skip

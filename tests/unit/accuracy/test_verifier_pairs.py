@@ -26,7 +26,7 @@ from t3s_megatron.errors import DataError
 from tests.support.sandboxed import needs_sandbox, refusal
 
 #: Of the random pairs; about 75 in each.
-ROUNDS = 30
+ROUNDS = 24
 DOCS = Path(__file__).parents[3] / "docs" / "verifiers.md"
 VERIFIERS = ("exact", "numeric", "choice", "math", "math-lenient", "code")
 

@@ -116,7 +116,7 @@ def test_reasoning_gym_is_given_question_and_metadata(monkeypatch):
 
 def test_reasoning_gym_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(T3SError, match=r'pip install "t3s-megatron\[tiny\]"'):
+    with pytest.raises(T3SError, match=r'pip install "t3s-megatron\[reasoning-gym\]"'):
         make_verifier("reasoning-gym")
     make_verifier("numeric")
 

@@ -65,6 +65,12 @@ def test_a_sample_of_l_tokens_needs_l_minus_1_places():
         build([FITS], seq_length=4)
 
 
+def test_by_blocks_it_needs_a_place_for_every_token():
+    assert build([SHORT, FITS], seq_length=6, block_size=3).lengths == [6, 6]
+    with pytest.raises(DataError):
+        build([FITS], seq_length=5, block_size=1)
+
+
 def test_overlong_is_an_error_that_offers_the_choices():
     more = [dataclasses.replace(LONG, uid=f"l{i}", where=f"line {i}") for i in range(4)]
     with pytest.raises(DataError) as caught:

@@ -117,6 +117,13 @@ def test_experts_need_a_dispatcher_that_takes_any_number_of_tokens():
     assert choose_arrangement(dense) == "own"
 
 
+def test_quantile_balancing_takes_rows_of_one_length():
+    for losses in ("quantile_balancing", ["aux_loss", "quantile_balancing"]):
+        given = MOE | {"moe_router_load_balancing_type": losses}
+        assert "quantile_balancing does not work with" in refused(OWN, **given)
+        assert choose_arrangement(namespace(PADDED, **given)) == "padded"
+
+
 @pytest.mark.parametrize(
     "losses",
     [

@@ -37,6 +37,13 @@ def test_a_selection_narrows_the_loss_and_not_the_targets():
     assert made["target_mask"].tolist() == [0, 1, 1, 1, 0, 0]
 
 
+def test_weights_stand_in_the_loss_as_they_are():
+    made = row(ONE, 6, np.array([0.25, 0, 1.5], dtype=np.float32), PAD)
+    assert made["loss_mask"].tolist() == [0, 0.25, 0, 1.5, 0, 0]
+    assert made["loss_mask"].dtype == torch.float32
+    assert made["target_mask"].tolist() == [0, 1, 1, 1, 0, 0]
+
+
 def test_a_row_of_the_samples_own_length():
     made = row(ONE, 4, None, PAD)
     assert made["tokens"].tolist() == [11, 12, 13, 14]

@@ -15,7 +15,7 @@ from made_data import byte_tokenizer, rewrite
 from t3s_megatron.cli import main
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.selection_file import Selection
-from t3s_megatron.data.stores import LogProbStore
+from t3s_megatron.data.stores import ENTROPY, LogProbStore
 from t3s_megatron.data.teachers import load_training_records, parts_of
 from t3s_megatron.method.selection import delta_c, keep_mask, selection_counts
 from t3s_megatron.monitor.report import _KEYS
@@ -28,7 +28,15 @@ SUMMARY = {"format": FORMAT, "measurements": [], "evaluations": [], "tokens": {}
 class Folder:
     """What a run has left, and what it was made of. `c_0`, `c_b`: float32[n] in corpus order."""
 
-    def __init__(self, path: Path, teachers: list[str | None], method="t3s", tau=0.0, share=None):
+    def __init__(
+        self,
+        path: Path,
+        teachers: list[str | None],
+        method="t3s",
+        tau=0.0,
+        share=None,
+        temperature=None,
+    ):
         self.path, self.t3s = path, path / "t3s"
         self.t3s.mkdir(parents=True)
         self.data = path / "train.jsonl"
@@ -42,12 +50,20 @@ class Folder:
         self.parts = parts_of(self.corpus, records)
         draw, n = np.random.default_rng(0), self.corpus.n_targets
         self.c_0, self.c_b = (-draw.random(n).astype(np.float32).round(1) for _ in range(2))
-        self.keep = self.select(method, tau, share)
+        self.c_ref, self.entropy = (-self.c_0[::-1], np.abs(self.c_b[::-1]))
+        self.keep = self.select(method, tau, share, temperature)
         steps = {part.teacher: 3 for part in self.parts}
+        self.references = []
+        scored = [("theta_0", self.c_0, 0), ("theta_b", self.c_b, 3), ("ref", self.c_ref, 0)]
+        if method == "keep-top-entropy":
+            scored.append((ENTROPY, self.entropy, 0))
         for part in self.parts:
-            for tag, c, step in (("theta_0", self.c_0, 0), ("theta_b", self.c_b, 3)):
+            for tag, c, step in scored:
                 store = LogProbStore(c[part.targets], part.corpus, tag, step, {"num_layers": 2})
-                store.save(str(self.t3s / f"{part.file_name(f'c_{tag}')}.safetensors"))
+                name = part.file_name(tag if tag == ENTROPY else f"c_{tag}")
+                folder = self.path if tag == "ref" else self.t3s
+                store.save(str(folder / f"{name}.safetensors"))
+            self.references.append(str(path / f"{part.file_name('c_ref')}.safetensors"))
         counts = selection_counts(self.keep, delta_c(self.c_b, self.c_0), tau)
         step = 3 if len(self.parts) == 1 else steps
         made = Selection(self.keep, self.corpus, method, step, counts, {"num_layers": 2})
@@ -59,13 +75,16 @@ class Folder:
         row = {"id": f"s{i}", "prompt": f"what is {i} and {i}?", "response": f"five {'or ' * i}six"}
         return row if teacher is None else row | {"teacher": teacher}
 
-    def select(self, method: str, tau: float, share: float | None) -> np.ndarray:
+    def select(
+        self, method: str, tau: float, share: float | None, temperature: float | None
+    ) -> np.ndarray:
         """As `run.selector`: each teacher's tokens among themselves."""
-        keep = np.ones(self.corpus.n_targets, dtype=bool)
+        keep = np.ones(self.corpus.n_targets, dtype=np.float32 if temperature else bool)
         for part in self.parts:
             keep[part.targets] = keep_mask(
                 method, n=part.corpus.n_targets, c_0=self.c_0[part.targets],
-                c_b=self.c_b[part.targets], seed=7, share=share, tau=tau,
+                c_b=self.c_b[part.targets], seed=7, share=share, tau=tau, temperature=temperature,
+                c_ref=self.c_ref[part.targets], entropy=self.entropy[part.targets],
             )  # fmt: skip
         return keep
 
@@ -115,17 +134,25 @@ def run(*words) -> int:
         "--method mask-top-confidence",
         "--method mask-bottom-confidence --share 0.5",
         "--method keep-top-delta --share 0.4",
+        "--method keep-top-entropy --share 0.4",
+        "--method t3s-soft --soft-temperature 0.5 --tau 0.1",
+        "--method rho --share 0.4",
+        "--method rho",
     ],
 )
 @pytest.mark.parametrize("teachers", [ONE, TWO], ids=["one teacher", "two"])
 def test_from_stores_makes_the_file_of_a_run_byte_for_byte(tmp_path, teachers, line):
     words = line.split()
     given = dict(zip(words[::2], words[1::2], strict=True))
-    share = float(given["--share"]) if "--share" in given else None
-    asked = Folder(
-        tmp_path / "asked", teachers, given["--method"], float(given.get("--tau", 0)), share
+    share, soft = (
+        float(given[name]) if name in given else None for name in ("--share", "--soft-temperature")
     )
-    other = Folder(tmp_path / "other", teachers)
+    method, tau = given["--method"], float(given.get("--tau", 0))
+    asked = Folder(tmp_path / "asked", teachers, method, tau, share, soft)
+    entropies = {"method": method, "share": share} if "entropy" in method else {}
+    other = Folder(tmp_path / "other", teachers, **entropies)
+    if method == "rho":
+        words += ["--reference", *other.references]
     assert run("from-stores", other.t3s, *words, "--to", tmp_path / "made.safetensors") == 0
     theirs = (asked.t3s / "selection.safetensors").read_bytes()
     assert (tmp_path / "made.safetensors").read_bytes() == theirs
@@ -135,6 +162,52 @@ def test_the_t3s_mask_against_plain_numpy(one, tmp_path):
     run("from-stores", one.t3s, "--tau", 0.2, "--to", tmp_path / "made.safetensors")
     found = one.load(tmp_path / "made.safetensors")
     np.testing.assert_array_equal(found.keep, ~(one.c_b - one.c_0 > np.float32(0.2)))
+
+
+@pytest.fixture
+def soft(tmp_path) -> Folder:
+    return Folder(tmp_path / "soft", TWO, "t3s-soft", 0.1, temperature=0.5)
+
+
+def test_weights_are_shown_compared_exported_and_imported(soft, tmp_path, capsys):
+    rows, made = tmp_path / "rows.parquet", tmp_path / "made.safetensors"
+    assert run("show", soft.t3s) == 0
+    shown = capsys.readouterr().out
+    low, median, high = np.quantile(soft.keep, (0, 0.5, 1))
+    assert f"weights        {low:g} to {high:g}, median {median:g}, mean" in shown
+    assert run("export", soft.t3s, *soft.samples, "--to", rows) == 0
+    assert run("import", rows, *soft.samples, "--to", made) == 0
+    assert f"the others have a mean weight of {soft.keep.mean():.4g}" in capsys.readouterr().out
+    np.testing.assert_array_equal(soft.load(made).keep, soft.keep)
+    assert run("show", rows) == 0 and capsys.readouterr().out == shown
+
+    run("from-stores", soft.t3s, "--tau", 0.1, "--to", tmp_path / "mask.safetensors")
+    capsys.readouterr()
+    assert run("diff", soft.t3s, tmp_path / "mask.safetensors") == 0
+    apart = np.abs(soft.keep - soft.load(tmp_path / "mask.safetensors").keep)
+    said = f"weights differ        by {apart.mean():.4g} on average, {apart.max():.4g} at most"
+    assert said in capsys.readouterr().out
+
+
+def test_sweep_tells_the_mean_of_soft_weights(soft, capsys):
+    assert run("sweep", soft.t3s, "--tau", 0.1, "--soft-temperature", 0.5) == 0
+    line = capsys.readouterr().out.splitlines()[1].split()
+    assert float(line[5]) == pytest.approx(soft.keep.mean(), abs=1e-4)
+
+
+def test_a_reference_has_to_have_scored_these_samples(one, two, tmp_path, capsys):
+    to = ["--to", tmp_path / "x.safetensors"]
+    words = ["from-stores", two.t3s, "--method", "rho", "--reference"]
+    assert run(*words, two.references[0], *to) == 2
+    assert "no log-probs of sample 'qwq/s1'" in capsys.readouterr().err
+    assert run(*words, *two.references, two.references[0], *to) == 2
+    assert "is in" in capsys.readouterr().err
+    assert run("from-stores", two.t3s, "--reference", *two.references, *to) == 2
+    assert "--reference has no meaning with --method t3s" in capsys.readouterr().err
+    rewrite(one.references[0], {"tokenizer_fingerprint": "u" * 64}, sealed=True)
+    words[1] = one.t3s
+    assert run(*words, one.references[0], *to) == 2
+    assert "another tokenizer" in capsys.readouterr().err
 
 
 def test_theta_b_is_missed_by_name(one, tmp_path, capsys):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import random
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from made_data import corpus, header, rewrite, sample, three_samples
 from safetensors.numpy import load_file, save_file
 
 from t3s_megatron import __version__
+from t3s_megatron.data.kept_bits import digest_of
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.stores import LogProbStore
 from t3s_megatron.errors import MismatchError
@@ -95,12 +97,53 @@ def test_any_selection_in_any_order(tmp_path_factory, bits, seed):
     assert found == sum((bits[i] for i in places), [])
 
 
-@pytest.mark.parametrize("keep", [np.array(KEEP[:-1]), np.array(KEEP, dtype=np.float32)])
+@pytest.mark.parametrize("keep", [np.array(KEEP[:-1]), np.array(KEEP, dtype=np.float64)])
 def test_saving_something_else(tmp_path, keep):
     path = tmp_path / "selection.safetensors"
-    with pytest.raises(ValueError, match=r"keep has to be bool\[12\], found "):
+    with pytest.raises(ValueError, match=r"keep has to be bool\[12\] or float32\[12\], found "):
         Selection(keep, corpus(*three_samples()), "t3s", 1).save(str(path))
     assert not path.exists()
+
+
+# ---------------------------------------------------------------------------------------- weights
+
+WEIGHTS = np.array([0.25, 0, *[1 / 3] * 3, *[0] * 5, 1, 2.5], dtype=np.float32)
+
+
+@pytest.fixture
+def weighted(tmp_path) -> str:
+    path = str(tmp_path / "weighted.safetensors")
+    Selection(WEIGHTS, corpus(*three_samples()), "t3s-soft", 12).save(path)
+    return path
+
+
+def test_weights_are_float32_and_come_back_in_any_order(weighted):
+    p, q, r = three_samples()
+    assert load_file(weighted)["values"].dtype == np.float32
+    found = Selection.load(weighted, corpus(r, p, q)).keep
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, [*WEIGHTS[11:], *WEIGHTS[:11]])
+
+
+def test_weights_and_a_mask_are_told_apart_by_their_digest(saved, weighted):
+    made = corpus(*three_samples())
+    mask, weights = (Selection.load(path, made) for path in (saved, weighted))
+    assert digest_of(mask.keep) == hashlib.sha256(np.packbits(KEEP).tobytes()).hexdigest()
+    other = dataclasses.replace(weights, keep=weights.keep * np.float32(1.5))
+    assert len({digest_of(one.keep) for one in (mask, weights, other)}) == 3
+
+
+@pytest.mark.parametrize("bad", [-0.5, np.nan, np.inf])
+def test_weights_that_no_loss_could_have_are_not_saved(tmp_path, bad):
+    keep = np.where(np.arange(12) == 3, bad, WEIGHTS).astype(np.float32)
+    with pytest.raises(ValueError, match="finite, and none below 0"):
+        Selection(keep, corpus(*three_samples()), "t3s-soft", 1).save(str(tmp_path / "x"))
+
+
+def test_weights_of_another_number_of_targets(weighted):
+    rewrite(weighted, sizes=np.array([3, 8, 1]), sealed=True)
+    with pytest.raises(MismatchError, match="sample 'p' has 2 targets and 3 weights"):
+        load(weighted)
 
 
 # --------------------------------------------------------------------------- belongs to other data

@@ -9,6 +9,7 @@ from made_data import corpus, rewrite, sample, three_samples
 from safetensors.numpy import load_file
 
 from t3s_megatron.data.stores import LogProbStore
+from t3s_megatron.data.tables import mapped_values, table_checksum, wait_for_tables
 from t3s_megatron.errors import MismatchError, T3SError
 
 C = -np.arange(12, dtype=np.float32) / 7
@@ -91,3 +92,30 @@ def test_a_header_that_lacks(saved, name):
     rewrite(saved, without=name)
     with pytest.raises(MismatchError, match=f"its header lacks {name}"):
         LogProbStore.load(saved, corpus(*three_samples()))
+
+
+def test_a_store_in_its_own_order_is_mapped_and_not_read(tmp_path):
+    made = corpus(*three_samples())
+    c = -np.arange(12, dtype=np.float32)
+    path = str(tmp_path / "c.safetensors")
+    LogProbStore(c, made, tag="theta_0", step=0).save(path)
+    found = LogProbStore.load(path, made).c
+    assert isinstance(found, np.memmap) and not found.flags.writeable
+    for values in (found, mapped_values(path), load_file(path)["values"]):
+        np.testing.assert_array_equal(values, c)
+    turned = LogProbStore.load(path, made.subset([2, 0])).c
+    np.testing.assert_array_equal(turned, np.concatenate([c[11:], c[:2]]))
+
+
+def test_a_file_of_another_node_is_waited_for(tmp_path):
+    made = corpus(*three_samples())
+    path = str(tmp_path / "c.safetensors")
+    store = LogProbStore(-np.ones(12, dtype=np.float32), made, tag="theta_0", step=0)
+    with pytest.raises(MismatchError, match="is not what the root rank has written"):
+        wait_for_tables({path: "c" * 64}, patience=0.2)
+    store.save(path)
+    checksum = table_checksum(path)
+    assert checksum is not None
+    wait_for_tables({path: checksum}, patience=0.2)
+    with pytest.raises(MismatchError, match="is not what the root rank has written"):
+        wait_for_tables({path: "c" * 64}, patience=0.2)

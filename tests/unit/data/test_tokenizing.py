@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from made_data import (
@@ -28,8 +30,8 @@ from made_data import (
     word_tokenizer,
 )
 
-from t3s_megatron.data.tokenizing import tokenize
-from t3s_megatron.errors import DataError
+from t3s_megatron.data.tokenizing import load_tokenizer, tokenize
+from t3s_megatron.errors import DataError, T3SError
 
 
 def chat(*pairs) -> dict:
@@ -206,3 +208,19 @@ def test_a_tokenizer_without_an_end_token():
 def test_unknown_prompt_format():
     with pytest.raises(ValueError, match="chat or raw, not 'alpaca'"):
         tokenize(record(), word_tokenizer(), prompt_format="alpaca")
+
+
+def test_a_tokenizer_that_is_code_is_refused_and_never_run(tmp_path):
+    """As Kimi-K2's; transformers would ask at the terminal whether to run it."""
+    said = {"AutoTokenizer": ["tokenization_mine.Mine", None]}
+    config = {"tokenizer_class": "Mine", "auto_map": said, "eos_token": "[EOS]"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    ran = tmp_path / "ran"
+    (tmp_path / "tokenization_mine.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    with pytest.raises(
+        T3SError, match=r"code that comes with the folder \(tokenization_mine.Mine\)"
+    ):
+        load_tokenizer(str(tmp_path))
+    assert not ran.exists()
+    byte_tokenizer().save_pretrained(tmp_path)  # the same as a table
+    assert load_tokenizer(str(tmp_path)).eos_token_id is not None

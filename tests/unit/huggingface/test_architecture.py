@@ -31,6 +31,7 @@ ARGUMENTS = dict(
     use_rope_scaling=False,
     rope_scaling_factor=8.0,
     untie_embeddings_and_output_weights=True,
+    vocab_size=None,
     padded_vocab_size=24,
     max_position_embeddings=64,
     swiglu=True,

@@ -8,7 +8,10 @@ import json
 import pytest
 
 from t3s_megatron.errors import T3SError
+from t3s_megatron.huggingface.architecture import options
 from t3s_megatron.huggingface.config import read_config
+from t3s_megatron.huggingface.families.refused import REFUSED
+from t3s_megatron.huggingface.families.table import FAMILIES
 from tests.support.published import MODELS
 
 QWEN = {"model_type": "qwen3", "hidden_size": 64, "rope_theta": 1e6}
@@ -42,6 +45,28 @@ def test_a_wrong_kind_of_folder_is_named(kind, tmp_path):
     config, wanted = KINDS[kind]
     with pytest.raises(T3SError, match=wanted):
         read_config(write(tmp_path, **config))
+
+
+@pytest.mark.parametrize("model_type", REFUSED)
+def test_a_student_that_is_asked_for_and_not_supported_is_refused_with_its_reason(
+    model_type, tmp_path
+):
+    """Before its weights' format is looked at: another one would not help."""
+    assert model_type not in FAMILIES
+    config = {"model_type": model_type, "quantization_config": {"quant_method": "mxfp4"}}
+    config |= {"vision_config": {"depth": 2}, "auto_map": {"AutoConfig": "configuration_x.C"}}
+    with pytest.raises(T3SError, match=f"model_type {model_type} is not supported: ") as raised:
+        read_config(write(tmp_path, **config))
+    assert REFUSED[model_type] in str(raised.value)
+
+
+def test_kimi_is_read_as_the_deepseek_that_it_is(tmp_path):
+    name = "Kimi-K2-Instruct, three layers"
+    given = MODELS[name]
+    kimi = read_config(write(tmp_path, **given))
+    deepseek = read_config(write(tmp_path, **given | {"model_type": "deepseek_v3"}))
+    assert options(kimi, name) == options(deepseek, name)
+    assert options(kimi, name)["beta_fast"] == 1.0
 
 
 def test_a_model_that_transformers_does_not_know_is_read_without_its_code(tmp_path):

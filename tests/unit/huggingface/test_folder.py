@@ -161,6 +161,16 @@ def test_damaged_weights_are_named(tmp_path):
         weight_files(str(out))
 
 
+def test_what_is_no_safetensors_is_named(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"PK")
+    with pytest.raises(DataError, match="no safetensors files in it .other formats"):
+        weight_files(str(tmp_path))
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+    (tmp_path / "model.safetensors").write_text(pointer)
+    with pytest.raises(DataError, match="model.safetensors: missing or damaged.*fetch it again"):
+        weight_files(str(tmp_path))
+
+
 def test_a_tensor_in_two_files(tmp_path):
     for name in ("a", "b"):
         save_file({"t": torch.zeros(1)}, tmp_path / f"{name}.safetensors")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from t3s_megatron.data.arrangement import Arrangement, Row, TrainingRows
+from t3s_megatron.data.arrangement import Arrangement, Row, StepRows, TrainingRows
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.order import EpochOrder
 from t3s_megatron.data.tokenizing import Sample
@@ -72,6 +72,16 @@ def test_the_selection_and_the_numbers_of_the_targets_follow_the_samples_into_a_
     numbers = made["target_index"][made["target_index"] >= 0].tolist()
     wanted = [*range(*one.corpus.offsets[[3, 4]]), *range(*one.corpus.offsets[[0, 1]])]
     assert numbers == wanted
+
+
+@pytest.mark.child
+def test_the_share_of_a_step_counts_tokens_whatever_their_weight():
+    one = maker("packed")
+    keep = np.zeros(one.corpus.n_targets, dtype=np.float32)
+    keep[one.corpus.target_slice(3)] = [0.1, 0, 3][: one.corpus.samples[3].n_targets]
+    one.use_selection(keep)
+    step = StepRows.of([[[Row((3, 0), 8)]]], one.corpus.lengths)
+    assert one.kept_share(step) == np.count_nonzero(keep) / 8 > 0
 
 
 def everything(batches) -> list[int]:

@@ -51,6 +51,19 @@ def test_the_cache_changes_no_token(temperature):
         assert len(ends) > 3 and min(ends) < LIMIT / 4  # answers do leave, at different times
 
 
+@pytest.mark.parametrize("temperature", [0.0, 50.0])
+def test_no_row_without_a_token_is_sampled(temperature):
+    """Rows of the model that the tokenizer has no token for, however likely they are."""
+    from tiny_gpt import make_parallel, tiny_gpt
+
+    make_parallel()
+    model, numbers = tiny_gpt(), list(range(8))
+    some = decode(decoder(model, temperature), numbers)
+    assert max(token for answer in some for token in answer.tokens) >= 20
+    answers = decode(decoder(model, temperature, vocabulary=20), numbers)
+    assert all(token < 20 for answer in answers for token in answer.tokens)
+
+
 def test_an_answer_depends_on_nobody_else():
     from tiny_gpt import make_parallel, tiny_gpt
 

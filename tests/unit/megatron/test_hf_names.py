@@ -4,8 +4,9 @@
 Without weights: the models are built on the meta device, and the folders' tensor names are written
 out here from the published naming schemes. The parameter counts are published ones (Qwen3: half of
 the `total_size` in model.safetensors.index.json, in bfloat16; for the 8B model worked out) or, for
-those of eight layers, what transformers counts in its own model. Tensors for multi-token prediction
-do not count.
+those of fewer layers, what transformers counts in its own model (Moonlight, Kimi-K2: worked out; by
+the same sum all 27 and 61 layers are 15,960,108,544 and 1,026,408,209,408 parameters). Tensors for
+multi-token prediction do not count.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ PARAMETERS = {
     "Mixtral-8x7B-v0.1": 46_702_792_704,
     "GLM-4.5-Air, eight layers": 17_875_521_536,
     "DeepSeek-V3, eight layers": 61_140_245_504,
-    "Ling-mini-2.0": 16_255_643_392,
+    "Moonlight-16B-A3B, four layers": 2_508_607_488,
+    "Kimi-K2-Instruct, three layers": 36_965_047_296,
+    # Without the bias that chooses experts (19 x 256), which is a buffer here as in transformers.
+    "Ling-mini-2.0": 16_255_638_528,
 }
 
 _QKVO = [f"self_attn.{x}_proj.weight" for x in "qkvo"]
@@ -79,6 +83,13 @@ SCHEMES = {
         "mlp.experts",
         "mlp.shared_experts",
     ),
+    "kimi_k2": (
+        [f"self_attn.{x}.weight" for x in _LATENT],
+        "n_routed_experts",
+        _BIAS,
+        "mlp.experts",
+        "mlp.shared_experts",
+    ),
     "bailing_moe_v2": (
         _BAILING,
         "num_experts",
@@ -92,6 +103,10 @@ SCHEMES = {
 def published_names(config: dict) -> list[str]:
     family = config["model_type"]
     attention, experts, router, block, shared = SCHEMES[family]
+    if config.get("kv_lora_rank") and not config["q_lora_rank"]:
+        low = ("q_a_proj", "q_a_layernorm", "q_b_proj")
+        kept = [name for name in attention if name.split(".")[1] not in low]
+        attention = ["self_attn.q_proj.weight", *kept]
     gated = ["w1", "w3", "w2"] if family == "mixtral" else ["gate_proj", "up_proj", "down_proj"]
     embedding = "word_embeddings" if family == "bailing_moe_v2" else "embed_tokens"
     names = [f"model.{embedding}.weight", "model.norm.weight", "lm_head.weight"]

@@ -12,12 +12,13 @@ from argparse import Namespace
 
 import pytest
 
-BASE = dict(transformer_impl="local", qk_l2_norm=False)
+BASE = dict(transformer_impl="local", qk_l2_norm=False, pipeline_model_parallel_size=1)
 REFUSED = {
     "hybrid_layer_pattern": ("M*M*", "--hybrid-layer-pattern is not supported"),
     "experimental_attention_variant": ("gated_delta_net", "--experimental-attention-variant"),
     "heterogeneous_layers_config_path": ("x.json", "--heterogeneous-layers-config-path"),
     "mtp_num_layers": (1, "--mtp-num-layers is not supported"),
+    "decoder_last_pipeline_num_layers": (2, "--decoder-last-.* 2: there is one pipeline stage"),
     "qk_l2_norm": (True, "--qk-l2-norm does nothing in --transformer-impl local"),
 }
 

@@ -70,6 +70,57 @@ def test_a_float32_model_is_scored_as_ever():
         assert torch.equal(losses(model, tokens()), before)
 
 
+def true_entropies(hidden, weight):
+    """float64, [B, S], of the predictions of hidden states [S, B, h]."""
+    log_p = (hidden.double() @ weight.detach().double().t()).log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1).t()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("fused", [False, True])
+def test_entropies_are_those_of_float64_logits(dtype, fused):
+    from tiny_gpt import VOCABULARY, make_parallel, tiny_gpt
+
+    import t3s_megatron.megatron.float32_logits as room
+
+    make_parallel()
+    bf16 = dtype == torch.bfloat16
+    model = tiny_gpt(bf16=bf16, params_dtype=dtype, cross_entropy_loss_fusion=fused)
+    before, seen = losses(model, tokens()), []
+    hook = model.output_layer.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
+    losses(model, tokens())
+    hook.remove()
+    truth = true_entropies(seen[0], model.output_layer.weight)
+    room._CHUNK_BYTES = 4 * VOCABULARY * B * 5
+    with room.entropies_as_scores([model]):
+        found = -losses(model, tokens())
+    assert found.dtype == torch.float32 and found.shape == (B, S)
+    assert truth.max() - truth.min() > 0.1 and (found - truth).abs().max() < 1e-5
+    assert torch.equal(losses(model, tokens()), before)
+
+
+@pytest.mark.child(processes=2)
+@pytest.mark.parametrize("sequence_parallel", [False, True])
+def test_entropies_of_tensor_parallel_ranks_are_of_the_whole_vocabulary(sequence_parallel):
+    from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
+    from tiny_gpt import make_parallel, tiny_gpt
+
+    from t3s_megatron.megatron.float32_logits import entropies_as_scores
+
+    make_parallel(tensor_model_parallel_size=2)
+    model = tiny_gpt(tensor_model_parallel_size=2, sequence_parallel=sequence_parallel)
+    seen = []
+    hook = model.output_layer.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0]))
+    losses(model, tokens())
+    hook.remove()
+    hidden = gather_from_sequence_parallel_region(seen[0]) if sequence_parallel else seen[0]
+    parts = [torch.empty_like(model.output_layer.weight) for _ in range(2)]
+    torch.distributed.all_gather(parts, model.output_layer.weight.detach().contiguous())
+    with entropies_as_scores([model]):
+        found = -losses(model, tokens())
+    assert (found - true_entropies(hidden, torch.cat(parts))).abs().max() < 1e-5
+
+
 @pytest.mark.child(processes=2)
 @pytest.mark.parametrize("sequence_parallel", [False, True])
 def test_tensor_parallel_ranks_have_a_part_of_the_vocabulary_each(sequence_parallel):
@@ -151,3 +202,46 @@ def test_the_second_pass_is_the_same_function_rounded_otherwise():
         assert torch.equal(losses(model, tokens()), first)  # and nothing of it stays
     differ = (again - first).abs()
     assert 0 < differ.median() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("count", "group", "most", "expected"),
+    [
+        (7, 1, 10, [7]),
+        (20, 1, 10, [10, 10]),
+        (21, 1, 10, [10, 10, 1]),
+        (24, 4, 10, [8, 8, 8]),
+        (26, 4, 10, [8, 8, 10]),  # two alone would not fill a group
+        (29, 4, 10, [8, 8, 8, 5]),
+        (3, 1, 0, [1, 1, 1]),
+    ],
+)
+def test_a_pass_in_portions_has_every_micro_batch_and_schedules_take_them(
+    count, group, most, expected
+):
+    from t3s_megatron.megatron.scoring import portions
+
+    assert portions(count, group, most) == expected
+
+
+def test_anchors_are_looked_up_in_the_log_probs_of_their_teacher():
+    import numpy as np
+
+    from t3s_megatron.megatron.meter import StepTokens, TokenGroups
+
+    draw = np.random.default_rng(0)
+    c_0, c_b = -draw.random((2, 12)).astype(np.float32)
+    own = np.array([1, 2, 5, 8]), slice(9, 12)
+    groups = TokenGroups(0.1)
+    asked = np.array([11, 0, 5, 1, 9, 8, 3])
+    assert not groups.at(asked)[0].any() and not groups.at(asked)[1].any()
+    for targets in own:
+        groups.know(targets, c_0[targets], c_b[targets])
+    is_anchor, at_0 = groups.at(asked)
+    known = np.isin(asked, [1, 2, 5, 8, 9, 10, 11])
+    np.testing.assert_array_equal(at_0, np.where(known, c_0[asked], 0))
+    np.testing.assert_array_equal(is_anchor, known & (c_b[asked] - c_0[asked] > np.float32(0.1)))
+    assert 0 < is_anchor.sum() < known.sum()
+    tokens = StepTokens(asked, c_b[asked], 3)
+    assert tokens.among(own[0]).target.tolist() == [5, 1, 8]
+    assert tokens.among(own[1]).target.tolist() == [11, 9]

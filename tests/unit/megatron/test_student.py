@@ -122,3 +122,75 @@ def test_no_student_is_refused_and_a_path_to_none_is_named(tmp_path):
     assert f"give the folder above it, {student}" in said
     said = refusal(command(load=student, finetune=True, ckpt_step=3))
     assert "--ckpt-step 3" in said and "--load has iter_0000005" in said
+
+
+def checkpoint_of(model, folder: Path, **beside):
+    """A checkpoint of all of a model's tensors, and of others beside them."""
+    from megatron.core import dist_checkpointing
+
+    from t3s_megatron.megatron.student import Source
+
+    folder.mkdir()
+    content = model.sharded_state_dict() | beside
+    dist_checkpointing.save(content, str(folder))
+    return Source("--load", str(folder), str(folder))
+
+
+@pytest.mark.child
+def test_every_tensor_of_a_checkpoint_has_a_place_in_the_model(tmp_path):
+    """Megatron drops those that have none, as the output layer of an untied student."""
+    import torch
+    from megatron.core.dist_checkpointing import ShardedTensor
+    from tiny_gpt import context_of, make_parallel, tiny_gpt
+
+    from t3s_megatron.errors import MismatchError
+    from t3s_megatron.megatron.student import StudentTensors
+
+    make_parallel()
+    model = tiny_gpt()
+    context = context_of(model)
+    moments = {"optimizer.state.exp_avg.x": torch.zeros(2)}
+    others = {
+        name: ShardedTensor.from_rank_offsets(name, tensor) for name, tensor in moments.items()
+    }
+    StudentTensors(checkpoint_of(model, tmp_path / "same", **others)).on_train_start(context)
+    untied = {
+        name: ShardedTensor.from_rank_offsets(name, torch.zeros(2))
+        for name in ("decoder.layers.0.self_attention.gate.weight", "another.weight")
+    }
+    source = checkpoint_of(model, tmp_path / "other", **untied)
+    with pytest.raises(MismatchError, match="no place for 2 of its tensors .*another.weight"):
+        StudentTensors(source).on_train_start(context)
+
+
+@pytest.mark.child
+def test_a_checkpoint_of_another_format_is_megatrons_to_judge(tmp_path):
+    from tiny_gpt import context_of, make_parallel, tiny_gpt
+
+    from t3s_megatron.megatron.student import Source, StudentTensors
+
+    make_parallel()
+    (tmp_path / "mp_rank_00").mkdir()
+    source = Source("--load", str(tmp_path), str(tmp_path))
+    StudentTensors(source).on_train_start(context_of(tiny_gpt()))
+
+
+@pytest.mark.child
+def test_a_checkpoint_says_how_many_rows_of_the_vocabulary_are_the_models(tmp_path):
+    from t3s_megatron.errors import MismatchError
+    from t3s_megatron.megatron.student import keep_vocabulary, take_vocabulary
+
+    student = save_student(tmp_path / "student", vocab_size=101)
+    for given, tokens, wanted in ((None, 90, 101), (120, 90, 120), (None, 110, None)):
+        args = command(load=student, vocab_size=given)
+        take_vocabulary(args, "load", tokens)
+        assert args.vocab_size == wanted
+    args = command(load=str(tmp_path / "none"), vocab_size=None)
+    take_vocabulary(args, "load", 90)
+    assert args.vocab_size is None
+    for given in (None, 101):
+        args = command(load=student, vocab_size=given)
+        keep_vocabulary(args)
+        assert args.vocab_size == 101
+    with pytest.raises(MismatchError, match="--vocab-size 101, this command 90"):
+        keep_vocabulary(command(load=student, vocab_size=90))

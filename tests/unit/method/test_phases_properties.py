@@ -25,7 +25,11 @@ quick = settings(max_examples=300, suppress_health_check=[HealthCheck.filter_too
 @st.composite
 def plans(draw) -> MethodOptions:
     method = METHODS[draw(st.sampled_from(sorted(METHODS)))]
+    of_method = {"soft_temperature": 0.5, "min_probability": 0.1, "reference": ("c",)}
+    given = {name: value for name, value in of_method.items() if name in method.requires}
     share = 0.25 if method.baseline and draw(st.booleans()) else None
+    if "mask_share" in method.requires:
+        share = 0.25
     load = "s" if method.selects and draw(st.booleans()) else None
     decided = load or share or not method.has_theta_b
     signals = [(signal, False) for signal in SIGNALS] + [("accuracy", True)]
@@ -52,6 +56,7 @@ def plans(draw) -> MethodOptions:
         no_shock=no_shock,
         selection_load=load,
         mask_share=share,
+        **given,
     )
 
 

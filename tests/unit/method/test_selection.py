@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -12,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from t3s_megatron.method.selection import (
     MASKING_BASELINES,
     METHODS,
+    READABLE,
     Method,
     anchors,
     delta_c,
@@ -22,12 +24,24 @@ from t3s_megatron.method.selection import (
 # Token:            0      1      2      3      4      5
 C_0 = np.array([-1.00, -2.00, -0.50, -3.00, -0.25, -2.00], dtype=np.float32)
 C_B = np.array([-0.50, -2.50, -0.50, -1.00, -0.75, -4.00], dtype=np.float32)
+C_REF = np.array([-0.50, -3.00, -0.50, -1.00, -0.50, -1.00], dtype=np.float32)
+ENTROPY = np.array([0.25, 1.50, 0.25, 3.00, 0.00, 2.00], dtype=np.float32)
 DELTA = np.array([0.50, -0.50, 0.00, 2.00, -0.50, -2.00], dtype=np.float32)
 
 
 def kept(method: str, **changed) -> list[bool]:
-    arguments = dict(n=6, c_0=C_0, c_b=C_B, seed=1) | changed
+    arguments = dict(n=6, c_0=C_0, c_b=C_B, seed=1, c_ref=C_REF, entropy=ENTROPY) | changed
     return keep_mask(method, **arguments).tolist()
+
+
+logits = st.integers(-8, 0).map(lambda k: k / 4)  # few values, so that ties are common
+
+
+@st.composite
+def scored_corpora(draw):
+    n = draw(st.integers(1, 40))
+    arrays = hnp.arrays(np.float32, n, elements=logits)
+    return draw(arrays), draw(arrays)
 
 
 # ------------------------------------------------------------------------------- delta_c, anchors
@@ -111,6 +125,99 @@ def test_keep_top_delta_by_hand():
     assert kept("keep-top-delta", share=5 / 6) == [False, False, False, True, False, False]
 
 
+def test_keep_top_entropy_by_hand():
+    """Two anchors, so two are masked: token 4 at 0, and token 0 of the two that tie at 0.25."""
+    assert kept("keep-top-entropy") == [False, True, True, True, False, True]
+    assert kept("keep-top-entropy", c_0=None, c_b=None, share=5 / 6).index(True) == 3
+
+
+def test_rho_by_hand():
+    """Excess loss c_ref - c_0: 0.5, -1, 0, 2, -0.25, 1."""
+    assert kept("rho") == [True, False, True, True, False, True]
+    assert kept("rho", c_b=None, share=4 / 6) == [False, False, False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("method", "missing", "said"),
+    [
+        ("rho", "c_ref", "rho needs log-probs of a reference"),
+        ("keep-top-entropy", "entropy", "keep-top-entropy needs entropies at theta_0"),
+    ],
+)
+def test_what_else_is_missing_is_named(method, missing, said):
+    with pytest.raises(ValueError, match=said):
+        kept(method, **{missing: None})
+
+
+# ---------------------------------------------------------------------------------------- weights
+
+
+@pytest.mark.parametrize("tau, temperature", [(0.0, 1.0), (0.5, 0.1), (-0.5, 3.0)])
+def test_soft_weights_are_pytorch_s_sigmoid(tau, temperature):
+    soft = keep_mask("t3s-soft", n=6, c_0=C_0, c_b=C_B, tau=tau, temperature=temperature)
+    wanted = torch.sigmoid((tau - torch.from_numpy(DELTA).double()) / temperature)
+    assert soft.dtype == np.float32
+    np.testing.assert_allclose(soft, wanted.numpy(), rtol=1e-6)
+
+
+@given(scored_corpora())
+def test_soft_weights_become_the_mask_as_the_temperature_falls(scored):
+    c_0, c_b = scored
+    soft, hard = (
+        keep_mask(m, n=len(c_0), c_0=c_0, c_b=c_b, **more)
+        for m, more in (("t3s-soft", {"temperature": 1e-4}), ("t3s", {}))
+    )
+    tie = c_0 == c_b
+    np.testing.assert_array_equal(soft[~tie], hard[~tie])
+    np.testing.assert_array_equal(soft[tie], 0.5)
+
+
+@pytest.mark.parametrize("method, temperature", [("t3s", 1.0), ("t3s-soft", None), ("t3s-soft", 0)])
+def test_a_temperature_is_given_where_it_means_something(method, temperature):
+    with pytest.raises(ValueError, match="temperature"):
+        kept(method, temperature=temperature)
+
+
+def test_counts_of_weights():
+    counts = selection_counts(np.array([0.5, 0, 2.0], dtype=np.float32), None)
+    assert counts == {"target_tokens": 3, "kept": 2, "masked": 1, "mean_weight": 1.25,
+                      "masked_share": pytest.approx(1 / 3)}  # fmt: skip
+
+
+# -------------------------------------------------------------------------- losses of single steps
+
+
+def test_dft_is_the_gradient_of_minus_p():
+    """L = -sg(p) log p has the gradient of -p (arXiv 2508.05629)."""
+    logits = torch.randn(5, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    c = logits.log_softmax(-1)[:, 3]
+    weights = METHODS["dft"].weigh(c.detach().exp(), None)
+    (got,) = torch.autograd.grad(-(weights * c).sum(), logits)
+    (wanted,) = torch.autograd.grad(-logits.softmax(-1)[:, 3].sum(), logits)
+    torch.testing.assert_close(got, wanted)
+
+
+def test_profit_counts_what_reaches_the_threshold():
+    p = torch.tensor([0.05, 0.1, 0.5, 0.0999])
+    assert METHODS["profit"].weigh(p, 0.1).tolist() == [False, True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("share", "left_out"),
+    [(0.25, [3]), (0.5, [1, 3]), (0.6, [1, 3]), (0.9, [0, 1, 3]), (0.1, [])],
+)
+def test_tail_sft_leaves_out_whose_loss_has_fallen_furthest(share, left_out):
+    """Losses fall by 0.1, 0.5, -0.2 and 0.7; one sample always stays."""
+    found = METHODS["tail-sft"].leaves_out(np.array([0.1, 0.5, -0.2, 0.7]), share)
+    assert np.flatnonzero(found).tolist() == left_out
+
+
+def test_tail_sft_goes_by_position_where_nothing_has_moved_and_never_takes_nan_first():
+    leaves_out = METHODS["tail-sft"].leaves_out
+    assert np.flatnonzero(leaves_out(np.zeros(8), 0.5)).tolist() == [0, 1, 2, 3]
+    assert np.flatnonzero(leaves_out(np.array([np.nan, 0.1, 0.2, 0.3]), 0.5)).tolist() == [2, 3]
+
+
 def test_a_random_mask_with_a_share_needs_no_log_probs():
     assert kept("random", c_0=None, c_b=None, share=0.5).count(False) == 3
 
@@ -182,16 +289,6 @@ def test_an_unknown_method_is_refused():
         kept("t4s")
 
 
-logits = st.integers(-8, 0).map(lambda k: k / 4)  # few values, so that ties are common
-
-
-@st.composite
-def scored_corpora(draw):
-    n = draw(st.integers(1, 40))
-    arrays = hnp.arrays(np.float32, n, elements=logits)
-    return draw(arrays), draw(arrays)
-
-
 @given(scored_corpora())
 def test_t3s_and_inverse_are_complements_and_equal_the_brute_force(scored):
     c_0, c_b = scored
@@ -203,7 +300,8 @@ def test_t3s_and_inverse_are_complements_and_equal_the_brute_force(scored):
 @given(scored_corpora(), st.sampled_from(MASKING_BASELINES), st.integers(0, 5))
 def test_baselines_mask_exactly_as_many_as_there_are_anchors(scored, method, seed):
     c_0, c_b = scored
-    keep = keep_mask(method, n=len(c_0), c_0=c_0, c_b=c_b, seed=seed)
+    also = {"c_ref": c_b, "entropy": -c_0}
+    keep = keep_mask(method, n=len(c_0), c_0=c_0, c_b=c_b, seed=seed, **also)
     assert keep.dtype == bool and (~keep).sum() == sum(b > a for a, b in zip(c_0, c_b, strict=True))
 
 
@@ -276,9 +374,10 @@ def test_every_method_is_declared_under_its_name_and_says_what_it_does():
 
 def test_only_what_masks_a_share_is_a_baseline_and_only_what_selects_reads_log_probs():
     for method in METHODS.values():
-        assert method.selects or not (method.baseline or method.needs)
-        assert not (method.selects and method.transfers)
-        assert set(method.reads(None)) <= {"theta_0", "theta_b"}
+        assert method.selects or method.leaves_out or not (method.baseline or method.needs)
+        kinds = (method.selects, method.transfers, method.weigh, method.leaves_out)
+        assert sum(map(bool, kinds)) <= 1
+        assert set(method.reads(None)) <= set(READABLE)
 
 
 def test_a_new_method_is_one_entry(monkeypatch):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from t3s_megatron.accuracy.verdicts import Verdict
 from t3s_megatron.method.phases import PhaseMachine
 from t3s_megatron.monitor.curves import Curves
 from t3s_megatron.monitor.journal import Journal
+from t3s_megatron.monitor.progress import Progress
 from t3s_megatron.monitor.summary import Summary
 from tests.support.asked import asked
 
@@ -33,7 +35,11 @@ class Said:
     def __init__(self, path: str | None = None):
         self.lines, self.writer, self.now = [], Writer(), 7
         self.journal = Journal(
-            Summary(path), Curves(wandb=self.writer), self.lines.append, lambda: self.now
+            Summary(path),
+            Progress(path and os.path.dirname(path), 5),
+            Curves(wandb=self.writer),
+            self.lines.append,
+            lambda: self.now,
         )
 
     @property

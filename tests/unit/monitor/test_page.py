@@ -140,6 +140,16 @@ def test_every_token_has_its_log_probs_and_is_struck_out_if_it_is_masked(made, t
     assert len(expected) > 100
 
 
+def test_a_weight_stands_beside_the_log_probs_of_its_token(made, tmp_path):
+    weights = np.where(made.keep, 0.25, 0).astype(np.float32)
+    Selection(weights, made.corpus, "t3s-soft", 2).save(str(made.folder / "selection.safetensors"))
+    assert made.report(tmp_path / "page.html") == 0
+    shown = trace_tokens(Page((tmp_path / "page.html").read_text()))
+    said = {name: {attributes["title"][-12:] for n, attributes, _ in shown if n == name}
+            for name in "is"}  # fmt: skip
+    assert said == {"i": {"weight 0.250"}, "s": {"weight 0.000"}}
+
+
 def test_colours_are_those_of_delta_c(made, tmp_path):
     made.report(tmp_path / "page.html")
     for _, attributes, _ in trace_tokens(Page((tmp_path / "page.html").read_text())):

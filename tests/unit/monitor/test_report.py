@@ -28,6 +28,12 @@ def test_accuracy_by_step_of_one_run():
     ]
 
 
+def test_weights_are_told_by_their_mean():
+    tokens = {"target_tokens": 200, "masked_share": 0.0, "mean_weight": 0.523}
+    said = tables([t3s_summary(tokens=tokens)]).splitlines()[0]
+    assert said.endswith("; 0% of 200 tokens masked, mean weight of the others 0.52")
+
+
 def right(n: int) -> Outcome:
     return Outcome(n / 40, "1" * n + "0" * (40 - n))
 
@@ -189,7 +195,7 @@ def test_a_picture_that_cannot_be_written(tmp_path):
 
 def test_without_matplotlib_the_way_out_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # as if it were not installed
-    with pytest.raises(T3SError, match=r'needs matplotlib: pip install "t3s-megatron\[tiny\]"'):
+    with pytest.raises(T3SError, match=r'needs matplotlib: pip install "t3s-megatron\[pictures\]"'):
         draw([t3s_summary()], str(tmp_path / "p.png"))
 
 

@@ -44,6 +44,7 @@ def test_a_summary_starts_empty_and_unfinished(path):
         "measurements": [],
         "confidence": [],
         "evaluations": [],
+        "heldout": [],
         "tokens": {},
         "skipped_samples": [],
         "empty_steps": 0,

@@ -30,8 +30,8 @@ ANSWERS = dict(
     cached=True,
 )
 STORAGE = dict(
-    save_interval=10, retain_interval=None, saves_optimizer=True, gathers_optimizer=False,
-    export=False,
+    save_interval=10, retain_interval=None, keep=None, saves_optimizer=True,
+    gathers_optimizer=False, export=False,
 )  # fmt: skip
 GPU = dict(
     stages=(0,), layers=2, parameters=500, weights=100, gradients=200, optimizer=300,

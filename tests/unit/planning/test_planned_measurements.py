@@ -63,6 +63,16 @@ def test_servers_beside_the_run_hide_what_the_steps_between_two_measurements_las
     assert found.beside.overlapped == pytest.approx(waits + step - hidden)
 
 
+def test_servers_that_could_not_answer_are_not_advised():
+    made = costs(answers=answers(servable=False))
+    found = measuring(PLAN, made)
+    assert found.beside is None and found.exports is None
+    run = walk(PLAN, 10)
+    parts = {name: (work, work) for name, work in made.of(run).items()}
+    said = text(outcome(answers=made.answers, measuring=found, work=parts))
+    assert "one measurement" in said and "server" not in said
+
+
 def test_what_overlap_refuses_is_not_planned_with_it():
     assert measuring(replace(PLAN, accuracy_interval_coarse=3), costs()).beside.overlapped is None
     blocks = measuring(PLAN, costs(answers=answers(blocks=4)))

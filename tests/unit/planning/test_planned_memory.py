@@ -91,6 +91,8 @@ def test_disk():
         (storage(save_interval=100), 1),
         (storage(retain_interval=20), 4),  # 20, 40, 60 and the last
         (storage(save_interval=5), 13),  # the end is one of them
+        (storage(keep=2), 2),
+        (storage(save_interval=100, keep=2), 1),
     ],
 )
 def test_checkpoints_that_stay(saved, checkpoints):
@@ -127,6 +129,13 @@ def test_only_what_is_enough_is_named_where_something_is():
     now = gpu(weights=1000, gradients=1000, optimizer=0, activations=1000)
     found = knobs(now, 2050)
     assert found and all("pipeline" in line for line in found)  # tensor: 4 needs 4 groups
+
+
+def test_samples_with_two_copies_are_not_cut_up():
+    now = gpu(activations=10_000)
+    for copies, advised in ((1, True), (2, False)):
+        said = advice(layout(), model(copies=copies), now, 1, 8)
+        assert any("--context-parallel-size" in line for line in said) == advised
 
 
 def test_tensor_parallelism_stays_within_a_node_and_divides_the_heads():

@@ -128,12 +128,13 @@ def test_the_report_says_who_waits_for_whom():
 
 def test_a_server_begins_an_answer_when_another_ends():
     made, slow = served().answers, replace(FAST, generation=None)
-    token = generating(layout(), model(), replace(made, limit=1, expected=1.0), [1], slow)[
-        0
-    ].seconds
     expected, most = generating(layout(), model(), made, [20, 1, 0], slow)
-    assert expected.seconds == pytest.approx((60 + 60) * token)  # 20 x 30 in 12 places is less
-    assert most.seconds == pytest.approx((20 * 60 / 12 + 60) * token)
+    token = 3600 * 2 / 2 / 100  # the weights of two GPUs at 100 B/s
+    cache = 21 / 3 * 2 * 8 * 1 * 4 * 2 / 100  # of the 21 answers, at each of three
+    passes = 60 + 60  # 20 x 30 in 12 places is less
+    assert expected.seconds == pytest.approx(passes * token + cache * (40 * 30 + 30**2 / 2))
+    passes = 20 * 60 / 12 + 60
+    assert most.seconds == pytest.approx(passes * token + cache * (40 * 60 + 60**2 / 2))
 
 
 def test_the_gpus_hold_the_keys_and_values_of_probes_only():

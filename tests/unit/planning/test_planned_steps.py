@@ -53,6 +53,14 @@ def test_by_confidence_a_scoring_pass_takes_the_place_of_each_measurement():
     assert run.scoring_passes == 1 + 15 + 2  # at step 0, after each step, and of both at the end
 
 
+def test_entropies_take_a_pass_of_their_own_and_tail_sft_one_over_each_step():
+    entropies = walk(asked("keep-top-entropy", budget=50, mask_share=0.8), bottleneck=10)
+    assert (entropies.scoring_passes, entropies.scored_steps, entropies.profile_steps) == (2, 0, 0)
+    tail = walk(asked("tail-sft", budget=50, mask_share=0.25), bottleneck=10)
+    assert (tail.scoring_passes, tail.scored_steps, tail.snapshots) == (1, 50, 0)
+    assert (tail.profile_steps, tail.targeted_steps) == (50, 0)
+
+
 def test_plain_training_keeps_and_scores_nothing():
     run = walk(asked("sft", budget=50), bottleneck=10)
     assert (run.profile_steps, run.targeted_steps) == (50, 0)

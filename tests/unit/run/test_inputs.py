@@ -109,7 +109,7 @@ def test_a_saved_selection_is_loaded_in_the_order_of_this_data(ready, tmp_path):
     Selection(keep, made.corpus, "t3s", 3).save(path)
     again = ready(f"--t3s-selection-load {path}", samples=make_samples(8, 0)[::-1])
     parts = [keep[made.corpus.target_slice(i)] for i in reversed(range(8))]
-    assert again.selection.keep.tolist() == np.concatenate(parts).tolist()
+    assert np.asarray(again.selection.keep).tolist() == np.concatenate(parts).tolist()
     assert again.config.starts_targeted
 
 
@@ -218,6 +218,11 @@ def test_heldout_samples_that_nothing_would_look_at(ready, tmp_path):
         ready(f"--t3s-heldout-data {path}")
 
 
+def test_heldout_samples_that_are_not_there(ready):
+    with pytest.raises(T3SError, match="give --t3s-heldout-data, or drop it"):
+        ready("--t3s-heldout-interval 2")
+
+
 # ---------------------------------------------------------------------------------------- tokenizer
 
 
@@ -300,8 +305,11 @@ def test_a_model_with_fewer_words_than_the_tokenizer(ready, tokenizer, name):
         ready(**{name: size - 1})
 
 
-def test_the_padded_vocabulary_is_what_the_model_has(ready, tokenizer):
-    ready(vocab_size=3, padded_vocab_size=128)
+def test_rows_that_only_pad_the_vocabulary_are_for_no_token(ready, tokenizer):
+    size = len(AutoTokenizer.from_pretrained(tokenizer))
+    ready(vocab_size=size, padded_vocab_size=128)
+    with pytest.raises(T3SError, match=f"vocabulary has {size - 1} rows"):
+        ready(vocab_size=size - 1, padded_vocab_size=128)
 
 
 # ------------------------------------------------------------------------------------------ lengths
