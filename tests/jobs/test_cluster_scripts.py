@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import shlex
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +23,7 @@ from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.records import load_records
 from tests.support.families import VOCABULARY, save_student
 from tests.support.hub import Hub
-from tests.support.launch import ROOT, end_processes, job_environment
+from tests.support.launch import ROOT, end_processes, free_port, job_environment
 from tests.support.qwen3 import MODELS, SHARED
 from tests.support.task import make_samples
 
@@ -48,12 +47,6 @@ def start(script: str, given: dict) -> subprocess.CompletedProcess:
         )
     finally:
         end_processes(environment)
-
-
-def free_port() -> str:
-    with socket.socket() as one:
-        one.bind(("localhost", 0))
-        return str(one.getsockname()[1])
 
 
 @pytest.mark.parametrize("model", SCRIPTS)
@@ -157,7 +150,7 @@ def test_from_folder_to_folder_with_a_tiny_student(family, form, tmp_path, task,
         "DEVICE": "cpu", "NNODES": "1", "NPROC_PER_NODE": "2", "TP": "2", "PP": "1",
         "SEQ_LENGTH": "48", "GBS": "8", "STEPS": "3", "LR": "1e-3", "SAVE_INTERVAL": "2",
         # This student can nothing: it has no accuracy that could fall.
-        "T3S_SIMPLE": "1", "VERIFIER": "numeric", "MASTER_PORT": free_port(), "EP": "2",
+        "T3S_SIMPLE": "1", "VERIFIER": "numeric", "MASTER_PORT": str(free_port()), "EP": "2",
         "EXTRA_ARGS": "--t3s-max-new-tokens 8 --t3s-simple-step 3 "
                       "--t3s-targeted-accuracy-interval 1",
     }  # fmt: skip
@@ -209,7 +202,10 @@ REFUSED = {
     ),
     "no number": ({"NNODES": "two"}, "NNODES=two: has to be a whole number from 1"),
     "nothing to divide by": ({"TP": "0"}, "TP=0: has to be a whole number from 1"),
-    "another Python": ({"PYTHON": "/usr/bin/false"}, "pip install --no-build-isolation 't3s-megatron[gpu"),
+    "another Python": (
+        {"PYTHON": "/usr/bin/false"},
+        "pip install --no-build-isolation 't3s-megatron[gpu",
+    ),
 }
 
 
