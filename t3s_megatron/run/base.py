@@ -299,7 +299,7 @@ class Run(Callback):
             made_by = {"method": loaded.method, "theta_b_step": loaded.theta_b_step}
             self.journal.note(
                 None,
-                tokens=selection_counts(loaded.keep, None),
+                tokens=selection_counts(loaded.keep[:], None),
                 selection={"file": config.selection_load, "model": loaded.model} | made_by,
             )
         if unusable := len(inputs.unusable_gold):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start real torchrun jobs of `t3s_megatron.pretrain` on CPU with gloo."""
+"""Start real jobs of `t3s_megatron.pretrain` on CPU with gloo, those of several processes by
+torchrun."""
 
 from __future__ import annotations
 
@@ -91,6 +92,12 @@ def job_command(
     ]  # fmt: skip
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
+
+
 def job_environment() -> dict[str, str]:
     """A new one for each job: its mark is how `end_processes` knows the job's processes."""
     return os.environ | {
@@ -112,9 +119,7 @@ def agents(
     # With the store shared between torchrun and the workers (its default, torch 2.15), a living
     # agent never tells a node that joins later where the store is: pytorch #135712.
     job = job_environment() | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     started: list[Agent] = []
 
     def start(node: int) -> Agent:
@@ -177,10 +182,16 @@ def run(
     restarts: int = 0,
 ) -> Job:
     """Run to the end. `expect`: the exit status asserted, None for any."""
-    command = job_command(
-        arguments, processes=processes, module=module, model=model, restarts=restarts
-    )
     environment = job_environment() | (environment or {})
+    if processes == 1 and not restarts:
+        # Without torchrun, as a user may too: it takes 2 s, and most jobs are of one process.
+        command = [sys.executable, "-m", module, *(model or MODEL), *map(str, arguments)]
+        environment |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1",
+                        "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}  # fmt: skip
+    else:
+        command = job_command(
+            arguments, processes=processes, module=module, model=model, restarts=restarts
+        )
     # To a file, since a killed rank leaves Megatron's checkpoint writer behind, which would keep a
     # pipe open for ever.
     with tempfile.TemporaryFile("w+") as file:
