@@ -44,7 +44,6 @@ class Move:
 
 
 MOVES = {
-    "TP2 -> PP2 in the profile": Move((2, TP2), (2, PP2), leave=2),
     # theta_0's log-probs go along, which the profile's are compared with.
     "1 -> DP2 in the profile": Move(
         (1, SHARDED), (2, SHARDED), leave=3, both=["--t3s-signal", "confidence"]

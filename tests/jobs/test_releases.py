@@ -20,10 +20,10 @@ from tests.support.launch import ROOT, Job, run
 from tests.support.patches import SITE_PACKAGES, apply, copy_sources
 
 DEFAULT = "0.19.2"
-#: Also every arrangement: padded, packed, own.
+PACKED = "1-packed"
+#: Packed rows and rows of their own length; padded ones are in test_hf_run.py.
 LAYOUTS = {
-    "1": (1, []),
-    "1-packed": (1, ["--micro-batch-size", 1, "--t3s-arrangement", "packed"]),
+    PACKED: (1, ["--micro-batch-size", 1, "--t3s-arrangement", "packed"]),
     "pp2-vpp2-own": (
         2,
         ["--pipeline-model-parallel-size", 2, "--num-layers-per-virtual-pipeline-stage", 1,
@@ -90,8 +90,7 @@ def test_the_whole_job_with_an_exact_rewind(release, layout, job):
     assert whole.summary["finished"] and whole.summary["theta_b_step"] == PROBE_STEPS
     assert 0 < whole.summary["tokens"]["masked"] < whole.summary["tokens"]["target_tokens"]
     assert "callback seam: train 1x, train_step 1x, training_log 1x" in whole.job.output
-    kind = layout.split("-")[-1] if "-" in layout else "padded"
-    assert whole.summary["arrangement"]["kind"] == kind
+    assert whole.summary["arrangement"]["kind"] == layout.split("-")[-1]
 
     # With an empty mask the targeted phase repeats the profile's steps; with its own it does not.
     profile, again, masked = batched(whole.losses, PROBE_STEPS)
@@ -102,7 +101,7 @@ def test_the_whole_job_with_an_exact_rewind(release, layout, job):
 def test_patched_source_gives_the_same_run_with_nothing_wrapped(release, job, tmp_path):
     copy_sources(site_packages(release), tmp_path)
     assert apply(tmp_path) == f"{tmp_path}: Megatron {release}, patched"
-    patched, plain = job(release, "1", str(tmp_path)), job(release, "1")
+    patched, plain = job(release, PACKED, str(tmp_path)), job(release, PACKED)
 
     training = "megatron/training/training.py"
     assert f"training from {tmp_path}/{training}, wrapped: none" in patched.job.output

@@ -53,7 +53,6 @@ class Layout:
 LAYOUTS = {
     "1": Layout(1, ""),
     "1-one-micro-batch": Layout(1, "", micro_batch_size=8),
-    "tp2": Layout(2, "--tensor-model-parallel-size 2"),
     "tp2-sp": Layout(2, "--tensor-model-parallel-size 2 --sequence-parallel"),
     "pp2": Layout(2, "--pipeline-model-parallel-size 2"),
     "pp2-vpp2": Layout(
