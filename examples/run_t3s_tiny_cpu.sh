@@ -23,6 +23,7 @@ GENERATION=${GENERATION:-live}        # server: a `transformers serve` answers, 
 PORT=${PORT:-8199}                    # where it listens
 RESUME=${RESUME:-0}                   # 1: go on where an interrupted run has left off
 EXTRA_ARGS=${EXTRA_ARGS:-}            # appended to the T3S runs
+DATA_ARGS=${DATA_ARGS:-}              # of examples/tiny/make_data.py
 DRY_RUN=${DRY_RUN:-0}                 # 1: plan the runs (t3s-megatron plan), start none
 PLAN_ARGS=${PLAN_ARGS:-}              # options of the plan
 
@@ -82,7 +83,7 @@ launch() {
 
 echo "1. data: $RUN/data"
 if [ "$(cat "$RUN/data/seed" 2>/dev/null)" != "$SEED" ]; then
-    "$PYTHON" "$ROOT/examples/tiny/make_data.py" --out "$RUN/data" --seed "$SEED"
+    "$PYTHON" "$ROOT/examples/tiny/make_data.py" --out "$RUN/data" --seed "$SEED" $DATA_ARGS
     echo "$SEED" >"$RUN/data/seed"
 fi
 

@@ -108,11 +108,13 @@ def sample(entry: dict, number: str, response: str, teacher: str) -> dict:
     }
 
 
-def make_tokenizer(texts: list[str], folder: str) -> None:
-    """A word-level tokenizer over everything the example can say; decoding is exact."""
+def make_tokenizer(texts: list[str], folder: str, mask: bool) -> None:
+    """A word-level tokenizer over everything the example can say; decoding is exact. `mask`: with a
+    mask token, which a student needs that learns by block diffusion."""
     splitter = pre_tokenizers.Split(Regex(TOKEN_PATTERN), behavior="isolated")
     words = sorted({word for text in texts for word, _ in splitter.pre_tokenize_str(text)})
     words += [p + d for p in ("", " ") for d in "0123456789"]
+    words += ["<mask>"] if mask else []
     vocabulary = {word: i for i, word in enumerate(dict.fromkeys(SPECIAL + words))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
     tokenizer.pre_tokenizer = splitter
@@ -120,6 +122,8 @@ def make_tokenizer(texts: list[str], folder: str) -> None:
     wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>"
     )
+    if mask:
+        wrapped.mask_token = "<mask>"
     wrapped.chat_template = CHAT_TEMPLATE
     wrapped.response_template = RESPONSE_TEMPLATE
     wrapped.save_pretrained(folder)
@@ -142,6 +146,7 @@ def main() -> None:
     parser.add_argument("--slip", type=float, default=0.0, help="wrong steps in pre-training")
     parser.add_argument("--filler", type=float, nargs=2, default=(0.3, 0.6), metavar=("PRE", "SFT"))
     parser.add_argument("--check", type=float, nargs=2, default=(0.03, 0.1), metavar=("PRE", "SFT"))
+    parser.add_argument("--mask-token", action="store_true", help="the tokenizer has one")
     args = parser.parse_args()
     os.makedirs(args.out, exist_ok=True)
 
@@ -173,7 +178,7 @@ def main() -> None:
     for name, samples in (("pretrain", pretrain), ("train", train), ("heldout", heldout)):
         write(os.path.join(args.out, f"{name}.jsonl"), samples)
     said = [s["prompt"] + s["response"] for s in pretrain + train]
-    make_tokenizer(said, os.path.join(args.out, "tokenizer"))
+    make_tokenizer(said, os.path.join(args.out, "tokenizer"), args.mask_token)
     print(f"wrote {len(pretrain)} + {len(train)} + {len(heldout)} samples to {args.out}")
 
 
