@@ -64,11 +64,13 @@ def test_after_the_profile_only_the_targeted_phase_is_left():
     assert both[0] == both[1] and (both[0].steps, both[0].measurements) == (13, 3)
 
 
-@pytest.mark.parametrize("line", ["--t3s-diffusion --t3s-block-size 16 --t3s-method sft", ""])
+@pytest.mark.parametrize(
+    "line", ["--t3s-diffusion --t3s-block-size 16 --t3s-method sft", "--t3s-selection-load s"]
+)
 def test_a_run_without_a_profile_has_its_steps_left(line):
     """A diffusion student has none, whatever its options would be for another one."""
-    options = config(f"{line or '--t3s-selection-load s'} {ASKED}", train_iters=20,
-                     distributed_backend="gloo")  # fmt: skip
+    line = f"{line} --t3s-targeted-accuracy-interval 5"
+    options = config(line, train_iters=20, distributed_backend="gloo")
     summary = json.loads(json.dumps(under_way([], arguments=all_values(options))))
     found = options_of_run(summary, budget=20)
     assert found == options
