@@ -95,10 +95,12 @@ def test_old_states_are_removed_and_never_the_one_that_is_needed(uninterrupted):
 
 
 def test_of_the_checkpoints_those_stay_that_have_a_state(uninterrupted):
-    """With --t3s-keep-checkpoints 2."""
+    """With --t3s-keep-checkpoints 2: those two, and the one from which plain fine-tuning can go
+    on."""
     folder = uninterrupted("two")
     checkpoints = sorted(name for name in os.listdir(folder) if name.startswith("iter_"))
-    assert len(checkpoints) == 2 and latest(folder).endswith(checkpoints[-1])
+    assert len(checkpoints) == 3 and latest(folder).endswith(checkpoints[-1])
+    assert checkpoints[0] == f"iter_{last_of_profile(folder):07d}"
     assert checkpoints == sorted(os.listdir(f"{folder}/t3s/state"))
 
 
