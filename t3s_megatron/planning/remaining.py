@@ -31,7 +31,12 @@ class Remaining:
 def options_of_run(summary: dict, budget: int) -> MethodOptions:
     """What the run was asked to do. `budget`: its --train-iters."""
     names = {declared.name for declared in fields(MethodOptions)} - {"budget", "teachers"}
-    known: dict[str, Any] = {k: v for k, v in summary["arguments"].items() if k in names}
+    known: dict[str, Any] = {
+        # As JSON has a tuple.
+        k: tuple(v) if isinstance(v, list) else v
+        for k, v in summary["arguments"].items()
+        if k in names
+    }
     return MethodOptions(**known, budget=budget, teachers=tuple(summary.get("teachers", ())))
 
 
