@@ -91,7 +91,7 @@ def test_disk():
         (storage(save_interval=100), 1),
         (storage(retain_interval=20), 4),  # 20, 40, 60 and the last
         (storage(save_interval=5), 13),  # the end is one of them
-        (storage(keep=2), 2),
+        (storage(keep=2), 3),  # and the one that plain fine-tuning can go on from
         (storage(save_interval=100, keep=2), 1),
     ],
 )
