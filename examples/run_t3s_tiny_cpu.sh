@@ -29,6 +29,7 @@ PLAN_ARGS=${PLAN_ARGS:-}              # options of the plan
 
 source "$ROOT/examples/lib/checks.sh"
 source "$ROOT/examples/lib/compare.sh"
+source "$ROOT/examples/lib/guarded.sh"
 t3s_check_knobs
 source "$ROOT/examples/lib/python.sh"
 source "$ROOT/examples/lib/cpu.sh"

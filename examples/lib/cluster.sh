@@ -4,6 +4,7 @@
 source "$ROOT/examples/lib/checks.sh"
 source "$ROOT/examples/lib/serve.sh"
 source "$ROOT/examples/lib/colocate.sh"
+source "$ROOT/examples/lib/guarded.sh"
 
 # The modules of $@ that $PYTHON does not have.
 t3s_lacks() {
@@ -222,12 +223,9 @@ t3s_cluster() {
     [ -z "${no_vllm:-}" ] || t3s_refuse "$no_vllm"
     mkdir -p "$OUT"
     [ "$SERVE" != colocate ] || t3s_colocate
-    "${run[@]}" -m t3s_megatron.pretrain "${args[@]}" &
     # To the ranks alone, which save and leave: servers have to answer what is being measured.
-    trap "kill -TERM $!" TERM INT URG
-    while kill -0 $! 2>/dev/null; do wait $! || true; done
     local status=0
-    wait $! || status=$?
+    t3s_guarded "${run[@]}" -m t3s_megatron.pretrain "${args[@]}" || status=$?
     [ "$SERVE" != colocate ] || rm -rf "$memory"
     exit "$status"
 }

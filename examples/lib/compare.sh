@@ -6,7 +6,7 @@
 #   - sft goes on from the last checkpoint of its profile.
 # The others, rrt and own among them, have everything to themselves. The same command again goes on where it was killed.
 #
-# The script that sources this has defined, with PYTHON set:
+# The script that sources this has sourced guarded.sh and defined, with PYTHON set:
 #   t3s_one NAME METHOD DATA [argument ...]   one run, into OUT/NAME
 #   t3s_own_data                              prints the data of `own`, after making it
 
@@ -88,21 +88,6 @@ t3s_share() {
     mv "$folder/shared.tmp" "$folder/shared"
 }
 
-# Runs "$@" so that a signal reaches it and is waited for: the run saves before it leaves.
-t3s_guarded() {
-    local child status=0 told=0
-    "$@" &
-    child=$!
-    trap 'told=1; kill -TERM "$child" 2>/dev/null || true' TERM INT
-    while :; do
-        wait "$child" && status=0 || status=$?
-        kill -0 "$child" 2>/dev/null || break
-    done
-    trap - TERM INT
-    (( ! told )) || exit 143
-    return "$status"
-}
-
 t3s_compare() {
     local out=$1 first="" method data number=${NUMBER:-1}
     for method in $(t3s_in_order); do
@@ -124,11 +109,13 @@ t3s_compare() {
                 fi
                 mapfile -t arguments < <(grep . "$folder/shared" || true)
             fi
+            local status=0
             t3s_guarded t3s_one "$method" "$runs" "$data" ${arguments[@]+"${arguments[@]}"} \
-                || exit $?
-            [ "${DRY_RUN:-0}" = 1 ] \
-                || [ "$(t3s_summary "$folder" 'summary["finished"]')" = True ] \
-                || { echo "$method has stopped; the same command goes on with it"; exit 0; }
+                || status=$?
+            (( ! status )) || exit "$status"
+            (( ! T3S_TOLD )) && { [ "${DRY_RUN:-0}" = 1 ] \
+                || [ "$(t3s_summary "$folder" 'summary["finished"]')" = True ]; } \
+                || { echo "$method has stopped; the same command goes on from there"; exit 0; }
         fi
         number=$(( number + 1 ))
         [ -n "$first" ] || [[ " $T3S_MASKING " != *" $method "* ]] || first=$folder

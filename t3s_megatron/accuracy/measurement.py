@@ -134,14 +134,15 @@ def measure(
     void = failed > may_fail(len(answers), max_failed_share) or counts[Verdict.SKIPPED] > 0
     void = void or failed == len(asked)
     tokens = sum(answer.tokens for answer in asked)
-    marks = "".join(map(_mark, verdicts))
+    marks = "".join(map(mark_of, verdicts))
     return Measurement(total=len(asked), generated_tokens=tokens, marks=marks, void=void, **counts)
 
 
 _UNKNOWN = (*FAILURES, Verdict.SKIPPED)
 
 
-def _mark(verdict: Verdict | None) -> str:
+def mark_of(verdict: Verdict | None) -> str:
+    """One of `method.outcome`'s; None: it was not asked for."""
     if verdict is None:
         return NOT_ASKED
     if verdict in _UNKNOWN:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which targets of a corpus are kept, one bit each, looked up where the bits are.
+"""Which targets of a corpus are kept, looked up where that is known.
 
-A mapped selection file is shared by the ranks of a node; each unpacks what its rows ask for.
+A mapped selection file, one bit each, is shared by the ranks of a node, and each unpacks what its
+rows ask for; of whole samples that are left out their numbers are enough.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
@@ -85,9 +86,38 @@ class KeptBits:
         return self._range(0, self.size).astype(dtype or bool, copy=False)
 
 
+class KeptSamples:
+    """bool[n_target_tokens], False for the targets of the samples `left_out`, as far as a step asks
+    for it: by a slice, or by numbers int64[k]. `offsets` int64[m + 1]: as of the corpus."""
+
+    dtype = np.dtype(bool)
+
+    def __init__(self, offsets: np.ndarray, left_out: Collection[int]):
+        self._offsets = offsets
+        self._left_out = np.array(sorted(left_out), dtype=np.int64)
+        self.size = int(offsets[-1])
+
+    def __getitem__(self, which: slice | np.ndarray) -> np.ndarray:
+        if isinstance(which, slice):
+            which = np.arange(*which.indices(self.size))
+        sample = np.searchsorted(self._offsets, which, side="right") - 1
+        return ~np.isin(sample, self._left_out)
+
+
+#: bool[n_target_tokens], or float32 of their weights.
+Kept = np.ndarray | KeptBits | KeptSamples
+
+
+def n_kept_of(keep: Kept | None, targets: slice | np.ndarray) -> int:
+    """How many of these targets, a range or numbers int64[k], are kept; None keeps all."""
+    if keep is not None:
+        return int(np.count_nonzero(keep[targets]))
+    return targets.stop - targets.start if isinstance(targets, slice) else len(targets)
+
+
 def n_kept(keep: np.ndarray | KeptBits) -> int:
     """Targets that bool[n] keeps, or float32[n] gives a weight above 0."""
-    return sum(int(np.count_nonzero(keep[some])) for some in slices_of(keep.size))
+    return sum(n_kept_of(keep, some) for some in slices_of(keep.size))
 
 
 def digest_of(keep: np.ndarray | KeptBits) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from t3s_megatron import __version__
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.kept_bits import KeptBits
-from t3s_megatron.data.tables import corpus_keys, load_table, places_of, save_table
+from t3s_megatron.data.tables import corpus_keys, in_order, load_table, places_of, save_table
 from t3s_megatron.errors import MismatchError
 
 #: Kind of its table and dtypes (packed bits, or weights), and what stands in its header.
@@ -56,16 +56,9 @@ class Selection:
 
         MismatchError when the file is damaged, or belongs to other samples or another tokenizer.
         """
-        values, sizes, header = load_table(path, *SELECTION_TYPE, SELECTION_NEEDS)
-        ends = np.cumsum(sizes)
-        parts = []
-        n_targets = np.diff(corpus.offsets).tolist()
-        places = places_of(path, header, corpus)
-        for uid, n, i in zip(corpus.uids, n_targets, places, strict=True):
-            packed = values[ends[i] - sizes[i] : ends[i]]
-            parts.append(unpack(path, uid, packed, n))
+        keep, header = _mapped(path, corpus)
         return cls(
-            np.concatenate(parts),
+            np.array(keep),
             corpus,
             header["method"],
             header["theta_b_step"],
@@ -74,30 +67,45 @@ class Selection:
         )
 
 
+@dataclass(frozen=True)
+class MappedSelection:
+    """A selection of whose `keep` a run asks for slices, numbers and sums: it stays in the file.
+    The other fields as of `Selection`."""
+
+    keep: np.ndarray | KeptBits
+    method: str
+    theta_b_step: int | dict[str, int] | None
+    model: dict
+
+    @classmethod
+    def load(cls, path: str, corpus: Corpus) -> MappedSelection:
+        """As `Selection.load`."""
+        keep, header = _mapped(path, corpus)
+        return cls(keep, header["method"], header["theta_b_step"], header.get("model", {}))
+
+
 def map_kept(path: str, corpus: Corpus) -> np.ndarray | KeptBits:
     """What the selection at `path` keeps of `corpus`, in its order, bool or float32 of weights; it
     stays in the file, which is mapped (weights in another order are copied).
 
     MismatchError as of `Selection.load`.
     """
+    return _mapped(path, corpus)[0]
+
+
+def _mapped(path: str, corpus: Corpus) -> tuple[np.ndarray | KeptBits, dict]:
+    """(what `map_kept` returns, header)."""
     values, sizes, header = load_table(path, *SELECTION_TYPE, SELECTION_NEEDS)
     places = np.array(places_of(path, header, corpus), dtype=np.int64)
     n_targets = np.diff(corpus.offsets)
-    weights = values.dtype == np.float32
-    needed = n_targets if weights else -(-n_targets // 8)
-    starts = (np.cumsum(sizes) - sizes)[places]
-    wrong = np.flatnonzero(sizes[places] != needed)
+    are_weights = values.dtype == np.float32
+    wrong = np.flatnonzero(sizes[places] != _stored(n_targets, are_weights))
     if wrong.size:
-        number = int(wrong[0])
-        found = values[: int(sizes[places[number]])]
-        unpack(path, corpus.uids[number], found, int(n_targets[number]))
-    if not weights:
-        return KeptBits(values, starts, corpus.offsets)
-    if np.array_equal(places, np.arange(len(sizes))):
-        return values
-    return np.concatenate(
-        [values[start : start + n] for start, n in zip(starts, n_targets, strict=True)]
-    )
+        i = int(wrong[0])
+        raise _damaged(path, corpus.uids[i], n_targets[i], sizes[places[i]], are_weights)
+    if are_weights:
+        return in_order(values, sizes, places), header
+    return KeptBits(values, (np.cumsum(sizes) - sizes)[places], corpus.offsets), header
 
 
 def selection_info(
@@ -128,11 +136,20 @@ def save_selection(path: str, parts: list[np.ndarray], keys: dict, info: dict) -
 def unpack(path: str, uid: str, values: np.ndarray, n_targets: int) -> np.ndarray:
     """bool[n_targets] or float32[n_targets] of one sample, from its bytes of bits or its weights.
     MismatchError when that many targets have other bytes or weights."""
-    weights = values.dtype == np.float32
-    if len(values) != (n_targets if weights else -(-n_targets // 8)):
-        what = "weights" if weights else "bytes of bits"
-        raise MismatchError(
-            f"{path}: damaged, sample {uid!r} has {n_targets} targets and {len(values)} {what} in "
-            "the file; select again"
-        )
-    return values if weights else np.unpackbits(values, count=n_targets).astype(bool)
+    are_weights = values.dtype == np.float32
+    if len(values) != _stored(n_targets, are_weights):
+        raise _damaged(path, uid, n_targets, len(values), are_weights)
+    return values if are_weights else np.unpackbits(values, count=n_targets).astype(bool)
+
+
+def _stored(n_targets, are_weights: bool):
+    """Entries of the file for so many targets, a number or an array of them."""
+    return n_targets if are_weights else -(-n_targets // 8)
+
+
+def _damaged(path: str, uid: str, n_targets: int, found: int, are_weights: bool) -> MismatchError:
+    what = "weights" if are_weights else "bytes of bits"
+    return MismatchError(
+        f"{path}: damaged, sample {uid!r} has {n_targets} targets and {found} {what} in the file; "
+        "select again"
+    )

@@ -45,10 +45,9 @@ _SCHEMA = pa.schema(
 )
 
 
-def write_samples(folder: str, samples: Iterable[Sample]) -> Columns:
+def write_samples(folder: str, samples: Iterable[Sample]) -> None:
     """Make `folder`/samples.arrow; the targets of a sample are all its tokens behind the prompt.
     ValueError for one of which that is not so."""
-    kept: list[tuple] = []  # all but the tokens
     with (
         pa.OSFile(os.path.join(folder, _SAMPLES), "wb") as sink,
         pa.ipc.new_file(sink, _SCHEMA) as writer,
@@ -57,17 +56,15 @@ def write_samples(folder: str, samples: Iterable[Sample]) -> Columns:
         tokens = 0
         for sample in samples:
             if piece and (tokens + len(sample.tokens) > _TOKENS or len(piece) == _ROWS):
-                kept += _write_piece(writer, piece)
+                _write_piece(writer, piece)
                 piece, tokens = [], 0
             piece.append(sample)
             tokens += len(sample.tokens)
         if piece:
-            kept += _write_piece(writer, piece)
-    uids, teachers, n_tokens, n_targets, hashes = map(list, zip(*kept, strict=True))
-    return Columns(uids, teachers, np.array(n_tokens), np.array(n_targets), hashes)
+            _write_piece(writer, piece)
 
 
-def _write_piece(writer, piece: list[Sample]) -> list[tuple]:
+def _write_piece(writer, piece: list[Sample]) -> None:
     rows = []
     for sample in piece:
         if sample.is_target[: sample.prompt_length].any() or not (
@@ -95,10 +92,6 @@ def _write_piece(writer, piece: list[Sample]) -> list[tuple]:
         for field in _SCHEMA
     ]
     writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=_SCHEMA))
-    return [
-        (sample.uid, sample.teacher, len(sample.tokens), sample.n_targets, row["hash"])
-        for sample, row in zip(piece, rows, strict=True)
-    ]
 
 
 def _as_json(sample: Sample) -> str | None:

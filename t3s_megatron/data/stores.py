@@ -10,7 +10,14 @@ import numpy as np
 
 from t3s_megatron import __version__
 from t3s_megatron.data.corpus import Corpus
-from t3s_megatron.data.tables import corpus_keys, load_table, places_of, save_table, slices_of
+from t3s_megatron.data.tables import (
+    corpus_keys,
+    in_order,
+    load_table,
+    places_of,
+    save_table,
+    slices_of,
+)
 from t3s_megatron.errors import MismatchError, T3SError
 
 #: Kind and dtype of its table, and what stands in its header.
@@ -75,12 +82,8 @@ class LogProbStore:
                 f"{path}: damaged, sample {sample.uid!r} has {sample.n_targets} targets and "
                 f"{sizes[places[wrong[0]]]} log-probs in the file; score again"
             )
-        c = values
-        if not np.array_equal(places, np.arange(len(sizes))):
-            ends = np.cumsum(sizes)
-            c = np.concatenate([values[ends[i] - sizes[i] : ends[i]] for i in places])
         return cls(
-            c,
+            in_order(values, sizes, places),
             corpus,
             header["tag"],
             header["step"],

@@ -190,6 +190,15 @@ def _read(path: str, kind: str) -> tuple[dict, np.ndarray, np.ndarray]:
         ) from None
 
 
+def in_order(values: np.ndarray, sizes: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The values of the samples that stand at `places` int64[m] in the file, one sample after the
+    other: `values` itself where those are all of them as they stand there, else a copy."""
+    if np.array_equal(places, np.arange(len(sizes))):
+        return values
+    ends = np.cumsum(sizes)
+    return np.concatenate([values[ends[i] - sizes[i] : ends[i]] for i in places])
+
+
 def mapped_values(path: str) -> np.ndarray:
     """The values of a table that this run has just written: mapped, and not checked again."""
     with open(path, "rb") as file:

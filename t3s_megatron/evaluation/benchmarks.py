@@ -12,7 +12,7 @@ from t3s_megatron.evaluation.evalscope import Evalscope, configuration, read_ans
 from t3s_megatron.evaluation.evaluate import Asking, Evaluated, note_truncation, probe_prompts
 from t3s_megatron.evaluation.students import Student, find_servers, probe
 from t3s_megatron.evaluation.suites import Benchmark, beside_the_paper
-from t3s_megatron.monitor.comparison import BASE, Answers, compare
+from t3s_megatron.monitor.comparison import BASE, Answers, compare, score
 
 
 def evaluate_benchmark(
@@ -48,9 +48,8 @@ def evaluate_benchmark(
         notes += note_truncation(student.name, answers, asking.max_tokens)
         done.about[student.name] = {"folder": student.folder, "probe_agreement": agreed,
                                     "evalscope": harness.version}  # fmt: skip
-    compared = compare(benchmark.name, models)
-    if BASE in compared.scores:
-        base = compared.scores[BASE]
+    if BASE in models:
+        base = score(models[BASE])
         notes += beside_the_paper(benchmark, base.accuracy, base.standard_error)
     done.comparisons.append(compare(benchmark.name, models, notes))
     return done

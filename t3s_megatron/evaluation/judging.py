@@ -14,12 +14,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from t3s_megatron.accuracy.gold import objections
+from t3s_megatron.accuracy.measurement import mark_of
 from t3s_megatron.accuracy.pool import Question, VerifierPool
 from t3s_megatron.accuracy.verdicts import FAILURES, Verdict
 from t3s_megatron.data.finish import End, end_of
 from t3s_megatron.data.thinking import answer_of
 from t3s_megatron.errors import DataError
-from t3s_megatron.method.outcome import RIGHT, UNKNOWN, WRONG
+from t3s_megatron.method.outcome import UNKNOWN
 from t3s_megatron.monitor.comparison import Answers, total_tokens
 from t3s_megatron.teacher_data.prompts import Prompt
 from t3s_megatron.teacher_data.sample_file import SampleFile
@@ -93,7 +94,7 @@ def judge(
     counted = [by_place[place].get("tokens") for place in places if place in by_place]
     return Judgement(
         Answers(
-            marks="".join(map(_mark, verdicts)),
+            marks="".join(UNKNOWN if verdict is None else mark_of(verdict) for verdict in verdicts),
             k=k,
             problems=_problems(prompts),
             total=len(counted),
@@ -103,12 +104,6 @@ def judge(
         dict(Counter(verdict.value for verdict in verdicts if verdict is not None)),
         verdicts.count(None),
     )
-
-
-def _mark(verdict: Verdict | None) -> str:
-    if verdict is None or verdict in FAILURES:
-        return UNKNOWN
-    return RIGHT if verdict is Verdict.CORRECT else WRONG
 
 
 def _identity(row: dict, verifier: str) -> str:

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from megatron.core import mpu
 
 from t3s_megatron.data.arrangement import Arrangement, Row, StepRows, TrainingRows
 from t3s_megatron.data.corpus import Corpus
-from t3s_megatron.data.kept_bits import KeptBits
+from t3s_megatron.data.kept_bits import Kept, n_kept_of
 from t3s_megatron.data.rows import collate, empty_row, packed_row, row
 from t3s_megatron.megatron.releases import without_validation
 
@@ -39,10 +38,10 @@ class RowMaker:
         self.corpus = corpus
         self.pad_token = pad_token
         self.arrangement = arrangement
-        self.keep: np.ndarray | KeptBits | None = None
+        self.keep: Kept | None = None
         self.excluded: set[int] = set()
 
-    def use_selection(self, keep: np.ndarray | KeptBits | None) -> None:
+    def use_selection(self, keep: Kept | None) -> None:
         """`keep`: bool[n_target_tokens], or float32 of their weights, in corpus order; None trains
         on every target token."""
         self.keep = keep
@@ -60,10 +59,7 @@ class RowMaker:
         """Targets of this corpus index that count in the loss."""
         if sample in self.excluded:
             return 0
-        targets = self.corpus.target_slice(sample)
-        if self.keep is None:
-            return targets.stop - targets.start
-        return int(np.count_nonzero(self.keep[targets]))
+        return n_kept_of(self.keep, self.corpus.target_slice(sample))
 
     def row(self, index: int, seq_length: int) -> dict[str, torch.Tensor]:
         """One row; index -1 gives an empty one (nothing to learn from, nothing scored).

@@ -23,6 +23,7 @@ from megatron.core import mpu
 from megatron.core.num_microbatches_calculator import get_num_microbatches
 from megatron.training import get_args
 
+from t3s_megatron.data.kept_bits import n_kept_of
 from t3s_megatron.megatron.batches import RowMaker
 from t3s_megatron.megatron.forward import TrainingForward, run_schedule
 from t3s_megatron.megatron.layout import gather_over_world
@@ -140,8 +141,7 @@ class StepGuard:
         if not finite.all():
             bad = self.rows.corpus.sample_index(tokens.target[~finite])
             bad_samples.update(bad.tolist())
-        keep = self.rows.keep
-        kept = len(tokens.target) if keep is None else int(np.count_nonzero(keep[tokens.target]))
+        kept = n_kept_of(self.rows.keep, tokens.target)
         flags = torch.tensor(
             [bool(bad_samples), False, kept > 0],
             dtype=torch.int32,

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from t3s_megatron.data.corpus import Corpus
-from t3s_megatron.data.kept_bits import KeptBits
+from t3s_megatron.data.kept_bits import Kept, n_kept_of
 from t3s_megatron.megatron.layout import (
     data_and_context_group,
     on_last_stage,
@@ -152,9 +152,7 @@ def _places(targets: slice | np.ndarray, target: np.ndarray) -> tuple[np.ndarray
     return mine, place[mine]
 
 
-def step_figures(
-    tokens: StepTokens, keep: np.ndarray | KeptBits | None, groups: TokenGroups | None
-) -> dict:
+def step_figures(tokens: StepTokens, keep: Kept | None, groups: TokenGroups | None) -> dict:
     """Sums over all ranks of one step. Collective over last-stage ranks; empty elsewhere.
 
     Keys: kept, targets; with groups also loss_anchor, loss_other, delta_anchor, delta_other
@@ -163,8 +161,7 @@ def step_figures(
     if not on_last_stage():
         return {}
     target, c = tokens.target, tokens.c.astype(np.float64)
-    kept = len(target) if keep is None else int(np.count_nonzero(keep[target]))
-    sums: list[float] = [kept, len(target)]
+    sums: list[float] = [n_kept_of(keep, target), len(target)]
     if groups is not None:
         anchor, c_0 = groups.at(target)
         delta = c - c_0

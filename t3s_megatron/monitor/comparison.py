@@ -87,11 +87,26 @@ class Difference:
     p: float
     problems: int
 
+    @property
+    def between(self) -> str:
+        """ "t3s - sft"."""
+        return f"{self.model} - {self.minus}"
+
+    @property
+    def by(self) -> str:
+        """ "+0.041 +- 0.019"."""
+        error = "" if self.standard_error is None else f" +- {self.standard_error:.3f}"
+        return f"{self.difference:+.3f}{error}"
+
+    @property
+    def chance(self) -> str:
+        """The p-value: "0.02", or "< 0.001"."""
+        return "< 0.001" if self.p < 0.001 else f"{self.p:.2g}"
+
     def describe(self) -> str:
         """For a person: "t3s - sft: +0.041 +- 0.019, p = 0.02"."""
-        error = "" if self.standard_error is None else f" +- {self.standard_error:.3f}"
-        p = "p < 0.001" if self.p < 0.001 else f"p = {self.p:.2g}"
-        return f"{self.model} - {self.minus}: {self.difference:+.3f}{error}, {p}"
+        sign = "" if self.chance.startswith("<") else "= "
+        return f"{self.between}: {self.by}, p {sign}{self.chance}"
 
 
 @dataclass(frozen=True)

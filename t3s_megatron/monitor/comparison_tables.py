@@ -29,19 +29,9 @@ def comparison_sections(compared: Sequence[Comparison]) -> list[Markup]:
             parts.append(
                 table(
                     ("difference", "by", "p", "problems"),
-                    [
-                        (
-                            f"{one.model} - {one.minus}",
-                            f"{one.difference:+.3f}"
-                            + ("" if one.standard_error is None
-                               else f" +- {one.standard_error:.3f}"),
-                            "< 0.001" if one.p < 0.001 else f"{one.p:.2g}",
-                            one.problems,
-                        )
-                        for one in found.differences
-                    ],
+                    [(one.between, one.by, one.chance, one.problems) for one in found.differences],
                     f"{found.name}: paired differences",
                 )
-            )  # fmt: skip
+            )
         parts += [tag("p", note, class_="warning") for note in found.notes]
     return [tag("section", *parts, id="comparison")]

@@ -19,13 +19,7 @@ def room_for_answers(model: Model, server: Colocated) -> int:
 def answers_at_once(model: Model, server: Colocated, answers: Answers) -> int:
     """Answers of the expected length, with the longest prompt, whose keys and values it can hold;
     0 where not a single one of the longest fits."""
-    room, position = room_for_answers(model, server), bytes_a_position(model, server.gpus)
+    room, position = room_for_answers(model, server), model.cached(model.layers, server.gpus)
     if room < (answers.longest_prompt + answers.limit) * position:
         return 0
     return int(room // ((answers.longest_prompt + answers.expected) * position))
-
-
-def bytes_a_position(model: Model, gpus: int) -> int:
-    """Of keys and values, on each of the `gpus` that share the heads."""
-    heads = max(1, model.key_value_heads // gpus)
-    return 2 * model.layers * heads * model.head_size * model.bytes_a_parameter

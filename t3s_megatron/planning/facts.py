@@ -110,6 +110,12 @@ class Model:
     def matrix_parameters(self) -> int:
         return sum(stage.matrix_parameters * len(stage.stages) for stage in self.stages)
 
+    def cached(self, layers: int, ranks: int) -> int:
+        """Bytes of the keys and values of a position in so many layers, on each of the `ranks` that
+        share the heads."""
+        heads = max(1, self.key_value_heads // ranks)
+        return 2 * layers * heads * self.head_size * self.bytes_a_parameter
+
 
 @dataclass(frozen=True)
 class Teacher:

@@ -93,9 +93,7 @@ def generation(layout: Layout, model: Model, stage: Stage, answers: Answers) -> 
     """
     batch, longest = answers.batch_size, answers.longest_prompt + answers.limit
     if answers.cached:
-        heads = max(1, model.key_value_heads // layout.tensor)
-        a_token = 2 * stage.layers * heads * model.head_size * model.bytes_a_parameter
-        size = batch * longest * a_token
+        size = batch * longest * model.cached(stage.layers, layout.tensor)
         positions = 1
     else:
         peak = max(chunk.peak for chunk in stage.chunks)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from t3s_megatron.data.arrangement import Arrangement
-from t3s_megatron.planning.colocated import answers_at_once, bytes_a_position
+from t3s_megatron.planning.colocated import answers_at_once
 from t3s_megatron.planning.facts import Answers, Layout, Model, Samples
 
 
@@ -142,7 +142,7 @@ def _seconds_a_token(layout: Layout, model: Model, speed: Speed, gpus: int | Non
 def _cache_seconds(model: Model, gpus: int, answers: Answers, length: float, speed: Speed) -> float:
     """To read the keys and values of one answer of `length` tokens, at each of them."""
     positions = answers.longest_prompt * length + length**2 / 2
-    return positions * bytes_a_position(model, gpus) / speed.memory_bandwidth
+    return positions * model.cached(model.layers, gpus) / speed.memory_bandwidth
 
 
 def host_bound(model: Model, speed: Speed) -> float:

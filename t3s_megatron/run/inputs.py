@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.corpus_cache import cache_of
 from t3s_megatron.data.lengths import arrange_training
 from t3s_megatron.data.names import is_missing_path
-from t3s_megatron.data.selection_file import Selection, map_kept
+from t3s_megatron.data.selection_file import MappedSelection
 from t3s_megatron.data.stores import read_reference
 from t3s_megatron.data.teachers import Part, asked_once, load_heldout_corpus, load_training_corpus
 from t3s_megatron.data.tokenizing import Sample, load_tokenizer, pad_token, refuse_code
@@ -34,7 +34,6 @@ from t3s_megatron.servers.prompt_text import require_prompt_texts
 from t3s_megatron.servers.reload import takes_token_ids
 
 if TYPE_CHECKING:
-    import numpy as np
     from transformers import PreTrainedTokenizerBase
 
 
@@ -54,7 +53,7 @@ class Inputs:
     corpus: Corpus
     heldout: Corpus | None
     unusable_gold: frozenset[str]
-    selection: Selection | None
+    selection: MappedSelection | None
     reference: np.ndarray | None
     max_new_tokens: int
     parts: list[Part]
@@ -132,9 +131,7 @@ def read_inputs(args) -> Inputs:
             _check_server(args, config, tokenizer, sets, max_new_tokens)
     selection = None
     if config.selection_load:
-        selection = Selection.load(config.selection_load, corpus)
-        # Asked for slices, numbers and sums: the bits can stay in the file.
-        selection.keep = cast("np.ndarray", map_kept(config.selection_load, corpus))
+        selection = MappedSelection.load(config.selection_load, corpus)
     reference = None
     if config.reference:
         reference = read_reference(

@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 from t3s_megatron.data.arrangement import StepRows
-from t3s_megatron.data.kept_bits import KeptBits
+from t3s_megatron.data.kept_bits import KeptBits, KeptSamples
 from t3s_megatron.data.selection_file import Selection, map_kept
 from t3s_megatron.data.stores import ENTROPY, LogProbStore
 from t3s_megatron.data.tables import mapped_values, slices_of, table_checksum, wait_for_tables
@@ -318,28 +318,24 @@ class Selector:
         if self.state.machine.total_steps:  # or it would be rounding, another in each layout
             c = score_corpus(context, rows, samples)
             if c is not None:
-                c_0 = self._c_0_of_all()
-                rise = np.array([self._mean_rise(c, c_0, sample) for sample in samples])
+                rise = self._mean_rises(c, samples)
             rise = layout.broadcast(rise, self.root)
-        gone = itertools.compress(samples, leaves_out(rise, share))
-        keep = np.ones(self.inputs.corpus.n_targets, dtype=bool)
-        for sample in gone:
-            keep[self.inputs.corpus.target_slice(sample)] = False
-        rows.use_selection(keep)
+        left_out = list(itertools.compress(samples, leaves_out(rise, share)))
+        rows.use_selection(KeptSamples(self.inputs.corpus.offsets, left_out))
         self.journal.spent("scoring", time.perf_counter() - started)
 
-    def _c_0_of_all(self) -> np.ndarray:
-        """float32[n_target_tokens], on the root rank."""
-        c_0 = np.zeros(self.inputs.corpus.n_targets, dtype=np.float32)
+    def _mean_rises(self, c: np.ndarray, samples: list[int]) -> np.ndarray:
+        """float64[m]: how far the mean log-prob of each sample is above theta_0's. NaN, which is
+        left out last, where one is not finite: the step itself finds that."""
+        corpus, places = self.inputs.corpus, {sample: i for i, sample in enumerate(samples)}
+        rises = np.zeros(len(samples))
         for part in self.inputs.parts:
-            c_0[part.targets] = self.state.c_0[part.teacher]
-        return c_0
-
-    def _mean_rise(self, c: np.ndarray, c_0: np.ndarray, sample: int) -> float:
-        """Of the sample's log-probs. NaN, which is left out last, where one is not finite: the
-        step itself finds that."""
-        targets = self.inputs.corpus.target_slice(sample)
-        return float((c[targets].astype(np.float64) - c_0[targets]).mean())
+            c_0 = self.state.c_0[part.teacher]
+            for i, sample in enumerate(part.samples):
+                if sample in places:
+                    now = c[corpus.target_slice(sample)].astype(np.float64)
+                    rises[places[sample]] = (now - c_0[part.corpus.target_slice(i)]).mean()
+        return rises
 
     def theta_0_names(self) -> list[str]:
         """Names of the files with the log-probs that the steps are compared with."""

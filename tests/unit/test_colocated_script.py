@@ -24,8 +24,8 @@ case "$*" in
     "-c import urllib"*) exec {sys.executable} "$@" ;;
     "-m torch.distributed.run --help") echo "  --shutdown-timeout N" ;;
     "-m torch.distributed.run"*)
-        echo "started $*"
         trap 'ls "$RECORDS"; echo saved; exit 7' TERM
+        echo "started $*"
         [ -z "${{WAITS:-}}" ] || while :; do sleep 0.1; done ;;
 esac
 exit 0

@@ -19,10 +19,18 @@ SCRIPT = """
 set -euo pipefail
 source {root}/examples/lib/checks.sh
 source {root}/examples/lib/compare.sh
+source {root}/examples/lib/guarded.sh
 t3s_check_methods
 t3s_one() {{
     echo "run $*" >>started
-    [ "$1" != "${{KILL:-}}" ] || exit "${{STATUS:-0}}"
+    if [ "$1" = "${{KILL:-}}" ]; then
+        if [ -n "${{SIGNAL:-}}" ]; then
+            trap 'told=1' TERM
+            kill -"$SIGNAL" $$
+            until [ -n "${{told:-}}" ]; do sleep 0.1; done
+        fi
+        [ "${{STATUS:-0}}" = finished ] || exit "${{STATUS:-0}}"
+    fi
     mkdir -p "out/$1/t3s"
     cp summary.json "out/$1/t3s/summary.json"
 }}
@@ -77,6 +85,11 @@ def test_a_comparison_goes_on_where_it_was_and_ends_with_a_report(compare):
     assert started == ["run t3s t3s ", "run sft sft "]
     done, started = compare("sft t3s", KILL="sft", STATUS="7")
     assert done.returncode == 7 and started == ["run sft sft "]
+    # The end of time is handed to the run, is waited for, and ends the comparison.
+    for name in ("TERM", "URG"):
+        done, started = compare("sft t3s random", KILL="sft", SIGNAL=name)
+        assert (done.returncode, started) == (0, ["run sft sft "]), done.stderr
+        assert "sft has stopped" in done.stdout
     # These runs have no log-probs and no checkpoints: nothing can be shared, and it is said.
     assert "no state of a profile" in first.stdout
     done, started = compare("sft t3s")
@@ -84,6 +97,9 @@ def test_a_comparison_goes_on_where_it_was_and_ends_with_a_report(compare):
     assert started == ["run sft sft "] and "t3s: out/t3s is finished" in done.stdout
     assert "3. report: out/report.html" in done.stdout
     assert (compare.out / "report.html").exists() and (compare.out / "comparison.json").exists()
+    # Nothing is begun after it, even if what it met was at its end.
+    done, started = compare("t3s random inverse", KILL="random", SIGNAL="TERM", STATUS="finished")
+    assert (done.returncode, started) == (0, ["run random random "]), done.stderr
 
 
 @pytest.mark.parametrize("methods", ["t3s ftw", "t3s sft t3s"])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from made_data import corpus, sample
 
-from t3s_megatron.data.kept_bits import KeptBits, digest_of
+from t3s_megatron.data.kept_bits import KeptBits, KeptSamples, digest_of, n_kept_of
 from t3s_megatron.data.selection_file import Selection, map_kept
 from t3s_megatron.errors import MismatchError
 
@@ -45,6 +45,21 @@ def test_slices_numbers_sums_and_the_whole(saved):
     np.testing.assert_array_equal(~bits, ~keep)
     packed = hashlib.sha256(np.packbits(keep)).hexdigest()
     assert digest_of(bits) == digest_of(keep) == packed
+
+
+def test_samples_that_are_left_out(saved):
+    _, _, made = saved
+    keep = np.ones(made.n_targets, dtype=bool)
+    for i in (0, 7, 31):
+        keep[made.target_slice(i)] = False
+    found, draw = KeptSamples(made.offsets, [31, 0, 7]), np.random.default_rng(2)
+    for i in range(len(made.samples)):
+        np.testing.assert_array_equal(found[made.target_slice(i)], keep[made.target_slice(i)])
+    numbers = draw.integers(0, keep.size, 200)
+    np.testing.assert_array_equal(found[numbers], keep[numbers])
+    assert n_kept_of(found, numbers) == keep[numbers].sum() and found[:0].size == 0
+    assert n_kept_of(None, slice(3, 9)) == n_kept_of(None, np.arange(6)) == 6
+    assert KeptSamples(made.offsets, [])[:].all()
 
 
 def test_samples_in_another_order_and_fewer_of_them(saved):
