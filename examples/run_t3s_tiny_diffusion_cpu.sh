@@ -10,6 +10,8 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export RUN=${RUN:-$ROOT/runs/tiny_diffusion}  # everything this script writes
 export NPROC=${NPROC:-$(( $(nproc) < 2 ? 1 : 2 ))}
 export SEED=${SEED:-0}
+export STUDENT=${STUDENT:-$RUN/student}       # autoregressive; made when it is not there, else reused
+CONVERTED=${CONVERTED:-$RUN/converted}        # the diffusion student before it is fine-tuned; likewise
 DIFFUSION_METHODS=${DIFFUSION_METHODS:-"sft t3s random"}
 CONVERT_STEPS=${CONVERT_STEPS:-400}
 STEPS=${STEPS:-50}
@@ -19,10 +21,11 @@ BLOCK=${BLOCK:-8}
 TAU=${TAU:-0.2}                               # --t3s-drop-threshold
 INTERVAL=${INTERVAL:-25}                      # steps from one measured accuracy to the next
 EXTRA_ARGS=${EXTRA_ARGS:-}                    # appended to the runs of the diffusion student
-
-# The autoregressive student and the selector's run; its own table is of no interest here.
 SELECTOR_ARGS=${SELECTOR_ARGS:-}              # appended to the selector's run
-METHODS=t3s DATA_ARGS=--mask-token \
+
+# The autoregressive student and the selector's run, both kept and reused; the table that comes with
+# them is of the selector alone.
+env -u STEPS -u BATCH -u LR RESUME=1 METHODS=t3s DATA_ARGS=--mask-token \
     EXTRA_ARGS="--t3s-stop-after selection --t3s-targeted-accuracy-interval 0 $SELECTOR_ARGS" \
     bash "$ROOT/examples/run_t3s_tiny_cpu.sh"
 
@@ -56,13 +59,13 @@ launch() {
     fi
 }
 
-echo "conversion to block diffusion: $RUN/converted"
-if [ ! -e "$RUN/converted/latest_checkpointed_iteration.txt" ]; then
-    launch converted --pretrained-checkpoint "$RUN/student" --finetune \
+echo "conversion to block diffusion: $CONVERTED"
+if [ ! -e "$CONVERTED/latest_checkpointed_iteration.txt" ]; then
+    launch converted --pretrained-checkpoint "$STUDENT" --finetune \
         --t3s-data "$RUN/data/pretrain.jsonl" --t3s-mask-rate 0.1 1 --t3s-arrangement own \
         --train-iters "$CONVERT_STEPS" --lr 1e-3 --min-lr 1e-4 --lr-warmup-iters 20 \
         --lr-decay-style cosine --weight-decay 0.01 --seed 1234 \
-        --save "$RUN/converted" --save-interval "$CONVERT_STEPS" --no-save-optim --no-save-rng
+        --save "$CONVERTED" --save-interval "$CONVERT_STEPS" --no-save-optim --no-save-rng
 else
     echo "  kept from an earlier run"
 fi
@@ -71,7 +74,7 @@ runs=()
 for method in $DIFFUSION_METHODS; do
     echo "$method: $RUN/diffusion-$method"
     rm -rf "${RUN:?}/diffusion-$method"
-    launch "diffusion-$method" --pretrained-checkpoint "$RUN/converted" \
+    launch "diffusion-$method" --pretrained-checkpoint "$CONVERTED" \
         --save "$RUN/diffusion-$method/checkpoints" --save-interval "$STEPS" \
         --tensorboard-dir "$RUN/diffusion-$method/tensorboard" \
         --train-iters "$STEPS" --lr "$LR" --lr-decay-style constant --weight-decay 0 \

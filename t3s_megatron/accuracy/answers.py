@@ -31,12 +31,14 @@ class Sampling:
 @dataclass(frozen=True)
 class Answer:
     """A generated response; `truncated`: it met the length limit before its end token;
-    `unfinished`: generation ran out of time before either."""
+    `unfinished`: generation ran out of time before either. `forwards`: of the student that set
+    tokens of it, where one may set several; None where each sets one, or nobody counts."""
 
     text: str
     tokens: int
     truncated: bool
     unfinished: bool = False
+    forwards: int | None = None
 
 
 class Generate(Protocol):

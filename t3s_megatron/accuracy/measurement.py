@@ -23,7 +23,8 @@ class Measurement:
     `void`: more answers failed than --t3s-max-failed-share allows, so that the figures say nothing
     of the student. `retries`: how often what had failed was tried again. `marks`: those of
     `method.outcome`, one an answer, and also for each that was not asked for because the
-    measurement ended early; `total` does not count those.
+    measurement ended early; `total` does not count those. `forwards`: of all answers that were
+    generated, None where each forward sets one token (`answers.Answer`).
     """
 
     total: int
@@ -36,6 +37,7 @@ class Measurement:
     unfinished: int
     skipped: int
     generated_tokens: int
+    forwards: int | None = None
     marks: str = ""
     void: bool = False
     retries: int = 0
@@ -68,6 +70,12 @@ class Measurement:
         return math.nan if self.void else math.sqrt(p * (1 - p) / self.judged)
 
     @property
+    def tokens_per_forward(self) -> float | None:
+        """Tokens of answers, without what stands behind their ends, by forward; None where no
+        forward was counted."""
+        return self.generated_tokens / self.forwards if self.forwards else None
+
+    @property
     def outcome(self) -> Outcome:
         """What the bottleneck detector goes by."""
         return Outcome(self.accuracy, self.marks, self.samples_per_prompt, self.truncated)
@@ -78,12 +86,14 @@ class Measurement:
     def to_dict(self) -> dict:
         """Without the figures that a void measurement does not have: they are None."""
         return asdict(self) | {
+            "tokens_per_forward": self.tokens_per_forward,
             "accuracy": None if self.void else self.accuracy,
             "standard_error": None if self.void else self.standard_error,
         }
 
     def describe(self) -> str:
-        """For a person: "0.750 +- 0.097 (15/20, 1 truncated, 2 timed out)"."""
+        """For a person: "0.750 +- 0.097 (15/20, 1 truncated, 2 timed out)"; with forwards that set
+        several tokens also "40.1 tokens an answer, 1.31 a forward"."""
         others = [
             f"{count} {word}"
             for count, word in (
@@ -96,6 +106,11 @@ class Measurement:
             )
             if count or word == "truncated"
         ]
+        if self.tokens_per_forward is not None:
+            others.append(
+                f"{self.generated_tokens / self.total:.1f} tokens an answer, "
+                f"{self.tokens_per_forward:.2f} a forward"
+            )
         if not_asked := self.marks.count(NOT_ASKED):
             others.append(f"{not_asked} not asked")
         if self.retries:
@@ -133,9 +148,15 @@ def measure(
     # Something skipped is something unknown, and of nothing judged there is no share.
     void = failed > may_fail(len(answers), max_failed_share) or counts[Verdict.SKIPPED] > 0
     void = void or failed == len(asked)
-    tokens = sum(answer.tokens for answer in asked)
-    marks = "".join(map(mark_of, verdicts))
-    return Measurement(total=len(asked), generated_tokens=tokens, marks=marks, void=void, **counts)
+    counted = [answer.forwards for answer in asked if answer.forwards is not None]
+    return Measurement(
+        total=len(asked),
+        generated_tokens=sum(answer.tokens for answer in asked),
+        forwards=sum(counted) if counted else None,
+        marks="".join(map(mark_of, verdicts)),
+        void=void,
+        **counts,
+    )
 
 
 _UNKNOWN = (*FAILURES, Verdict.SKIPPED)

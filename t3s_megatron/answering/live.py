@@ -58,6 +58,7 @@ class LiveBackend:
                 len(one.tokens),
                 one.truncated,
                 one.unfinished,
+                one.forwards,
             )
             for one in found
         ]

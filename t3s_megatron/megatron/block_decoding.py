@@ -73,6 +73,7 @@ class BlockDecoder(Decoder):
         batch = Batch(prompts, total, self._uniforms(numbers), self.device)
         at = torch.arange(total, device=self.device)
         batch.tokens[at[None] >= batch.lengths[:, None]] = self.mask_token
+        batch.forwards = torch.zeros_like(batch.lengths)
         cache = KeyValueCache(len(prompts), total)
         start = end = shortest // size * size
         if start:  # whole blocks of every prompt
@@ -103,6 +104,8 @@ class BlockDecoder(Decoder):
             logits = self._forward(batch, first, last, cache, wanted=most > 0)
             if not most:
                 return
+            assert batch.forwards is not None
+            batch.forwards += hidden.any(1)
             self._set(batch, first, hidden, logits)
 
     def _set(self, batch: Batch, first: int, hidden: torch.Tensor, logits) -> None:

@@ -51,11 +51,12 @@ SHARE_TO_LEAVE = 1 / 8
 @dataclass(frozen=True)
 class Generated:
     """Token ids without the end token; `truncated` when the limit came before the end token,
-    `unfinished` when the time was up before either."""
+    `unfinished` when the time was up before either. `forwards`: as in `accuracy.answers.Answer`."""
 
     tokens: list[int]
     truncated: bool
     unfinished: bool = False
+    forwards: int | None = None
 
 
 def generate(
@@ -107,8 +108,11 @@ class Batch:
     """Prompts that are answered together; those that are still in it, in the order of `lines`.
 
     `tokens` int64[b, longest prompt + limit], `lengths` of the prompts int64[b], `uniforms`
-    float64[b, limit] or None, `done` bool[b], all on the device.
+    float64[b, limit] or None, `done` bool[b], all on the device. `forwards` int64[b]: those that
+    have set a token of each, where somebody counts them.
     """
+
+    forwards: torch.Tensor | None = None
 
     def __init__(self, prompts: list[list[int]], total: int, uniforms, device):
         self.prompts = prompts
@@ -119,8 +123,8 @@ class Batch:
         self.lengths = torch.tensor([len(p) for p in prompts], device=device)
         self.uniforms = uniforms
         self.done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-        #: (tokens after the prompt, whether they are all), by line, of those that have left.
-        self.left: dict[int, tuple[list[int], bool]] = {}
+        #: (tokens after the prompt, whether they are all, forwards), by line, of those that left.
+        self.left: dict[int, tuple[list[int], bool, int | None]] = {}
 
     def shrink(self, size: int, end: int) -> torch.Tensor:
         """Finished answers leave until `size` are left; which stay, int64[size], ascending."""
@@ -132,18 +136,22 @@ class Batch:
         self.done = self.done[stay]
         if self.uniforms is not None:
             self.uniforms = self.uniforms[stay]
+        if self.forwards is not None:
+            self.forwards = self.forwards[stay]
         return stay
 
-    def finish(self, end: int) -> list[tuple[list[int], bool]]:
-        """Of all lines in their order: (tokens after the prompt, whether they are all)."""
+    def finish(self, end: int) -> list[tuple[list[int], bool, int | None]]:
+        """Of all lines in their order, as in `left`."""
         self._take_out(range(len(self.lines)), end)
         return [self.left[line] for line in range(len(self.prompts))]
 
     def _take_out(self, places: Sequence[int], end: int) -> None:
         tokens, done = self.tokens[:, : end + 1].cpu(), self.done.tolist()
+        forwards = [None] * len(done) if self.forwards is None else self.forwards.tolist()
         for place in places:
             line = self.lines[place]
-            self.left[line] = tokens[place, len(self.prompts[line]) :].tolist(), done[place]
+            of_line = tokens[place, len(self.prompts[line]) :].tolist()
+            self.left[line] = of_line, done[place], forwards[place]
 
 
 class Decoder:
@@ -198,11 +206,12 @@ class Decoder:
         batch.done |= age + 1 >= limit
         return overdue
 
-    def _answer(self, tokens: list[int], is_done: bool) -> Generated:
+    def _answer(self, tokens: list[int], is_done: bool, forwards: int | None) -> Generated:
         tokens = tokens[: self.sampling.max_new_tokens]
         if self.sampling.end_token in tokens:
-            return Generated(tokens[: tokens.index(self.sampling.end_token)], False)
-        return Generated(tokens, truncated=is_done, unfinished=not is_done)
+            tokens = tokens[: tokens.index(self.sampling.end_token)]
+            return Generated(tokens, False, forwards=forwards)
+        return Generated(tokens, is_done, not is_done, forwards)
 
     def _uniforms(self, numbers: list[int]) -> torch.Tensor | None:
         """float64[b, max_new_tokens] in [0, 1): a generator of its own for each answer."""

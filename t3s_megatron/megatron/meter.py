@@ -11,6 +11,7 @@ anchors are known.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,30 +94,38 @@ class TokenMeter(TokenReader):
         return StepTokens(seen.target, seen.c, step)
 
 
-def masked_figures(tokens: StepTokens, fell: np.ndarray | None) -> dict[str, float]:
-    """Sums over all ranks of one step of a diffusion student, whose tokens are the masked targets.
-    `fell` bool[n_target_tokens]: those that fell in the selector. Collective over last-stage ranks;
-    empty elsewhere.
+#: Sets of target tokens by which the losses of masked ones are told apart, and the rest of each.
+_RESTS = {"forced": "random", "fell": "other"}
 
-    Keys: masked, and with `fell` also masked_fell, loss_fell, loss_other (means over the masked
-    tokens of the batch; NaN for none).
+
+def masked_figures(tokens: StepTokens, sets: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Figures of one step of a diffusion student, whose tokens are the masked targets, over all
+    ranks. `sets`: by a name in {forced, fell}, bool[n_target_tokens]. Collective over last-stage
+    ranks; empty elsewhere.
+
+    Keys: masked, and by set masked_forced, loss_forced, loss_random and masked_fell, loss_fell,
+    loss_other: how many are of it, and the mean losses of those and of the rest; NaN for none.
     """
     if not on_last_stage():
         return {}
     c = tokens.c.astype(np.float64)
-    which = np.zeros(len(c), bool) if fell is None else fell[tokens.target]
-    sums = [len(c), which.sum(), -c[which].sum(), -c[~which].sum()]
+    sums = [len(c), -c.sum()]
+    for of_set in sets.values():
+        which = of_set[tokens.target]
+        sums += [which.sum(), -c[which].sum()]
     summed = torch.tensor(sums, dtype=torch.float64, device=torch.cuda.current_device())
     dist.all_reduce(summed, group=data_and_context_group())
-    masked, of_fell, loss_fell, loss_other = summed.tolist()
-    if fell is None:
-        return {"masked": masked}
-    return {
-        "masked": masked,
-        "masked_fell": of_fell,
-        "loss_fell": loss_fell / of_fell if of_fell else float("nan"),
-        "loss_other": loss_other / (masked - of_fell) if masked > of_fell else float("nan"),
-    }
+    masked, loss, *of_sets = summed.tolist()
+    made = {"masked": masked}
+    for name, count, of_set in zip(sets, of_sets[::2], of_sets[1::2], strict=True):
+        made[f"masked_{name}"] = count
+        made[f"loss_{name}"] = _mean(of_set, count)
+        made[f"loss_{_RESTS[name]}"] = _mean(loss - of_set, masked - count)
+    return made
+
+
+def _mean(total: float, count: float) -> float:
+    return total / count if count else float("nan")
 
 
 class TokenGroups:

@@ -95,17 +95,22 @@ def figure_4(summary: dict) -> Markup:
 
 def masked_losses(summary: dict) -> Markup:
     """Of a diffusion student: the loss of masked tokens that fell in the selector, and of the
-    others, by step."""
+    others, by step; and of those that are masked every time, where they are not the same."""
     steps = summary.get("masked_losses", [])
-    return line_chart(
-        "Loss of the masked tokens that fell in the selector and of the others by step",
-        [
-            Series("others", _points(steps, "loss_other", 0), 0),
-            Series("fell in the selector", _points(steps, "loss_fell", 0), 1),
-        ],
-        x_title="step",
-        y_title="loss",
-    )
+    fell = [
+        Series("others", _points(steps, "loss_other", 0), 0),
+        Series("fell in the selector", _points(steps, "loss_fell", 0), 1),
+    ]
+    forced = [
+        Series("masked at random", _points(steps, "loss_random", 0), 0),
+        Series("masked every time", _points(steps, "loss_forced", 0), 1),
+    ]
+    titles = "Loss of the masked tokens that fell in the selector and of the others by step"
+    charts = [line_chart(titles, fell, x_title="step", y_title="loss")]
+    if any(step.get("loss_forced") != step.get("loss_fell") for step in steps) or not charts[0]:
+        titles = "Loss of the tokens masked every time and of those masked at random by step"
+        charts.append(line_chart(titles, forced, x_title="step", y_title="loss"))
+    return joined(charts)
 
 
 def _groups(summary: dict, what: str, title: str, y_title: str) -> Markup:

@@ -15,13 +15,16 @@ import numpy as np
 from t3s_megatron.accuracy.measurement import Measurement
 
 
-def measurement_figures(measured: Measurement) -> dict[str, float]:
-    """Curves of an accuracy measurement; a void one has no accuracy."""
+def measurement_figures(measured: Measurement) -> dict[str, float | None]:
+    """Curves of an accuracy measurement; a void one has no accuracy, and most have no forwards."""
+    forwards = measured.forwards
     return {
         "accuracy": measured.accuracy,
         "accuracy_standard_error": measured.standard_error,
         "truncated_share": measured.truncated / measured.total,
         "answer_tokens": measured.generated_tokens / measured.total,
+        "answer_forwards": None if forwards is None else forwards / measured.total,
+        "tokens_per_forward": measured.tokens_per_forward,
         "answers_timed_out": measured.timed_out,
         "answers_crashed": measured.crashed,
         "answers_unfinished": measured.unfinished,

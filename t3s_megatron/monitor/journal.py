@@ -28,7 +28,10 @@ _FIGURE_4 = ("loss_anchor", "loss_other", "delta_anchor", "delta_other")
 
 
 #: Those of a diffusion student's step.
-_MASKED = ("masked_share", "masked_fell", "loss_fell", "loss_other")
+_MASKED = (
+    "masked_share", "forced_share", "forced_of_masked", "loss_forced", "loss_random",
+    "masked_fell", "loss_fell", "loss_other",
+)  # fmt: skip
 
 
 class Journal:
@@ -141,8 +144,8 @@ class Journal:
         self._draw({"anchor_share": share}, teacher)
 
     def masked(self, step: int, figures: dict) -> None:
-        """A step of a diffusion student: `megatron.meter.masked_figures` and the share of its
-        targets that were masked."""
+        """A step of a diffusion student: `megatron.meter.masked_figures`, the share of its targets
+        that were masked and forced, and of the masked ones that were forced."""
         self._draw({name: figures[name] for name in _MASKED if name in figures})
         finite = {name: None if value != value else value for name, value in figures.items()}
         self.summary.append("masked_losses", {"step": step} | finite)

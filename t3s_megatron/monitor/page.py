@@ -157,9 +157,11 @@ def _section(run: ReportedRun, name: str, anchor: str, runs: int) -> Markup:
     return tag("section", *parts, id=anchor)
 
 
-def _targeting(summary: dict) -> Markup:
-    """What a diffusion student's masks hold beside the noise."""
-    about = summary["targeting"]
+def _targeting(summary: dict) -> Markup | None:
+    """What a diffusion student's masks hold beside the noise; None where nobody says what fell."""
+    about = summary.get("targeting")
+    if not about:
+        return None
     shares = about["fell_share_by_tau"]
     return table(
         ("forced tokens", *(f"fell at tau {tau}" for tau in shares)),
@@ -221,6 +223,7 @@ def _seen_before(log: Sequence[str], teacher: str | None, step: int | None) -> s
 def _measurements(summary: dict) -> Markup | None:
     if not summary["measurements"]:
         return None
+    forwards = any(m.get("forwards") for m in summary["measurements"])
     rows = [
         (
             f"{m['phase']} {m.get('teacher') or ''}".strip(),
@@ -231,15 +234,22 @@ def _measurements(summary: dict) -> Markup | None:
             _of_total(m, "unparseable"),
             ", ".join(f"{m[key]} {_words(key)}" for key in _FAULTS if m.get(key)) or "-",
             f"{m['generated_tokens'] / m['total']:.1f}" if m.get("total") else "-",
+            *((_per_forward(m),) if forwards else ()),
             _seconds(m.get("seconds")),
         )
         for m in summary["measurements"]
     ]
     titles = ("phase", "step", "accuracy", "right of judged", "truncated", "unparseable",
-              "faults", "tokens an answer", "took")  # fmt: skip
+              "faults", "tokens an answer", *(("tokens a forward",) if forwards else ()),
+              "took")  # fmt: skip
     temperature = summary["arguments"].get("temperature")
     caption = f"Accuracy on training prompts at T = {temperature:g}" if temperature else "Accuracy"
     return folded("All measurements", table(titles, rows, caption))
+
+
+def _per_forward(measured: dict) -> str:
+    known = measured.get("tokens_per_forward")
+    return "-" if known is None else f"{known:.2f}"
 
 
 def _faults(summary: dict) -> Markup:

@@ -55,6 +55,8 @@ def tables(summaries: list[dict]) -> str:
     evaluations = _by_weights(summaries)
     if evaluations:
         parts.append(evaluations)
+    if tokens := _answer_tokens(summaries):
+        parts.append(tokens)
     return "\n\n".join(parts)
 
 
@@ -186,6 +188,32 @@ def _by_weights(summaries: list[dict]) -> str:
     for name, row in cells.items():
         values = "  ".join(f"{row.get(column, '-'):>14}" for column in columns)
         lines.append(f"{name:<{width}}{values}")
+    return "\n".join(lines)
+
+
+def _answer_tokens(summaries: list[dict]) -> str:
+    """Table 10: tokens of all answers at the named weights of diffusion students, and the forwards
+    that they took."""
+    cells: list[tuple[str, ...]] = []
+    for summary in summaries:
+        for e in summary["evaluations"]:
+            if not e.get("forwards"):
+                continue
+            name = _WEIGHTS["theta_0"] if e["weights"] == "theta_0" else called(summary)
+            cell = (
+                name, f"{e['split']} T={e['temperature']:g}", f"{e['total']:,}",
+                f"{e['generated_tokens']:,}", f"{e['generated_tokens'] / e['total']:.1f}",
+                f"{e['forwards']:,}", f"{e['tokens_per_forward']:.2f}",
+            )  # fmt: skip
+            if cell not in cells:  # theta_0 is the same in every run
+                cells.append(cell)
+    if not cells:
+        return ""
+    titles = ("", "prompts", "answers", "tokens", "an answer", "forwards", "a forward")
+    width = max(len(cell[0]) for cell in cells) + 2
+    lines = ["tokens of answers, and forwards that set them"]
+    for row in (titles, *cells):
+        lines.append(f"{row[0]:<{width}}" + "  ".join(f"{value:>12}" for value in row[1:]))
     return "\n".join(lines)
 
 

@@ -54,11 +54,18 @@ class DiffusionRun(T3SRun):
     def _report_step(self, tokens: StepTokens, iteration: int) -> None:
         targeting, corpus = self.inputs.targeting, self.inputs.corpus
         assert targeting is not None
-        figures = masked_figures(tokens, targeting.fell)
+        sets = {"forced": targeting.forced, "fell": targeting.fell}
+        known = {name: of_set for name, of_set in sets.items() if of_set is not None}
+        figures = masked_figures(tokens, known)
         if not figures:
             return
         rows = self.step_rows()
         samples = np.array(rows.samples)
         targets = int((corpus.offsets[samples + 1] - corpus.offsets[samples]).sum())
         self.journal.step(int(figures["masked"]), rows, self.machine.phase)
-        self.journal.masked(tokens.step, figures | {"masked_share": figures["masked"] / targets})
+        shares = {
+            "masked_share": figures["masked"] / targets,
+            "forced_share": figures["masked_forced"] / targets,  # all of them are masked
+            "forced_of_masked": figures["masked_forced"] / max(1, figures["masked"]),
+        }
+        self.journal.masked(tokens.step, figures | shares)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A job of a diffusion student that also answers every prompt before its first step, greedily.
 
-PROBE_FILE=FILE receives the answers' tokens; LOSS_FILE as for `probed_job`.
+PROBE_FILE=FILE receives of each answer its tokens and how many forwards have set some of them;
+LOSS_FILE as for `probed_job`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def decoded():
             answers = self._answer()(context, prompts, sampling)
             if self.is_root:
                 with open(os.environ["PROBE_FILE"], "w") as file:
-                    json.dump([answer.tokens for answer in answers], file)
+                    json.dump([[answer.tokens, answer.forwards] for answer in answers], file)
 
     return DecodedRun
 

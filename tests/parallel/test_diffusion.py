@@ -6,7 +6,8 @@ what fell in it is masked every time, aligned by the text of the tokens. What ha
 
 loss of the first step    PyTorch, every block computed by itself after clean blocks, 2e-6 relative
 its gradient              the same, every parameter, 1e-5 of the largest entry
-greedy answers            PyTorch, whole forwards without a cache, token for token
+greedy answers            PyTorch, whole forwards without a cache, token for token, and how many
+                          forwards have set tokens
 losses of later steps     one process, 1e-5 relative: masks do not depend on layout or arrangement
 a resumed run             bit-exact
 """
@@ -186,12 +187,12 @@ def block_by_block(reference: Reference, tokens, n_prompt: int, masked, mask_tok
     return total, int(hidden.sum())
 
 
-def answer(reference: Reference, sample, mask_token: int, end: int) -> list[int]:
-    """Greedy, by forwards over everything so far."""
+def answer(reference: Reference, sample, mask_token: int, end: int) -> list:
+    """[tokens, forwards that set some of them]: greedy, by forwards over everything so far."""
     prompt = sample.tokens[: sample.prompt_length].tolist()
     length = -(-(len(prompt) + LIMIT) // BLOCK) * BLOCK
     canvas = torch.tensor(prompt + [mask_token] * (length - len(prompt)))
-    block = torch.arange(length) // BLOCK
+    block, forwards, made = torch.arange(length) // BLOCK, 0, []
     for first in range(0, length, BLOCK):
         last = first + BLOCK
         while (hidden := canvas[first:last] == mask_token).any():
@@ -205,8 +206,12 @@ def answer(reference: Reference, sample, mask_token: int, end: int) -> list[int]
             if not sure.any():
                 sure[confidence.argmax()] = True
             canvas[first:last] = torch.where(sure, token, canvas[first:last])
-    made = canvas[len(prompt) : len(prompt) + LIMIT].tolist()
-    return made[: made.index(end)] if end in made else made
+            forwards += 1
+        made = canvas[len(prompt) : last].tolist()
+        if end in made:
+            break
+    made = made[:LIMIT]
+    return [made[: made.index(end)] if end in made else made, forwards]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)

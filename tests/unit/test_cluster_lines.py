@@ -131,6 +131,37 @@ def test_slurm_gives_as_much_notice_as_torchrun_has_patience(line):
     assert words[words.index("--shutdown-timeout") + 1] == "600"
 
 
+LLADA2 = {"SELECTOR_MODEL": "/models/Ling-mini-2.0"}
+
+
+def test_the_diffusion_students_script_runs_its_selector_first(start, tmp_path):
+    out = tmp_path / "out"
+    done = start("run_t3s_llada2_mini.sh", DRY_RUN="1", TAU="0.3", **LLADA2)
+    assert done.returncode == 0, done.stderr
+    selector, student = map(shlex.split, filter(None, done.stdout.splitlines()))
+    after = dict(zip(selector, selector[1:], strict=False))
+    assert after["--t3s-hf-model"] == LLADA2["SELECTOR_MODEL"] and after["--train-iters"] == "50"
+    assert after["--t3s-stop-after"] == "selection" and "--t3s-diffusion" not in selector
+    given = dict(zip(student, student[1:], strict=False))
+    assert given["--t3s-hf-model"] == str(tmp_path / "student") and "--t3s-diffusion" in student
+    assert given["--t3s-selector"] == f"{after['--save'].removesuffix('/checkpoints')}/t3s"
+    assert given["--t3s-selector-tokenizer"] == LLADA2["SELECTOR_MODEL"]
+    assert given["--t3s-drop-threshold"] == "0.3" and given["--t3s-dir"] == f"{out}/t3s/t3s"
+    assert after["--seq-length"] == given["--seq-length"] == "16384"
+    # Once the selection is there only the student is trained.
+    (out / "selector/t3s").mkdir(parents=True)
+    (out / "selector/t3s/selection.safetensors").touch()
+    again = start("run_t3s_llada2_mini.sh", DRY_RUN="1", METHOD="sft", **LLADA2)
+    (student,) = map(shlex.split, filter(None, again.stdout.splitlines()))
+    assert student[student.index("--t3s-method") + 1] == "sft"
+
+
+@pytest.mark.parametrize("name", ["SELECTOR_MODEL", "HF_MODEL", "OUT"])
+def test_what_the_diffusion_students_script_needs_is_asked_for(start, name):
+    done = start("run_t3s_llada2_mini.sh", **LLADA2 | {name: ""})
+    assert done.returncode == 2 and f"{name} is not set" in done.stderr and not done.stdout
+
+
 @pytest.mark.parametrize(
     ("given", "context", "recomputes"),
     [

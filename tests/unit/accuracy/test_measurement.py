@@ -98,6 +98,17 @@ def test_what_a_person_reads():
     assert void.describe() == "void: 3 of 4 answers failed (0 truncated, 3 unfinished, 2 retries)"
 
 
+def test_forwards_are_counted_where_they_set_several_tokens():
+    answers = [Answer("1", 9, False, forwards=3), Answer("2", 3, True, forwards=5)]
+    found = measure(answers, [Verdict.CORRECT, Verdict.TRUNCATED], 0.1)
+    assert (found.forwards, found.generated_tokens, found.tokens_per_forward) == (8, 12, 1.5)
+    assert found.to_dict()["forwards"] == 8 and found.to_dict()["tokens_per_forward"] == 1.5
+    assert found.describe() == (
+        "0.500 +- 0.354 (1/2, 1 truncated, 6.0 tokens an answer, 1.50 a forward)"
+    )
+    assert counted(correct=1).to_dict()["tokens_per_forward"] is None
+
+
 def test_context_is_added():
     found = counted(correct=1, wrong=3).with_context(step=6, phase="profile", split="heldout")
     assert (found.step, found.phase, found.split, found.accuracy) == (6, "profile", "heldout", 0.25)

@@ -92,7 +92,7 @@ def test_the_cache_and_the_batch_change_no_token(temperature, threshold):
         for number, answer in zip(numbers, found, strict=True):
             prompt = PROMPTS[number % len(PROMPTS)]
             wanted, count = by_whole_forwards(made, prompt, number, temperature, threshold)
-            assert answer.tokens == wanted
+            assert answer.tokens == wanted and answer.forwards == count
             assert answer.truncated == (len(wanted) == LIMIT) and not answer.unfinished
             steps += count
     if not temperature and threshold < 0.9:  # several tokens a step, few of them after an end

@@ -83,6 +83,17 @@ def test_a_measurement_has_curves_of_its_faults_and_a_void_one_no_accuracy(board
     assert values.get("t3s/accuracy") == (None if crashed > 1 else 1.0)
 
 
+def test_answers_of_which_a_forward_sets_several_tokens(board):
+    answers = [Answer("", 9, False, forwards=3), Answer("", 3, False, forwards=5)]
+    measured = measure(answers, [Verdict.CORRECT] * 2, max_failed_share=0.1)
+    writer, read = board
+    Curves(writer).scalars(measurement_figures(measured), 5)
+    found = read()
+    values = {tag: found.Scalars(tag)[0].value for tag in found.Tags()["scalars"]}
+    assert values["t3s/tokens_per_forward"] == 1.5 and values["t3s/answer_forwards"] == 4
+    assert values["t3s/answer_tokens"] == 6
+
+
 def test_a_histogram_holds_every_value(board):
     writer, read = board
     values = np.array([-2.0, -1.0, 0.0, 0.5, 3.0], dtype=np.float32)

@@ -81,11 +81,26 @@ def test_a_diffusion_run_shows_what_fell_and_its_losses():
     made = of(sft_summary() | {"masked_losses": steps, "targeting": targeting})
     assert "fell in the selector" in made.said and "fell in the selector" not in plain.said
     assert "7 (7.0%)" in made.said and "fell at tau 0.2" in made.said
+    assert "masked every time" not in made.said, "they are those that fell"
+    at_random = [step | {"loss_forced": 0.7, "loss_random": 0.6} for step in steps]
+    of_random = of(sft_summary() | {"masked_losses": at_random, "targeting": targeting})
+    assert "masked every time" in of_random.said
     # Without a selector there is nothing to tell apart.
     del steps[0]["loss_fell"], steps[1]["loss_fell"], steps[2]["loss_fell"]
     for step in steps:
         del step["loss_other"]
+        step["loss_random"] = 0.5
     assert "fell in the selector" not in of(sft_summary() | {"masked_losses": steps}).said
+
+
+def test_tokens_a_forward_are_shown_where_a_forward_sets_several():
+    summary = sft_summary()
+    assert "tokens a forward" not in of(summary).said
+    for measured in summary["measurements"]:
+        measured |= {"forwards": 8, "tokens_per_forward": 1.25}
+    shown = of(summary)
+    assert "tokens a forward" in shown.said
+    assert [text for _, text in shown.inside("td")].count("1.25") == len(summary["measurements"])
 
 
 # ------------------------------------------------------------------------ a run with stores

@@ -113,6 +113,27 @@ def test_two_runs_of_one_method_both_keep_their_numbers():
     assert "0.875" in rows[1] and "0.900" in rows[2]
 
 
+def test_tokens_of_answers_stand_apart_where_a_forward_sets_several():
+    assert "forwards" not in tables([t3s_summary()])
+    counted = {"total": 4, "generated_tokens": 1200, "forwards": 800, "tokens_per_forward": 1.5}
+    runs = [
+        sft_summary(evaluations=[evaluation("theta_0", 0.5) | counted]),
+        t3s_summary(
+            evaluations=[
+                evaluation("theta_0", 0.5) | counted,
+                evaluation("theta_targeted", 0.9) | counted | {"generated_tokens": 1000},
+            ]
+        ),
+    ]
+    title, titles, *rows = tables(runs).split("\n\n")[-1].splitlines()
+    assert title == "tokens of answers, and forwards that set them"
+    assert titles.split()[-3:] == ["forwards", "a", "forward"]
+    assert [row.split() for row in rows] == [
+        "base (theta_0) train T=0 4 1,200 300.0 800 1.50".split(),
+        "t3s train T=0 4 1,000 250.0 800 1.50".split(),
+    ]
+
+
 def test_no_table_of_weights_without_evaluations():
     assert "accuracy by weights" not in tables([sft_summary(evaluations=[])])
 
