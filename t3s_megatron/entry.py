@@ -6,8 +6,10 @@ It is there before the process group and outlives any rank, so it serves for an 
 rank refuses as well as for one rank's full disk. A job that was started without torchrun tells it
 on every rank.
 
-Neither `megatron.seam` nor torch's checkpoint package may be imported at the top: the CPU layer has
-to be there before them.
+Nothing of torch or Megatron is imported at the top: the CPU layer has to be there before Megatron's
+seam and torch's checkpoint package. And a process that Megatron spawns on each rank, to count what
+its checkpoint writers have written, imports the script that was started: all of it would be there
+twice, in the memory of every rank.
 """
 
 from __future__ import annotations
@@ -20,16 +22,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import NoReturn
 
-from torch.distributed import DistError, PrefixStore, TCPStore
-
 from t3s_megatron.errors import T3SError
-from t3s_megatron.megatron.device import (
-    choose_device,
-    install_megatron_layer,
-    install_torch_layer,
-)
-from t3s_megatron.megatron.installation import repair_installation
-from t3s_megatron.megatron.releases import megatron_series
 
 _SECONDS = 10
 
@@ -39,6 +32,14 @@ def start_process(argv: list[str]) -> None:
 
     T3SError for an unsupported release, before anything else of it is used.
     """
+    from t3s_megatron.megatron.device import (
+        choose_device,
+        install_megatron_layer,
+        install_torch_layer,
+    )
+    from t3s_megatron.megatron.installation import repair_installation
+    from t3s_megatron.megatron.releases import megatron_series
+
     on_cpu = choose_device(argv) == "cpu"
     if on_cpu:
         import torch
@@ -95,6 +96,8 @@ def end_with(error: T3SError) -> NoReturn:
 
 def first_to_say(message: str) -> bool:
     """Whether no other rank has said it yet."""
+    from torch.distributed import DistError
+
     store = _agents_store()
     if store is None:
         return True
@@ -107,6 +110,8 @@ def first_to_say(message: str) -> bool:
 
 def was_said() -> bool:
     """Whether any rank has said anything."""
+    from torch.distributed import DistError
+
     store = _agents_store()
     try:
         return store is not None and store.add("said", 0) > 0
@@ -117,6 +122,8 @@ def was_said() -> bool:
 def _agents_store():
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
+    from torch.distributed import DistError, PrefixStore, TCPStore
+
     try:
         store = TCPStore(
             os.environ["MASTER_ADDR"],

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Start real jobs of `t3s_megatron.pretrain` on CPU with gloo, those of several processes by
-torchrun."""
+"""Start real jobs of `t3s_megatron.pretrain` on CPU with gloo: by torchrun, or by what does the
+same in less time, `tests.support.ranks`."""
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import json
 import os
 import re
@@ -16,6 +18,8 @@ import tempfile
 import uuid
 from dataclasses import dataclass
 from typing import TextIO
+
+from tests.support.ranks import RankFork, Request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -53,6 +57,9 @@ FRESH = "--finetune --no-load-optim --no-load-rng".split()
 
 
 _MARK = "T3S_TEST_JOB"
+
+#: What a process that has imported everything can no longer be told.
+_FIXED_AT_IMPORT = {"PYTHONPATH"}
 
 
 @dataclass
@@ -181,36 +188,39 @@ def run(
     timeout: int = 300,
     restarts: int = 0,
 ) -> Job:
-    """Run to the end. `expect`: the exit status asserted, None for any."""
-    environment = job_environment() | (environment or {})
-    if processes == 1 and not restarts:
-        # Without torchrun, as a user may too: it takes 2 s, and most jobs are of one process.
-        command = [sys.executable, "-m", module, *(model or MODEL), *map(str, arguments)]
-        environment |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1",
-                        "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}  # fmt: skip
-    else:
-        command = job_command(
-            arguments, processes=processes, module=module, model=model, restarts=restarts
-        )
+    """Run to the end. `expect`: the exit status asserted, None for any. With `restarts`, or another
+    path to import from, by torchrun."""
+    job = job_environment() | (environment or {})
     # To a file, since a killed rank leaves Megatron's checkpoint writer behind, which would keep a
     # pipe open for ever.
-    with tempfile.TemporaryFile("w+") as file:
-        job = subprocess.Popen(
-            command,
-            env=environment,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            cwd=cwd,
-        )
+    with tempfile.NamedTemporaryFile("w+") as file:
         try:
-            returncode = job.wait(timeout)
+            if restarts or not _FIXED_AT_IMPORT.isdisjoint(environment or {}):
+                command = job_command(
+                    arguments, processes=processes, module=module, model=model, restarts=restarts
+                )
+                returncode = subprocess.Popen(
+                    command, env=job, stdout=file, stderr=subprocess.STDOUT, cwd=cwd
+                ).wait(timeout)
+            else:
+                argv = [*(model or MODEL), *map(str, arguments)]
+                request = Request(module, argv, processes, job, cwd or os.getcwd(), file.name)
+                returncode = rank_fork().run(request, timeout)
         finally:
-            end_processes(environment)
+            end_processes(job)
         file.seek(0)
         output = file.read()
     if expect is not None and (returncode == 0) != (expect == 0):
         raise AssertionError(f"exit status {returncode}:\n{_relevant(output)}")
     return Job(returncode, output)
+
+
+@functools.cache
+def rank_fork() -> RankFork:
+    """This test process's own."""
+    fork = RankFork(job_environment())
+    atexit.register(fork.end)
+    return fork
 
 
 def end_processes(environment: dict[str, str]) -> None:

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from torch.distributed import TCPStore
 
 from t3s_megatron import entry
+from tests.support.launch import ROOT
 
 
 @pytest.fixture
@@ -44,3 +48,12 @@ def test_without_a_store_every_rank_tells_it(agent, how, monkeypatch):
         monkeypatch.delenv("MASTER_ADDR")
     assert entry.first_to_say("full") and entry.first_to_say("full")
     assert not entry.was_said()
+
+
+def test_the_script_is_light_to_import_again():
+    """By Megatron's spawned counter of written files, on each rank."""
+    heavy = (
+        "import sys, t3s_megatron.pretrain; print({'torch', 'megatron', 'numpy'} & {*sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "set()", done.stderr
