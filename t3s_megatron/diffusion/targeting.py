@@ -92,6 +92,24 @@ def _load(folder: str, name: str, tag: str, part: Part) -> LogProbStore:
     return store
 
 
+#: Shares of the tokens that fell between which tau was chosen well: the paper's is about 5 %, and
+#: its sweep (Table 11) is best there and worse at 1 % and above 10 %.
+_USUAL = 0.01, 0.15
+
+
+def warning_about_share(share: float, tau: float) -> str | None:
+    """What is unusual about a `share` of tokens that fell at this threshold; None for nothing."""
+    least, most = _USUAL
+    if least <= share <= most:
+        return None
+    return (
+        f"{share:.1%} of the target tokens fell in the selector by more than --t3s-drop-threshold "
+        f"{tau:g}, where the paper has 5 %: how far tokens fall depends on how long and how fast "
+        "the selector was trained. fell_share_by_tau in summary.json has the share of other "
+        "thresholds"
+    )
+
+
 @dataclass(frozen=True)
 class Targeting:
     """`forced` bool[n_targets]: masked every time. `fell` bool[n_targets]: B of Eq. 8, whatever the
@@ -140,6 +158,7 @@ def target(
         "selector": scores.about,
         "forced_tokens": int(forced.sum()),
         "forced_share": float(forced.mean()),
+        "fell_share": float(fell.mean()),
         "fell_share_by_tau": shares_by_tau(scores.delta),
         "fell_by_quarter_of_response": shares_by_place(fell, np.diff(corpus.offsets)),
     }

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from t3s_megatron.diffusion.targeting import warning_about_share
 from t3s_megatron.megatron.block_attention import require_block_attention
 from t3s_megatron.megatron.block_decoding import generating_by_blocks
 from t3s_megatron.megatron.generation import Generated
@@ -50,6 +51,10 @@ class DiffusionRun(T3SRun):
             f"{targeting.about['forced_tokens']} of {len(targeting.forced)} target tokens "
             f"({targeting.about['forced_share']:.1%}) are masked every time"
         )
+        if warning := warning_about_share(
+            targeting.about["fell_share"], self.config.drop_threshold
+        ):
+            self.journal.say(f"WARNING: {warning}")
 
     def _report_step(self, tokens: StepTokens, iteration: int) -> None:
         targeting, corpus = self.inputs.targeting, self.inputs.corpus

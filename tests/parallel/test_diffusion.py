@@ -9,7 +9,7 @@ its gradient              the same, every parameter, 1e-5 of the largest entry
 greedy answers            PyTorch, whole forwards without a cache, token for token, and how many
                           forwards have set tokens
 losses of later steps     one process, 1e-5 relative: masks do not depend on layout or arrangement
-a resumed run             bit-exact
+a run killed in its last step, and started again: bit-exact
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,7 +112,8 @@ def fell(selector, corpus) -> np.ndarray:
     return c_b - c_0 < -TAU
 
 
-def job(folder: str, name: str, student: str, task, tokenizer: str, selector: str, *more) -> None:
+def job(folder: str, name: str, student: str, task, tokenizer: str, selector: str, **how) -> None:
+    """Begins, or goes on. `how`: of `launch.run`."""
     layout = LAYOUTS[name]
     given = ["--t3s-data", task[0], "--tokenizer-model", tokenizer, *ROWS]
     method = ["--t3s", "--t3s-dir", folder, "--t3s-arrangement", layout.kind,
@@ -124,14 +124,10 @@ def job(folder: str, name: str, student: str, task, tokenizer: str, selector: st
     schedule = ["--train-iters", STEPS, "--lr", 1e-3, "--min-lr", 1e-4, "--lr-warmup-iters", 1]
     run(
         [*given, *(MOE if layout.moe else []), *layout.arguments.split(), *method, *optimizer,
-         *schedule, "--save", f"{folder}/save", "--save-interval", 1, *more,
-         *(["--load", student, *FRESH] if student else [])],
+         *schedule, "--pretrained-checkpoint", student, "--load", f"{folder}/save",
+         "--save", f"{folder}/save", "--save-interval", 1],
         processes=layout.processes,
-        module="tests.parallel.decoded_job",
-        environment={
-            "LOSS_FILE": f"{folder}/losses.json",
-            "PROBE_FILE": f"{folder}/answers.json",
-        },
+        **how,
     )  # fmt: skip
 
 
@@ -142,7 +138,9 @@ def made(once, task, masking_tokenizer, diffusion_student, selector):
     def of(name: str) -> str:
         def make(folder: str) -> None:
             student = diffusion_student(LAYOUTS[name].moe)
-            job(folder, name, student, task, masking_tokenizer, selector)
+            files = {"LOSS_FILE": f"{folder}/losses.json", "PROBE_FILE": f"{folder}/answers.json"}
+            decoded = {"module": "tests.parallel.decoded_job", "environment": files}
+            job(folder, name, student, task, masking_tokenizer, selector, **decoded)
 
         return once(f"diffusion-{name}", make)
 
@@ -270,11 +268,16 @@ def test_what_a_run_says(made, fell, samples):
     assert first["loss_fell"] > 0 and first["loss_other"] > 0
 
 
-def test_a_resumed_run_goes_on_as_it_would_have(made, tmp_path, task, masking_tokenizer, selector):
+def test_a_killed_run_ends_as_it_would_have(
+    made, tmp_path, task, masking_tokenizer, diffusion_student, selector
+):
     folder = str(tmp_path / "again")
-    shutil.copytree(made("1"), folder)
-    go_on = ["--load", f"{folder}/save", "--ckpt-step", STEPS - 1]
-    job(folder, "1", "", task, masking_tokenizer, selector, *go_on)
+    again = folder, "1", diffusion_student(False), task, masking_tokenizer, selector
+    kill = {"KILL_AT": "in targeted training", "KILL_MARK": str(tmp_path / "killed")}
+    job(*again, module="tests.jobs.killed_job", environment=kill, expect=1)
+    assert (tmp_path / "killed.0").exists()
+    only_losses = {"LOSS_FILE": f"{folder}/losses.json"}
+    job(*again, module="tests.parallel.probed_job", environment=only_losses)
     assert losses(folder) == losses(made("1"))[STEPS - 1 :]
     once, again = (read_tensors(f"{f}/save", STEPS) for f in (made("1"), folder))
     assert all(torch.equal(once[key], again[key]) for key in once)
