@@ -28,6 +28,7 @@ from t3s_megatron.megatron.releases import (
     megatron_series,
     megatron_version,
     parse_arguments,
+    require_output_processor,
 )
 from tests.support.launch import MODEL
 
@@ -144,3 +145,12 @@ def test_the_stand_in_for_megatrons_namespace_in_other_tests_has_only_real_argum
     # Set by the tokenizer's setup, and by the validation.
     derived = {"padded_vocab_size", "data_parallel_size", "virtual_pipeline_model_parallel_size"}
     assert set(MEGATRON) - set(args) <= derived
+
+
+def test_a_release_that_computes_every_logit_cannot_train_a_diffusion_student(monkeypatch):
+    from megatron.core.models.gpt import GPTModel
+
+    require_output_processor()
+    monkeypatch.setattr(GPTModel, "forward", lambda self, input_ids, labels=None: None)
+    with pytest.raises(T3SError, match="--t3s-diffusion needs megatron-core 0.18 or newer, found"):
+        require_output_processor()
