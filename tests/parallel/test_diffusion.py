@@ -266,6 +266,14 @@ def test_what_a_run_says(made, fell, samples):
     assert first["masked_fell"] == sum(fell[samples.target_slice(i)].sum() for i in drawn_first)
     assert 0.3 < first["masked_share"] < 1
     assert first["loss_fell"] > 0 and first["loss_other"] > 0
+    # What is forced are those that fell, and all of them are masked.
+    assert first["masked_forced"] == first["masked_fell"]
+    assert (first["loss_forced"], first["loss_random"]) == (
+        first["loss_fell"],
+        first["loss_other"],
+    )
+    assert first["forced_of_masked"] == first["masked_forced"] / first["masked"]
+    assert first["forced_share"] == pytest.approx(first["forced_of_masked"] * first["masked_share"])
 
 
 def test_a_killed_run_ends_as_it_would_have(
