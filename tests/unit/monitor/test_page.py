@@ -71,7 +71,10 @@ def of(*summaries: dict) -> Page:
 
 
 def test_a_diffusion_run_shows_what_fell_and_its_losses():
-    steps = [{"step": n, "loss_fell": 1.5 / n, "loss_other": 0.5, "masked": 9} for n in (1, 2, 3)]
+    steps = [
+        {"step": n, "loss_fell": 1 / n, "loss_forced": 1 / n, "loss_other": 0.5, "masked": 9}
+        for n in (1, 2, 3)
+    ]
     targeting = {
         "forced_tokens": 7,
         "forced_share": 0.07,
@@ -81,16 +84,17 @@ def test_a_diffusion_run_shows_what_fell_and_its_losses():
     made = of(sft_summary() | {"masked_losses": steps, "targeting": targeting})
     assert "fell in the selector" in made.said and "fell in the selector" not in plain.said
     assert "7 (7.0%)" in made.said and "fell at tau 0.2" in made.said
-    assert "masked every time" not in made.said, "they are those that fell"
+    assert "masked at random" not in made.said, "the others are those that did not fall"
     at_random = [step | {"loss_forced": 0.7, "loss_random": 0.6} for step in steps]
     of_random = of(sft_summary() | {"masked_losses": at_random, "targeting": targeting})
-    assert "masked every time" in of_random.said
+    assert "masked at random" in of_random.said
     # Without a selector there is nothing to tell apart.
     del steps[0]["loss_fell"], steps[1]["loss_fell"], steps[2]["loss_fell"]
     for step in steps:
-        del step["loss_other"]
+        del step["loss_other"], step["loss_forced"]
         step["loss_random"] = 0.5
-    assert "fell in the selector" not in of(sft_summary() | {"masked_losses": steps}).said
+    alone = of(sft_summary() | {"masked_losses": steps})
+    assert "masked at random" in alone.said and "fell in the selector" not in alone.said
 
 
 def test_tokens_a_forward_are_shown_where_a_forward_sets_several():
