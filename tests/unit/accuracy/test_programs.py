@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -278,9 +279,7 @@ def asked(program: str, tests) -> Question:
     return Question(f"```python\n{program}\n```", json.dumps(tests))
 
 
-@pytest.fixture(scope="module")
-def verdicts(harm) -> dict[str, list[tuple[Verdict, str | None]]]:
-    """By attack, one for each of its tests; and those of right answers in between."""
+def judge_all(harm) -> dict[str, list[tuple[Verdict, str | None]]]:
     cases = ATTACKS | reaching(harm)
     right = [("right", asked(RIGHT, tests)) for tests in ALL]
     found: dict[str, list] = {}
@@ -297,6 +296,17 @@ def verdicts(harm) -> dict[str, list[tuple[Verdict, str | None]]]:
         for (name, _), one in zip(order, judged, strict=True):
             found.setdefault(name, []).append((one.verdict, one.why))
     return found
+
+
+@pytest.fixture(scope="module")
+def verdicts(harm, once) -> dict[str, list[tuple[Verdict, str | None]]]:
+    """By attack, one for each of its tests; and those of right answers in between. Against one
+    worker's `harm`."""
+
+    def make(folder: str) -> None:
+        Path(folder, "verdicts").write_bytes(pickle.dumps(judge_all(harm)))
+
+    return pickle.loads(Path(once("attacks", make), "verdicts").read_bytes())
 
 
 @needs_sandbox
