@@ -27,7 +27,9 @@ FLOORS = (
     ("answering", "entry"),
     ("run",),
     ("plugin",),
-    ("pretrain", "convert", "cli"),
+    ("pretrain", "convert"),
+    ("analysis",),
+    ("cli",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
