@@ -33,7 +33,9 @@ from t3s_megatron.run.identity import model_shape, parallel_layout
 class Trajectory(Run):
     """See the module. `records`: what was seen, a step each; on the root rank alone complete."""
 
-    kind = "trajectory"
+    @property
+    def kind(self) -> str:
+        return "trajectory"
 
     def begin(self, context: CallbackContext) -> None:
         args = get_args()
@@ -115,7 +117,9 @@ class Trajectory(Run):
             before = self._losses(c)
             steps = {"anchors": anchors, "others": others, "all": self.seen}
             record["one_step"] = {
-                "learning_rate": max(group["lr"] for group in context.optimizer.param_groups),
+                "learning_rate": max(
+                    (group["lr"] for group in context.optimizer.param_groups), default=0.0
+                ),
                 "loss": before,
                 "change": {
                     name: self._after_one_step(context, which, before)

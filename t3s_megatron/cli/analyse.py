@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`t3s-megatron analyse NAME FOLDER ...`: the paper's analyses (docs/analyses.md). Each prints its
 tables; --to DIR also writes NAME.json and, with matplotlib, NAME.png.
-
 """
 
 from __future__ import annotations
@@ -110,7 +109,7 @@ def add_command(commands) -> None:
     command = commands.add_parser(
         "analyse",
         help="the paper's analyses of anchors and the other tokens",
-        description=__doc__ + _listed(),
+        description=f"{__doc__}\n{_listed()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = command.add_argument
