@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from t3s_megatron.entry import one_error, start_process
@@ -20,20 +21,28 @@ if TYPE_CHECKING:
     from t3s_megatron.run.base import KindOfRun
 
 
-def main(run: KindOfRun | None = None, *, needs_student: bool = True) -> None:
+def main(
+    run: KindOfRun | None = None,
+    *,
+    needs_student: bool = True,
+    add_arguments: Callable | None = None,
+) -> None:
     """`run`: the kind of run that `--t3s` makes; None: a `T3SRun`.
 
     A subclass of `run.base.Run`; or, since importing that imports Megatron, and on a CPU the device
     layer has to come first, a function `(inputs, rows, forward)` that imports it when it is called.
-    `needs_student`: refuse a run that would train random numbers.
+    `needs_student`: refuse a run that would train random numbers. `add_arguments`: of the script's
+    own, from parser to parser.
     """
     started = time.time()
     with one_error():
         start_process(sys.argv)
-        _pretrain(started, run, needs_student)
+        _pretrain(started, run, needs_student, add_arguments)
 
 
-def _pretrain(started: float, run: KindOfRun | None, needs_student: bool) -> None:
+def _pretrain(
+    started: float, run: KindOfRun | None, needs_student: bool, add_arguments: Callable | None
+) -> None:
     from t3s_megatron.megatron.model import check_model_arguments, model_provider
     from t3s_megatron.megatron.process import set_startup_timestamps
     from t3s_megatron.megatron.releases import call_pretrain, parse_arguments
@@ -41,7 +50,7 @@ def _pretrain(started: float, run: KindOfRun | None, needs_student: bool) -> Non
     from t3s_megatron.run.plain import PlainTraining
 
     set_startup_timestamps(program_start=started, main_entry=time.time())
-    t3s = T3S(run=run, random_model=needs_student)
+    t3s = T3S(add_arguments, run=run, random_model=needs_student)
     args = parse_arguments(t3s.add_arguments, {})
     check_model_arguments(args)
     plain = PlainTraining(args)

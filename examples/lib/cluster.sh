@@ -57,6 +57,7 @@ t3s_cluster() {
     local DETERMINISTIC=${DETERMINISTIC:-0}  # 1: equal bits from equal steps, and slower ones
     local RECOMPUTE=${RECOMPUTE:-1}          # 0: activations are kept (docs/cluster.md)
     local RESTARTS=${RESTARTS:-0}            # > 0: torchrun starts a run that died again
+    local MODULE=${MODULE:-t3s_megatron.pretrain}  # what is started: another kind of run
     local DEVICE=${DEVICE:-cuda}             # cpu: to try the script with a tiny student
     local PYTHON=${PYTHON:-python}
     local EXTRA_ARGS=${EXTRA_ARGS:-}         # appended
@@ -203,7 +204,7 @@ t3s_cluster() {
         [ -z "${lacking:-}" ] || echo "$(basename "$0"): warning: a run on this machine would lack" \
             "$lacking: pip install --no-build-isolation 't3s-megatron[gpu,verification]'" >&2
         [ -z "${no_vllm:-}" ] || echo "$(basename "$0"): warning: $no_vllm" >&2
-        printf '%q ' "${run[@]}" -m t3s_megatron.pretrain "${args[@]}"
+        printf '%q ' "${run[@]}" -m "$MODULE" "${args[@]}"
         if [ "$SERVE" = colocate ]; then
             local number
             for (( number = 0; number < NPROC_PER_NODE / SERVE_TP; number++ )); do
@@ -225,7 +226,7 @@ t3s_cluster() {
     [ "$SERVE" != colocate ] || t3s_colocate
     # To the ranks alone, which save and leave: servers have to answer what is being measured.
     local status=0
-    t3s_guarded "${run[@]}" -m t3s_megatron.pretrain "${args[@]}" || status=$?
+    t3s_guarded "${run[@]}" -m "$MODULE" "${args[@]}" || status=$?
     [ "$SERVE" != colocate ] || rm -rf "$memory"
     exit "$status"
 }

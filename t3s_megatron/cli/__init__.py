@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`t3s-megatron`: make the training data, look at students, plan a run, watch it, look at finished
-ones and at their selections, and say which student is better."""
+ones, at their selections and tokens, and say which student is better."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import argparse
 import sys
 
 from t3s_megatron.cli import (
+    analyse,
     arguments,
     branch,
     evaluate,
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; its exit status."""
     parser = argparse.ArgumentParser(prog="t3s-megatron", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for command in (report, watch, evaluate, selection, branch, plan, arguments, prepare):
+    for command in (report, watch, evaluate, analyse, selection, branch, plan, arguments, prepare):
         command.add_command(commands)
     args = parser.parse_args(argv)
     try:

@@ -10,6 +10,7 @@ import os
 from t3s_megatron.data.durable import write_bytes
 from t3s_megatron.data.tokenizing import load_tokenizer
 from t3s_megatron.errors import T3SError
+from t3s_megatron.monitor.analyses import read_analysis
 from t3s_megatron.monitor.comparison import FORMAT, as_text, of_runs, read_comparisons
 from t3s_megatron.monitor.page import ReportedRun, write_page
 from t3s_megatron.monitor.report import draw, read_summary, tables
@@ -35,6 +36,12 @@ def add_command(commands) -> None:
         help="evaluation.json files of `t3s-megatron evaluate`, shown beside the runs",
     )
     report.add_argument(
+        "--analysis",
+        nargs="+",
+        default=[],
+        help=".json files of `t3s-megatron analyse`, shown on the page",
+    )
+    report.add_argument(
         "--data",
         nargs="+",
         help="the runs' --t3s-data, to show single tokens on the page, from the stores and the "
@@ -56,6 +63,9 @@ def run_command(args: argparse.Namespace) -> int:
         raise T3SError("--data and --tokenizer-model go together: tokens are shown with both")
     if args.data and not args.html:
         raise T3SError("--data is for a page: give --html FILE too")
+    if args.analysis and not args.html:
+        raise T3SError("--analysis is for a page: give --html FILE too")
+    analyses = [read_analysis(path) for path in args.analysis]
     print(tables(summaries))
     compared = [*of_runs(summaries), *evaluated]
     if compared:
@@ -68,7 +78,7 @@ def run_command(args: argparse.Namespace) -> int:
         draw(summaries, args.picture)
         print(f"\npicture: {args.picture}")
     if args.html:
-        write_page(_reported(args, list(paths), summaries), args.html, compared)
+        write_page(_reported(args, list(paths), summaries), args.html, compared, analyses)
         print(f"\npage: {args.html}")
     return 0
 

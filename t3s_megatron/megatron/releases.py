@@ -261,6 +261,13 @@ def tell_lengths(cu_seqlens) -> None:
         tell(cu_seqlens)
 
 
+def counted_gradients(optimizer) -> list:
+    """Gradients of a single optimizer's parameters on this rank, those that a norm counts: no copy
+    of what another tensor- or pipeline-parallel rank has as well."""
+    names = ("get_grads_for_grad_norm", "get_main_grads_for_grad_norm")  # from 0.19; before
+    return next(getattr(optimizer, name) for name in names if hasattr(optimizer, name))()
+
+
 def optimizer_config(args) -> tuple:
     """(optimizer configuration, overrides of it for single parameters or None)."""
     from megatron.training import training

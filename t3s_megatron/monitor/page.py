@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from t3s_megatron.data.durable import write_bytes
 from t3s_megatron.method.evidence import Evidence
 from t3s_megatron.monitor import curve_pictures
+from t3s_megatron.monitor.analyses import Analysis, analysis_sections
 from t3s_megatron.monitor.comparison import Comparison
 from t3s_megatron.monitor.comparison_tables import comparison_sections
 from t3s_megatron.monitor.curve_pictures import accuracy_text
@@ -40,13 +41,23 @@ class ReportedRun:
     why_no_tokens: str = ""
 
 
-def write_page(runs: Sequence[ReportedRun], path: str, compared: Sequence[Comparison] = ()) -> None:
+def write_page(
+    runs: Sequence[ReportedRun],
+    path: str,
+    compared: Sequence[Comparison] = (),
+    analyses: Sequence[Analysis] = (),
+) -> None:
     """WriteError where it cannot be written."""
-    write_bytes(path, page(runs, compared).encode())
+    write_bytes(path, page(runs, compared, analyses).encode())
 
 
-def page(runs: Sequence[ReportedRun], compared: Sequence[Comparison] = ()) -> str:
-    """The whole document. `compared`: what is known of who was better."""
+def page(
+    runs: Sequence[ReportedRun],
+    compared: Sequence[Comparison] = (),
+    analyses: Sequence[Analysis] = (),
+) -> str:
+    """The whole document. `compared`: what is known of who was better; `analyses`: shown behind
+    the runs."""
     names = [f"{number}. {called(run.summary)}" for number, run in enumerate(runs, start=1)]
     if len(runs) == 1:
         names = [called(runs[0].summary)]
@@ -66,6 +77,7 @@ def page(runs: Sequence[ReportedRun], compared: Sequence[Comparison] = ()) -> st
         body.append(_evaluations(runs, names))
     for number, (run, name) in enumerate(zip(runs, names, strict=True), start=1):
         body.append(_section(run, name, f"run-{number}", len(runs)))
+    body += analysis_sections(analyses)
     whole = tag("html", tag("head", Markup(head)), tag("body", tag("main", *body)), lang="en")
     return f"<!DOCTYPE html>{whole}\n"
 

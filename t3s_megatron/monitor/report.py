@@ -217,8 +217,8 @@ def _answer_tokens(summaries: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def draw(summaries: list[dict], path: str) -> None:
-    """Accuracy by Megatron iteration with the phases shaded, one panel a run, as a .png."""
+def pyplot_without_screen():
+    """matplotlib's, for files. T3SError where it is not installed."""
     try:
         import matplotlib
     except ImportError as error:
@@ -228,6 +228,12 @@ def draw(summaries: list[dict], path: str) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    return pyplot
+
+
+def draw(summaries: list[dict], path: str) -> None:
+    """Accuracy by Megatron iteration with the phases shaded, one panel a run, as a .png."""
+    pyplot = pyplot_without_screen()
     figure, panels = pyplot.subplots(
         len(summaries), 1, figsize=(9, 3.2 * len(summaries)), squeeze=False
     )

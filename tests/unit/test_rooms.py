@@ -27,7 +27,9 @@ FLOORS = (
     ("answering", "entry"),
     ("run",),
     ("plugin",),
-    ("pretrain", "convert", "cli"),
+    ("pretrain", "convert"),
+    ("analysis",),
+    ("cli",),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -144,6 +146,17 @@ def test_one_room_imports_megatron(path):
 def test_plain_rooms_know_nothing_of_processes(room):
     names = {name for path in (PACKAGE / room).rglob("*.py") for name in imported(path)}
     assert not {name for name in names if name.startswith("torch.distributed")}
+
+
+def test_analyses_of_files_need_no_loop():
+    """Of the analyses only the run itself knows Megatron's room, and what lies above it."""
+    files = {p.stem: p for p in (PACKAGE / "analysis").glob("*.py") if p.stem != "trajectory_run"}
+    above = [room for room, floor in FLOOR.items() if floor >= FLOOR["megatron"]]
+    for name, path in files.items():
+        rooms = {room_of(i) for i in imported(path) if i.startswith("t3s_megatron.")}
+        allowed = {"analysis", "pretrain"} if name == "trajectory" else {"analysis"}
+        assert rooms & set(above) <= allowed, name
+        assert not {i for i in imported(path) if i.startswith("torch")}
 
 
 # ------------------------------------------------------------------------------------ the checks
