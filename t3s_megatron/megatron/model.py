@@ -23,7 +23,6 @@ from t3s_megatron.megatron.arguments import given
 from t3s_megatron.megatron.device import is_cpu_layer_active
 from t3s_megatron.megatron.releases import layer_spec
 from t3s_megatron.megatron.uneven import let_lengths_vary
-from t3s_megatron.megatron.vocabulary import leave_out_padding
 
 #: Arguments whose models this provider does not build: it ...
 _NOT_BUILT = {
@@ -104,7 +103,6 @@ def model_provider(
         vp_stage=vp_stage,
         pg_collection=pg_collection,
     )
-    leave_out_padding([model], args)
     if arrangement != "padded":
         let_lengths_vary([model])
     return model
