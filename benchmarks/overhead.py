@@ -7,11 +7,16 @@ A T3S-simple run in which every second step is plain Megatron: the original `tra
 the seam and with the optimizer as Megatron made it, on the same model, data and process. After the
 run, on the same weights:
 
-    step, profile / targeted    T3S step / plain step, median over pairs
+    step, profile / targeted    T3S step / plain step: of processor time, all ranks together, and of
+                                wall time; median over pairs with its 95 % interval (bootstrap)
     scoring                     tokens/s of a scoring pass / of Megatron's `evaluate`, same rows
     rewind                      seconds / those of a plain copy of the bytes that it restores
     host memory                 theta_0 and one candidate / float32 main parameters of the rank
     device memory               peak of a T3S step - peak of a plain step (CUDA only)
+
+A pair is two steps that follow one another, now the one first, now the other, so that neither a
+drift of the machine nor being second decides. Other work on the machine makes wall time longer by
+what it takes; processor time it only makes longer by what it does to caches.
 
 The first pairs of each phase are left out: they hold the snapshot, the scoring and the rewind.
 """
@@ -24,11 +29,13 @@ import platform
 import statistics
 import time
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
 WARM_UP_PAIRS = 3
 REPEATS = 7
+RESAMPLES = 4000
 
 
 def main() -> None:
@@ -42,6 +49,27 @@ def now() -> float:
     torch.cuda.synchronize()
     dist.barrier()
     return time.perf_counter()
+
+
+def spent() -> float:
+    """Seconds of processor time of all threads of all ranks so far."""
+    seconds = torch.tensor(
+        [time.process_time()], dtype=torch.float64, device=torch.cuda.current_device()
+    )
+    dist.all_reduce(seconds)
+    return seconds.item()
+
+
+def with_interval(ratios: list[float]) -> dict:
+    """Their median, with the interval in which it lies in 95 % of all samples drawn from them."""
+    draw = np.random.default_rng(0)
+    drawn = draw.choice(ratios, (RESAMPLES, len(ratios)))
+    low, high = np.quantile(np.median(drawn, axis=1), (0.025, 0.975))
+    return {
+        "ratio": round(statistics.median(ratios), 4),
+        "interval": [round(float(low), 4), round(float(high), 4)],
+        "quartiles": [round(one, 4) for one in statistics.quantiles(ratios, n=4)[::2]],
+    }
 
 
 def measured(inputs, rows, forward):
@@ -69,23 +97,25 @@ def measured(inputs, rows, forward):
             through_seam, original = training.train_step, self.seam._originals["train_step"]
 
             def train_step(*args, **kwargs):
-                kind = ("t3s", "plain")[len(self.steps) % 2]
+                kind = ("t3s", "plain", "plain", "t3s")[len(self.steps) % 4]
                 torch.cuda.reset_peak_memory_stats()
                 if kind == "t3s":
-                    started = now()
+                    before, started = spent(), now()
                     result = through_seam(*args, **kwargs)
-                    seconds = now() - started
+                    seconds, cpu = now() - started, spent() - before
                 else:
                     observer, self.forward.observer = self.forward.observer, None
                     self.guard.remove()
-                    started = now()
+                    before, started = spent(), now()
                     result = original(*args, **kwargs)
-                    seconds = now() - started
+                    seconds, cpu = now() - started, spent() - before
                     self.guard.install()
                     self.forward.observer = observer
                 phase = self.machine.phase.value
                 peak = None if on_cpu else torch.cuda.max_memory_allocated()
-                self.steps.append({"kind": kind, "phase": phase, "s": seconds, "peak": peak})
+                self.steps.append(
+                    {"kind": kind, "phase": phase, "s": seconds, "cpu": cpu, "peak": peak}
+                )
                 return result
 
             training.train_step = train_step
@@ -103,6 +133,7 @@ def measured(inputs, rows, forward):
             summary = self.journal.to_state()
             result = {
                 "machine": machine(on_cpu),
+                "load": [round(load, 1) for load in os.getloadavg()],
                 "versions": summary["versions"],
                 "layout": summary["layout"],
                 "model": summary["model"],
@@ -117,19 +148,24 @@ def measured(inputs, rows, forward):
 
         def _step_ratios(self) -> dict:
             out = {}
-            # A plain step is labelled with the phase its T3S step ended in; the pair that ends
-            # the profile and the one that begins the targeted phase fall to the warm-up.
+            # A step is labelled with the phase it ended in.
+            neighbours = [
+                {one["kind"]: one for one in self.steps[first : first + 2]}
+                for first in range(0, len(self.steps) - 1, 2)
+            ]
             for phase in ("profile", "targeted"):
-                of = [s for s in self.steps if s["phase"] == phase]
-                t3s = [s for s in of if s["kind"] == "t3s"][WARM_UP_PAIRS:]
-                plain = [s for s in of if s["kind"] == "plain"][WARM_UP_PAIRS:]
-                pairs = list(zip(t3s, plain, strict=False))
-                ratios = [a["s"] / b["s"] for a, b in pairs]
-                low, middle, high = statistics.quantiles(ratios, n=4)
+                pairs = [
+                    (both["t3s"], both["plain"])
+                    for both in neighbours
+                    if both["t3s"]["phase"] == both["plain"]["phase"] == phase
+                ][WARM_UP_PAIRS:]
                 out[f"step_{phase}"] = {
-                    "ratio": round(middle, 4),
-                    "quartiles": [round(low, 4), round(high, 4)],
+                    "processor_time": with_interval([a["cpu"] / b["cpu"] for a, b in pairs]),
+                    "wall_time": with_interval([a["s"] / b["s"] for a, b in pairs]),
                     "pairs": len(pairs),
+                    "plain_processor_ms": round(
+                        1e3 * statistics.median(b["cpu"] for _, b in pairs), 2
+                    ),
                     "plain_ms": round(1e3 * statistics.median(b["s"] for _, b in pairs), 2),
                     "extra_device_bytes": None
                     if on_cpu

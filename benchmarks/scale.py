@@ -7,10 +7,14 @@
 `corpus`: synthetic samples of 10,000 targets, written straight into the form of the cache. Then as
 many processes as a node has ranks open it, as a run does, and go through all that a run does
 without a model: rows of an epoch and of a scoring pass, log-probs of theta_0 and theta_b collected,
-stored and looked up, the selection made, stored and mapped, rows with it. Prints a line of figures:
+stored and looked up, the selection made, stored and mapped, rows with it. Prints for each part, of
+the memory above that of the imports:
 
-    bytes a target of all processes (PSS, what they have mapped included), above those of the
-    imports; of the first alone what it has allocated; seconds of each part
+    root_held, another_held     the most that a rank had allocated itself during the part
+    mapped                      pages of files that the ranks have looked into, each counted once,
+                                at its end; the system may take them back at any time
+    node                        both, of all ranks
+    bound                       1.2 x the tokens in int32, and 8 bytes a target on the root
 
 `tokenising`: prose of so many megabytes, one sample in 10,000 words, through the real cache; prints
 the tokens a second and core, and the seconds in which a second run opens it.
@@ -23,6 +27,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 
@@ -98,9 +103,12 @@ def corpus(options) -> dict:
     started = time.perf_counter()
     made = os.path.join(folder, "corpus")
     os.makedirs(made)
-    write(made, n)
-    written = time.perf_counter() - started
+    # In a process of its own: what it has allocated is not the ranks' to have.
     context = multiprocessing.get_context("spawn")
+    writer = context.Process(target=write, args=(made, n))
+    writer.start()
+    writer.join()
+    written = time.perf_counter() - started
     barrier = context.Barrier(options.ranks)
     results = context.Queue()
     ranks = [
@@ -114,20 +122,28 @@ def corpus(options) -> dict:
         process.join()
     targets = n * TARGETS_A_SAMPLE
     int32 = 4 * n * (PROMPT + TARGETS_A_SAMPLE)
-    others = [one["peak_private"] for one in found[1:]]
-    parts = found[0]["seconds"]
-    node = {name: sum(one["pss"][name] for one in found) for name in found[0]["pss"]}
+    bound = 1.2 * int32 + 8 * targets
+    parts = {}
+    for name in found[0]["seconds"]:
+        held = [one["held"][name] for one in found]
+        mapped = sum(one["mapped"][name] for one in found)
+        parts[name] = {
+            "root_held_bytes_a_target": round(held[0] / targets, 2),
+            "another_held_megabytes": round(max(held[1:], default=0) / 1e6, 1),
+            "mapped_over_corpus": round(mapped / int32, 3),
+            "node_over_corpus": round((sum(held) + mapped) / int32, 3),
+            "node_over_bound": round((sum(held) + mapped) / bound, 3),
+            "seconds": found[0]["seconds"][name],
+        }
     return {
         "targets": targets,
         "ranks": options.ranks,
+        "cores": len(os.sched_getaffinity(0)),
+        "load": [round(load, 1) for load in os.getloadavg()],
         "corpus_int32_bytes": int32,
-        "node_pss_over_corpus": {k: round(v / int32, 3) for k, v in node.items()},
-        "root_peak_private_bytes_a_target": round(found[0]["peak_private"] / targets, 2),
-        "others_peak_private_bytes": max(others, default=0),
-        "node_without_root_private_over_corpus": round(
-            (max(node.values()) - found[0]["private_at_peak_pss"]) / int32, 3
-        ),
-        "seconds": {"write": round(written, 1)} | parts,
+        "bound_over_corpus": round(bound / int32, 3),
+        "write_seconds": round(written, 1),
+        "parts": parts,
         "disk_bytes": disk(folder),
     }
 
@@ -154,95 +170,122 @@ def rank(number: int, ranks: int, folder: str, barrier, results) -> None:
     from t3s_megatron.data.arrangement import Arrangement, TrainingRows
     from t3s_megatron.data.order import EpochOrder
     from t3s_megatron.data.rows import row
-    from t3s_megatron.data.selection_file import Selection, map_kept
+    from t3s_megatron.data.selection_file import (
+        map_kept,
+        packed,
+        save_selection,
+        selection_info,
+    )
     from t3s_megatron.data.stored_samples import open_corpus
     from t3s_megatron.data.stores import LogProbStore
-    from t3s_megatron.data.tables import mapped_values
-    from t3s_megatron.method.selection import delta_c, keep_mask, selection_counts
+    from t3s_megatron.data.tables import corpus_keys, mapped_values
+    from t3s_megatron.data.teachers import whole
+    from t3s_megatron.method.selection import SelectionCounts, delta_c, keep_mask
 
-    base, seconds, pss = memory(), {}, {}
-    private_then = {}
+    watch = Watch()
+    held, mapped, seconds = {}, {}, {}
     last = time.perf_counter()
 
     def done(what: str) -> None:
         nonlocal last
         barrier.wait()
-        now = memory()
-        pss[what] = now["Pss"] - base["Pss"]
-        private_then[what] = now["Private"] - base["Private"]
-        barrier.wait()
         seconds[what] = round(time.perf_counter() - last, 2)
+        held[what], mapped[what] = watch.since()
+        barrier.wait()
         last = time.perf_counter()
 
     corpus, _ = open_corpus(os.path.join(folder, "corpus"))
+    part = whole(corpus)
     done("open")
     arrangement = Arrangement("own", 2**15, ranks=ranks)
     plans = TrainingRows(EpochOrder(len(corpus.samples), 0), corpus.lengths, arrangement, 64)
 
-    def rows(micro_batches, keep=None) -> Iterator[int]:
+    def rows(micro_batches, keep=None) -> None:
         for of_ranks in micro_batches:
             for arranged in of_ranks[number]:
                 for sample in arranged.samples:
                     some = None if keep is None else keep[corpus.target_slice(sample)]
                     row(corpus.samples[sample], arranged.length, some, 0)
-                    yield sample
 
     for step in range(-(-len(corpus.samples) // 64)):
-        for _ in rows(plans.at(64 * step).micro_batches):
-            pass
+        rows(plans.at(64 * step).micro_batches)
     done("rows of an epoch")
-    scored = arrangement.arrange(range(len(corpus.samples)), corpus.lengths)
-    paths = {tag: os.path.join(folder, f"c_{tag}.safetensors") for tag in ("theta_0", "theta_b")}
+    paths = {tag: os.path.join(folder, f"c_{tag}.safetensors") for tag in ("theta_b", "theta_0")}
+    scored = arrangement.arrange(part.samples, corpus.lengths)
+    rows(scored)
+    done("rows of a scoring pass")
     for tag, path in paths.items():
-        for _ in rows(scored):
-            pass
         if number == 0:  # what the ranks send is collected in pieces
-            draw = np.random.default_rng(len(tag))
+            draw = np.random.default_rng(len(tag) + ord(tag[-1]))
             flat = np.full(corpus.n_targets, np.nan, dtype=np.float32)
             for i in range(len(corpus.samples)):
                 flat[corpus.target_slice(i)] = -draw.random(TARGETS_A_SAMPLE, dtype=np.float32)
-            peak_here = memory()["Private"] - base["Private"]
             LogProbStore(flat, corpus, tag=tag, step=0).save(path)
             del flat
-        done(f"score {tag}")
-    c_0, c_b = (mapped_values(path) for path in paths.values())
+        done(f"collect and store {tag}")
+    del scored
+    c_b, c_0 = (mapped_values(path) for path in paths.values())
     selected = os.path.join(folder, "selection.safetensors")
-    if number == 0:
-        keep = keep_mask("t3s", n=corpus.n_targets, c_0=c_0, c_b=c_b, seed=0, share=None, tau=0.0)
-        delta = delta_c(c_b, c_0)
-        counts = selection_counts(keep, delta)
-        peak_here = max(peak_here, memory()["Private"] - base["Private"])
-        Selection(keep, corpus, "t3s", 1, counts).save(selected)
-        del keep, delta
+    if number == 0:  # as `run.selector` does it
+        kept, counts = [], SelectionCounts()
+        for samples in part.corpus.in_pieces():
+            some = part.corpus.targets_of(samples)
+            keep = keep_mask("t3s", n=some.stop - some.start, c_0=c_0[some], c_b=c_b[some])
+            counts.add(keep, delta_c(c_b[some], c_0[some]))
+            kept += [packed(of_sample) for of_sample in np.split(keep, len(samples))]
+        info = selection_info("t3s", 1, counts.to_dict(), {})
+        save_selection(selected, kept, corpus_keys(corpus), info)
+        del kept
     done("select")
     kept = map_kept(selected, corpus)
+    first = corpus.target_slice(len(corpus.samples) // 2)
+    assert (kept[first] == (c_b[first] <= c_0[first])).all()
     for step in range(-(-len(corpus.samples) // 64)):
-        for sample in rows(plans.at(64 * step).micro_batches, kept):
-            target = np.arange(corpus.offsets[sample], corpus.offsets[sample + 1])
-            assert kept[target].sum() == (c_b[target] <= c_0[target]).sum()
+        rows(plans.at(64 * step).micro_batches, kept)
     done("rows of the selection")
-    top = max(pss, key=lambda name: pss[name])
-    results.put(
-        {
-            "rank": number,
-            "pss": pss,
-            "private_at_peak_pss": private_then[top],
-            "peak_private": peak_here if number == 0 else max(private_then.values()),
-            "seconds": seconds,
-        }
-    )
+    results.put({"rank": number, "held": held, "mapped": mapped, "seconds": seconds})
 
 
-def memory() -> dict[str, int]:
-    """Bytes of this process: Pss, its share of what is mapped by several included; Private, what it
-    has allocated itself."""
-    found = {}
-    with open("/proc/self/smaps_rollup") as file:
+class Watch:
+    """The memory of this process above what it has now: held, the most that it has allocated
+    itself since it was last asked, looked at 20 times a second; mapped, its share of the files
+    that it has looked into, as it is when asked, which the system may take back."""
+
+    def __init__(self):
+        self._held_before = self._most = held()
+        self._mapped_before = pss() - anonymous()
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def _look(self) -> None:
+        while True:
+            self._most = max(self._most, held())
+            time.sleep(0.05)
+
+    def since(self) -> tuple[int, int]:
+        most, self._most = max(self._most, held()), held()
+        return most - self._held_before, pss() - anonymous() - self._mapped_before
+
+
+def held() -> int:
+    """Bytes that this process has allocated itself."""
+    return _kilobytes("/proc/self/status", "RssAnon")
+
+
+def pss() -> int:
+    """Bytes of this process, with its share of what is mapped by several."""
+    return _kilobytes("/proc/self/smaps_rollup", "Pss")
+
+
+def anonymous() -> int:
+    return _kilobytes("/proc/self/smaps_rollup", "Anonymous")
+
+
+def _kilobytes(path: str, name: str) -> int:
+    with open(path) as file:
         for line in file:
-            name, _, value = line.partition(":")
-            if value.strip().endswith("kB"):
-                found[name] = 1024 * int(value.split()[0])
-    return {"Pss": found["Pss"], "Private": found["Anonymous"]}
+            if line.startswith(name + ":"):
+                return 1024 * int(line.split()[1])
+    raise OSError(f"{path}: no {name}")
 
 
 def disk(folder: str) -> int:

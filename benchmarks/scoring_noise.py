@@ -137,7 +137,7 @@ def main() -> None:
                 delta = c_b - c_0
                 with torch_attention([at_0] if dtype is torch.bfloat16 else []):
                     again = c_of(at_0, x, exact=exact, batch=5)
-                noise = scoring_noise(c_0, again, delta)
+                noise = scoring_noise(c_0, again, [delta])
                 line[logits] = {
                     "wrong_signs": round(float(((delta > 0) != (true > 0)).mean()), 4),
                     "error_median": float(np.median(np.abs(delta - true))),

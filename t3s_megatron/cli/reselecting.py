@@ -54,7 +54,10 @@ def reselect(
     by_teacher: list[np.ndarray] = []
     parts: dict[str, np.ndarray] = {}
     for of in scores:
-        c_ref = read_reference(reference, of.uids, of.hashes, of.tokenizer) if reference else None
+        c_ref = None
+        if reference:
+            found = read_reference(reference, of.uids, of.hashes, of.tokenizer)
+            c_ref = found.of(range(len(of.uids)))
         try:
             kept = keep_mask(
                 method, n=of.n, c_0=of.c_0, c_b=of.c_b, seed=seed, share=share, tau=tau,

@@ -23,7 +23,7 @@ from t3s_megatron.data.order import EpochOrder
 ARRANGEMENTS = ("own", "padded", "packed")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """Indices of the samples in it, in their order, and its positions, padding included.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +14,8 @@ import numpy as np
 from t3s_megatron.data.records import Record
 from t3s_megatron.data.tokenizing import Sample, Tokenization
 from t3s_megatron.errors import DataError, T3SError
+
+_TARGETS_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,8 @@ class Corpus:
     """`offsets` int64[n + 1]: targets of sample i are numbers offsets[i] to offsets[i + 1] - 1 of
     the corpus, the numbering of every flat per-target array (log-probs, selections).
     `lengths`: positions that each sample needs in a row: one less than it has tokens; for a student
-    that learns by blocks of `block_size` tokens as many as it has, up to a whole block.
+    that learns by blocks of `block_size` tokens as many as it has, up to a whole block. An array of
+    machine integers, a tenth of what a list of them takes.
 
     `fingerprint`: sha256 over ids, token ids and targets in order; blind to where they came from.
     `counts`: samples kept, tokens, target_tokens; of one that was read also records,
@@ -85,7 +89,7 @@ class Corpus:
     uids: list[str] = field(init=False)
     teachers: list[str | None] = field(init=False)
     offsets: np.ndarray = field(init=False)
-    lengths: list[int] = field(init=False)
+    lengths: Sequence[int] = field(init=False)
     sample_hashes: list[str] = field(init=False)
     fingerprint: str = field(init=False)
 
@@ -94,7 +98,8 @@ class Corpus:
             self.columns = Columns.of(self.samples)
         self.uids, self.teachers = self.columns.uids, self.columns.teachers
         self.offsets = np.concatenate([[0], np.cumsum(self.columns.n_targets)]).astype(np.int64)
-        self.lengths = _positions(self.columns.n_tokens, self.block_size).tolist()
+        positions = _positions(self.columns.n_tokens, self.block_size)
+        self.lengths = array("q", positions.astype(np.int64).tobytes())
         self.sample_hashes = self.columns.hashes
         self.fingerprint = fingerprint_of(self.uids, self.sample_hashes)
 
@@ -138,6 +143,19 @@ class Corpus:
     def target_slice(self, index: int) -> slice:
         """Where sample `index` stands in a flat per-target array."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
+
+    def targets_of(self, samples: range) -> slice:
+        """Where neighbouring samples stand in a flat per-target array."""
+        return slice(int(self.offsets[samples.start]), int(self.offsets[samples.stop]))
+
+    def in_pieces(self) -> Iterator[range]:
+        """All samples in order, some millions of targets at a time, or one sample that has more."""
+        first, n = 0, len(self.samples)
+        while first < n:
+            bound = self.offsets[first] + _TARGETS_AT_ONCE
+            end = max(first + 1, int(np.searchsorted(self.offsets, bound, side="right")) - 1)
+            yield range(first, end)
+            first = end
 
     def sample_index(self, targets: np.ndarray) -> np.ndarray:
         """For each of these target numbers, int64 of any shape, the index of its sample."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Sequence
 
 from t3s_megatron.data.arrangement import Arrangement, TrainingRows
 from t3s_megatron.data.corpus import Corpus
@@ -81,7 +82,7 @@ def make_arrangement(args: argparse.Namespace) -> Arrangement:
 
 
 def arrange_training(
-    corpus: Corpus, seed: int, args: argparse.Namespace, samples: tuple[int, ...] | None = None
+    corpus: Corpus, seed: int, args: argparse.Namespace, samples: Sequence[int] | None = None
 ) -> TrainingRows:
     """Which samples each step is made of, and in which rows they stand. `samples`: corpus indices
     of those that are trained on, None for all. T3SError as `choose_arrangement`."""

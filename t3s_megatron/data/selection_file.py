@@ -122,15 +122,21 @@ def selection_info(
 
 
 def save_selection(path: str, parts: list[np.ndarray], keys: dict, info: dict) -> None:
-    """A selection from its samples' arrays, one each, all bool or all float32; `keys`: as of
-    `corpus_keys`, `info`: as of `selection_info`. Durable. ValueError for weights that are not
+    """A selection from its samples' arrays, one each, all bool, or float32, or `packed`; `keys`: as
+    of `corpus_keys`, `info`: as of `selection_info`. Durable. ValueError for weights that are not
     finite, or below 0."""
-    if parts[0].dtype == np.bool_:
-        parts = [np.packbits(part) for part in parts]
-    elif not all((np.isfinite(part) & (part >= 0)).all() for part in parts):
+    parts = [packed(part) for part in parts]
+    are_weights = parts[0].dtype == np.float32
+    if are_weights and not all((np.isfinite(part) & (part >= 0)).all() for part in parts):
         raise ValueError("the weights of a selection have to be finite, and none below 0")
     sizes = np.array([len(part) for part in parts], dtype=np.int64)
     save_table(path, SELECTION_TYPE[0], np.concatenate(parts), sizes, keys, info)
+
+
+def packed(kept: np.ndarray) -> np.ndarray:
+    """One sample's bool[n] as the bytes of its bits, as the file has them; anything else as it
+    is."""
+    return np.packbits(kept) if kept.dtype == np.bool_ else kept
 
 
 def unpack(path: str, uid: str, values: np.ndarray, n_targets: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,12 +41,9 @@ class LogProbStore:
     def save(self, path: str) -> None:
         """Durable. T3SError, naming the sample, for a log-prob that is not finite; ValueError for
         an array that is not the corpus's."""
-        bad = [
-            some.start + np.flatnonzero(~np.isfinite(self.c[some]))
-            for some in slices_of(self.c.size)
-        ]
+        bad = list(not_finite(self.c))
         if count := sum(map(len, bad)):
-            place = next(found[0] for found in bad if len(found))
+            place = bad[0][0]
             sample = self.corpus.samples[int(self.corpus.sample_index(place))]
             raise T3SError(
                 f"{count} log-probs at {self.tag} are not finite, first in sample "
@@ -91,16 +88,49 @@ class LogProbStore:
         )
 
 
+def not_finite(values: np.ndarray) -> Iterator[np.ndarray]:
+    """Places int64[any] of the values that are not finite, in pieces with at least one."""
+    for some in slices_of(values.size):
+        found = np.flatnonzero(~np.isfinite(values[some]))
+        if found.size:
+            yield some.start + found
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Log-probs that another model gave m samples, in its stores, which are mapped.
+
+    `values`: of each store, float32[any]; `store`, `first`, `size` int64[m]: which of them has a
+    sample's, from where on, and how many.
+    """
+
+    values: list[np.ndarray]
+    store: np.ndarray
+    first: np.ndarray
+    size: np.ndarray
+
+    def of(self, samples: Sequence[int]) -> np.ndarray:
+        """float32[n]: those of these samples, one after the other; a view of the file where they
+        stand there like that, else a copy."""
+        which = np.asarray(samples)
+        store, first, size = self.store[which], self.first[which], self.size[which]
+        if (store == store[0]).all() and (first[1:] == first[:-1] + size[:-1]).all():
+            return self.values[store[0]][first[0] : first[-1] + size[-1]]
+        places = zip(store.tolist(), first.tolist(), size.tolist(), strict=True)
+        return np.concatenate([self.values[i][begin : begin + n] for i, begin, n in places])
+
+
 def read_reference(
     paths: Sequence[str], uids: Sequence[str], hashes: Sequence[str], tokenizer: str
-) -> np.ndarray:
-    """Log-probs that another model gave these samples, float32[n_target_tokens] in their order.
+) -> Reference:
+    """Log-probs that another model gave these samples, in their order.
 
     `paths`: stores which together hold all of them; `hashes`, `tokenizer`: of the samples' tokens
     and targets, and of the tokenizer. MismatchError, naming file and sample, when a store is
     damaged or is not of these tokens, or a sample is in none.
     """
-    found: dict[str, tuple[str, str, np.ndarray]] = {}
+    stores: list[np.ndarray] = []
+    found: dict[str, tuple[str, str, int, int, int]] = {}
     for path in paths:
         values, sizes, header = load_table(path, *STORE_TYPE, STORE_NEEDS)
         if header["tag"] == ENTROPY:
@@ -110,11 +140,13 @@ def read_reference(
                 f"{path}: the reference has another tokenizer than the samples; its log-probs are "
                 "of other tokens. Score these samples with a reference of the same tokenizer"
             )
-        parts = np.split(values, np.cumsum(sizes)[:-1])
-        for uid, hashed, part in zip(header["uids"], header["sample_hashes"], parts, strict=True):
+        stores.append(values)
+        places = zip((np.cumsum(sizes) - sizes).tolist(), sizes.tolist(), strict=True)
+        samples = zip(header["uids"], header["sample_hashes"], places, strict=True)
+        for uid, hashed, (first, size) in samples:
             if uid in found:
                 raise MismatchError(f"{path}: sample {uid!r} is in {found[uid][0]} too; give one")
-            found[uid] = path, hashed, part
+            found[uid] = path, hashed, len(stores) - 1, first, size
     for uid, hashed in zip(uids, hashes, strict=True):
         if uid not in found:
             raise MismatchError(
@@ -126,4 +158,5 @@ def read_reference(
                 f"{found[uid][0]}: sample {uid!r} has other tokens or targets than when the "
                 "reference scored it; let it score this data"
             )
-    return np.concatenate([found[uid][2] for uid in uids])
+    store, first, size = np.array([found[uid][2:] for uid in uids], dtype=np.int64).T
+    return Reference(stores, store, first, size)

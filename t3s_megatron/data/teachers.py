@@ -23,6 +23,7 @@ import numpy as np
 from t3s_megatron.data.corpus import Corpus, build_corpus, how_to_build
 from t3s_megatron.data.corpus_cache import CorpusCache
 from t3s_megatron.data.files import without_endings
+from t3s_megatron.data.order import EpochOrder
 from t3s_megatron.data.records import Record, load_records
 from t3s_megatron.data.tokenizing import Sample
 from t3s_megatron.errors import DataError
@@ -137,17 +138,9 @@ class Part:
     """
 
     teacher: str | None
-    samples: tuple[int, ...]
+    samples: Sequence[int]
     targets: slice | np.ndarray
     corpus: Corpus
-
-    def numbers(self, which: np.ndarray) -> np.ndarray:
-        """int64: the numbers in the whole corpus of those targets of the part that `which`
-        (bool[n]) marks."""
-        marked = np.flatnonzero(which)
-        if isinstance(self.targets, slice):
-            return marked + self.targets.start
-        return self.targets[marked]
 
     def file_name(self, name: str) -> str:
         """Of a file that is this teacher's; with one teacher there is only one of it."""
@@ -156,7 +149,7 @@ class Part:
 
 def whole(corpus: Corpus) -> Part:
     """All samples together."""
-    return Part(None, tuple(range(len(corpus.samples))), slice(0, corpus.n_targets), corpus)
+    return Part(None, range(len(corpus.samples)), slice(0, corpus.n_targets), corpus)
 
 
 def parts_of(corpus: Corpus, records: list[Record]) -> list[Part]:
@@ -244,7 +237,24 @@ def question(sample: Sample) -> tuple:
 
 
 def _part(corpus: Corpus, teacher: str | None) -> Part:
-    samples = tuple(i for i, whose in enumerate(corpus.teachers) if whose == teacher)
+    return _part_of(corpus, teacher, [i for i, t in enumerate(corpus.teachers) if t == teacher])
+
+
+def drawn_from(corpus: Corpus, part: Part, count: int, seed: int) -> Part:
+    """`count` samples of a part of `corpus`, in its order: those with which an epoch of all of them
+    would begin. A pure function of their number and the seed; the part itself where `count` is 0 or
+    there are no more."""
+    n = len(part.samples)
+    if not 0 < count < n:
+        return part
+    order = EpochOrder(n, seed)
+    places = sorted(order.sample_at(position) for position in range(count))
+    return _part_of(corpus, part.teacher, [part.samples[place] for place in places])
+
+
+def _part_of(corpus: Corpus, teacher: str | None, indices: Sequence[int]) -> Part:
+    """The part with these samples, in ascending order."""
+    samples = tuple(indices)
     slices = [corpus.target_slice(i) for i in samples]
     targets: slice | np.ndarray = slice(slices[0].start, slices[-1].stop)
     if samples != tuple(range(samples[0], samples[-1] + 1)):

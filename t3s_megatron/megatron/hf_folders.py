@@ -22,7 +22,6 @@ from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.hf_weights import export_weights, load_weights
 from t3s_megatron.megatron.process import checkpoint_exists, get_args, print_rank_0
 from t3s_megatron.megatron.seam import Callback, CallbackContext
-from t3s_megatron.megatron.vocabulary import leave_out_padding
 
 
 class HuggingFaceFolders(Callback):
@@ -72,7 +71,6 @@ class HuggingFaceFolders(Callback):
         started = time.perf_counter()
         args = get_args()
         load_weights(model, self.config, self.source, args.padded_vocab_size)
-        leave_out_padding(model, args)
         seconds = time.perf_counter() - started
         print_rank_0(f"[t3s] weights of {self.source} loaded in {seconds:.1f} s")
 

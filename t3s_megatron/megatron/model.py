@@ -24,7 +24,6 @@ from t3s_megatron.megatron.block_attention import use_block_attention
 from t3s_megatron.megatron.device import is_cpu_layer_active
 from t3s_megatron.megatron.releases import layer_spec
 from t3s_megatron.megatron.uneven import let_lengths_vary
-from t3s_megatron.megatron.vocabulary import leave_out_padding
 
 #: Arguments whose models this provider does not build: it ...
 _NOT_BUILT = {
@@ -107,7 +106,6 @@ def model_provider(
         vp_stage=vp_stage,
         pg_collection=pg_collection,
     )
-    leave_out_padding([model], args)
     if arrangement != "padded":
         let_lengths_vary([model])
     return model

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -23,6 +23,7 @@ from megatron.core.utils import get_model_config, unwrap_model
 from megatron.training import get_args
 
 from t3s_megatron.data.arrangement import Arrangement
+from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.lengths import make_arrangement
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.batches import RowMaker, scoring_batches
@@ -46,9 +47,10 @@ _GATHERED = 2**20
 def score_corpus(
     context: CallbackContext, rows: RowMaker, samples: Sequence[int] | None = None
 ) -> np.ndarray | None:
-    """log p(y_t | y_<t, x), float32[n_target_tokens] in corpus order, on the root rank; else None.
+    """log p(y_t | y_<t, x), on the root rank; else None. float32[n]: of the targets of `samples`
+    (corpus indices, each once; None for all), one sample after the other; NaN for one that is left
+    out of the rows.
 
-    `samples`: corpus indices of those to score, None for all; the targets of others are NaN.
     Collective over the world. Leaves training as it was (see `training_paused`).
     """
     return _pass_over(context, rows, samples, float32_logits)
@@ -72,13 +74,13 @@ def _pass_over(
         iterators.append(batches)
     reader = TokenReader()
     score_step = partial(_score_step, reader)
-    flat = _empty(rows)
+    collected = _Collected.of(rows.corpus, samples) if _collects() else None
     with training_paused(context), scored(context.model):
         for some in portions(count, rows.arrangement.group, _most_at_once()):
             run_schedule(context.model, score_step, iterators, some, forward_only=True)
             # Still paused: the collectives below belong to the pass.
-            _collect(reader.take(), flat)
-    return flat
+            _collect(reader.take(), collected)
+    return None if collected is None else collected.values
 
 
 def portions(count: int, group: int, most: int) -> list[int]:
@@ -104,9 +106,10 @@ def _most_at_once() -> int:
 
 def score_again(
     context: CallbackContext, rows: RowMaker, samples: Sequence[int]
-) -> np.ndarray | None:
-    """As `score_corpus`, of a few of `samples`, in rows of other lengths than those of the run and
-    with torch's own attention; None where the run's arguments need the lengths as they are.
+) -> tuple[list[int], np.ndarray] | None:
+    """A few of `samples`, as places among them, and what `score_corpus` has of those, in rows of
+    other lengths than those of the run and with torch's own attention. None where the run's
+    arguments need the lengths as they are, and on other ranks than the root.
 
     The same function of the same weights, summed and rounded in another order in every layer.
     Collective over the world.
@@ -122,7 +125,9 @@ def score_again(
         for config in configs:
             config.variable_seq_lengths = True
         with _another_attention(context.model):
-            return score_corpus(context, other, _spread(samples, _SCORED_AGAIN))
+            places = _spread(len(samples), _SCORED_AGAIN)
+            c = score_corpus(context, other, [samples[place] for place in places])
+            return None if c is None else (places, c)
     finally:
         for config, varied in zip(configs, before, strict=True):
             config.variable_seq_lengths = varied
@@ -154,10 +159,10 @@ def another_arrangement(arrangement: Arrangement, args) -> Arrangement | None:
     return replace(arrangement, kind="own", multiple=coarse)
 
 
-def _spread(samples: Sequence[int], count: int) -> list[int]:
-    """At most `count` of them, evenly over their order."""
-    count = min(count, len(samples))
-    return [samples[i * len(samples) // count] for i in range(count)]
+def _spread(n: int, count: int) -> list[int]:
+    """At most `count` of n places, evenly over them."""
+    count = min(count, n)
+    return [i * n // count for i in range(count)]
 
 
 def _score_step(reader: TokenReader, data_iterator, model, return_schedule_plan: bool = False):
@@ -172,17 +177,41 @@ def _read_scores(reader: TokenReader, batch, per_token_loss):
     return zero, torch.zeros((), dtype=torch.int, device=zero.device), {}
 
 
-def _empty(rows: RowMaker) -> np.ndarray | None:
-    """Where the root rank collects; None on the others."""
-    if dist.get_rank() != dist.get_global_rank(data_and_context_group(), 0):
-        return None
-    if not speaks_for_its_samples():
-        return None
-    return np.full(rows.corpus.n_targets, np.nan, dtype=np.float32)
+def _collects() -> bool:
+    """Whether this is the root rank."""
+    is_first = dist.get_rank() == dist.get_global_rank(data_and_context_group(), 0)
+    return is_first and speaks_for_its_samples()
 
 
-def _collect(mine: TokenScores, flat: np.ndarray | None) -> None:
-    """Into `flat`, on the root rank, the scores of all data- and context-parallel ranks."""
+@dataclass(frozen=True)
+class _Collected:
+    """What the root rank has collected of some samples: `values` float32[n], one sample after the
+    other. `shift` int64[m], by sample of the corpus: what is added to the number of a target in the
+    corpus for its place; None where those are the same."""
+
+    corpus: Corpus
+    values: np.ndarray
+    shift: np.ndarray | None
+
+    @classmethod
+    def of(cls, corpus: Corpus, samples: Sequence[int] | None) -> _Collected:
+        if samples is None or samples == range(len(corpus.samples)):
+            return cls(corpus, np.full(corpus.n_targets, np.nan, dtype=np.float32), None)
+        which = np.asarray(samples, dtype=np.int64)
+        ends = np.cumsum(np.diff(corpus.offsets)[which])
+        shift = np.zeros(len(corpus.samples), dtype=np.int64)
+        shift[which] = np.concatenate([[0], ends[:-1]]) - corpus.offsets[which]
+        return cls(corpus, np.full(ends[-1], np.nan, dtype=np.float32), shift)
+
+    def put(self, target: np.ndarray, c: np.ndarray) -> None:
+        """`target` int64[k]: numbers in the corpus, and float32[k] of them."""
+        if self.shift is not None:
+            target = target + self.shift[self.corpus.sample_index(target)]
+        self.values[target] = c
+
+
+def _collect(mine: TokenScores, collected: _Collected | None) -> None:
+    """Into `collected`, on the root rank, the scores of all data- and context-parallel ranks."""
     if not speaks_for_its_samples():
         return
     group, device = data_and_context_group(), torch.cuda.current_device()
@@ -196,9 +225,10 @@ def _collect(mine: TokenScores, flat: np.ndarray | None) -> None:
             _gathered(torch.from_numpy(values[begin : begin + piece]), piece, root, group)
             for values in (mine.target, mine.c)
         )
-        if flat is not None:
+        if collected is not None:
             for target, c, n in zip(targets, scores, (counts - begin).tolist(), strict=True):
-                flat[target[: max(n, 0)].cpu().numpy()] = c[: max(n, 0)].cpu().numpy()
+                some = slice(max(n, 0))
+                collected.put(target[some].cpu().numpy(), c[some].cpu().numpy())
 
 
 def _gathered(values: torch.Tensor, size: int, root: int, group) -> list[torch.Tensor]:

@@ -13,6 +13,7 @@ _OTHERWISE = {
     "simple": (False, "--t3s-simple measures nothing in its profile"),
     "signal": ("accuracy", "--t3s-signal has scored between its measurements"),
     "accuracy_overlap": (0, "--t3s-accuracy-overlap trains ahead of its measurements"),
+    "profile_samples": (0, "--t3s-profile-samples trains on some of the samples"),
     "accuracy_blocks": (1, "--t3s-accuracy-blocks ends measurements early"),
     "stop_after": (None, "--t3s-stop-after ends with the selection"),
 }

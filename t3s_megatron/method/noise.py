@@ -8,6 +8,7 @@ passes as well, so where it is smaller than that, its sign says little about the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -16,8 +17,6 @@ from t3s_megatron.method.selection import anchors
 
 #: Of the differences between the two passes: what delta_c has to be above to be believed.
 _LEVEL = 0.9
-#: Tokens that are looked at together.
-_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
@@ -64,18 +63,19 @@ class ScoringNoise:
 
 
 def scoring_noise(
-    c: np.ndarray, again: np.ndarray, delta: np.ndarray, tau: float = 0.0
+    c: np.ndarray, again: np.ndarray, deltas: Iterable[np.ndarray], tau: float = 0.0
 ) -> ScoringNoise | None:
-    """Of a run; float32[n] each. `again` is NaN where it was not scored a second time; None when
-    that is everywhere."""
+    """The noise of a run's c_t, from the tokens that were scored twice, float32[k] each, and
+    delta_c of all its tokens in pieces, float32[any] each. None when nothing was scored twice, and
+    where one of the two is not finite the token does not count."""
     twice = np.isfinite(again) & np.isfinite(c)
     noise = np.sort(np.abs(c[twice].astype(np.float64) - again[twice]))
     if not noise.size:
         return None
     level = float(np.quantile(noise, _LEVEL))
-    n_anchors, unsure, larger = 0, 0, 0.0
-    for first in range(0, delta.size, _AT_ONCE):  # in float64, eight bytes a token
-        piece = delta[first : first + _AT_ONCE]
+    n, n_anchors, unsure, larger = 0, 0, 0, 0.0
+    for piece in deltas:
+        n += piece.size
         distance = np.abs(piece.astype(np.float64) - tau)
         is_anchor = anchors(piece, tau)
         n_anchors += int(is_anchor.sum())
@@ -87,5 +87,5 @@ def scoring_noise(
         median=float(np.median(noise)),
         level=level,
         unsure_anchors=unsure / n_anchors if n_anchors else 0.0,
-        wrong=larger / delta.size / 2 if delta.size else 0.0,
+        wrong=larger / n / 2 if n else 0.0,
     )

@@ -133,6 +133,14 @@ class MethodOptions:
         "by their number)",
         at_least=1,
     )
+    profile_samples: int = option(
+        0,
+        "what a profile trains on, is measured on and has its confidence watched on: N samples of "
+        "each teacher, drawn by --t3s-seed (0: all); scoring and targeted training take all. For "
+        "corpora so large that a profile would see few of the prompts that it is measured on: as "
+        "many as are measured, or a few times as many",
+        at_least=0,
+    )
     no_shock: str = option(
         "simple",
         "when accuracy never falls below step 0: go on as T3S-simple, go on as SFT, or stop",
@@ -237,6 +245,7 @@ class MethodOptions:
         self._check_stop()
         self._check_measurements()
         self._check_teachers()
+        self._check_profile_samples()
         self._check_ends()
 
     def _check_method(self) -> None:
@@ -355,6 +364,23 @@ class MethodOptions:
                 f"--t3s-no-shock sft with {len(self.teachers)} teachers: the profile of one cannot "
                 "go on as fine-tuning on all of them. Choose --t3s-no-shock simple (for that "
                 "teacher only) or stop"
+            )
+
+    def _check_profile_samples(self) -> None:
+        given = f"--t3s-profile-samples {self.profile_samples}"
+        if not self.profile_samples:
+            return
+        if self.starts_targeted:
+            raise T3SError(f"{given} has no meaning in a run without a profile: drop it")
+        if self.trains_to_theta_f:
+            raise T3SError(
+                f"{given} has no meaning with --t3s-method {self.method}, which trains on all "
+                "samples from the start: drop it"
+            )
+        if self.detects and self.no_shock == "sft":
+            raise T3SError(
+                f"{given} with --t3s-no-shock sft: a profile of some samples cannot go on as "
+                "fine-tuning on all of them. Choose --t3s-no-shock simple or stop, or drop it"
             )
 
     def _check_ends(self) -> None:

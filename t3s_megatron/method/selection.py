@@ -6,11 +6,19 @@ All arrays are flat over the target tokens of a corpus, in corpus order: n token
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+#: Tokens that are looked at together where temporary arrays are as large as what is looked at.
+_AT_ONCE = 2**22
+
+
+def _pieces_of(n: int) -> Iterator[slice]:
+    for first in range(0, n, _AT_ONCE):
+        yield slice(first, min(first + _AT_ONCE, n))
 
 
 def delta_c(c_b: np.ndarray, c_0: np.ndarray) -> np.ndarray:
@@ -23,7 +31,7 @@ def delta_c(c_b: np.ndarray, c_0: np.ndarray) -> np.ndarray:
 
 
 def _require_finite(what: str, values: np.ndarray) -> None:
-    if not np.isfinite(values).all():
+    if not all(np.isfinite(values[some]).all() for some in _pieces_of(values.size)):
         bad = np.flatnonzero(~np.isfinite(values))
         raise ValueError(f"{bad.size} {what} are not finite, the first is token {bad[0]}")
 
@@ -74,7 +82,11 @@ class Scored:
     @property
     def masked(self) -> int:
         """How many tokens a baseline masks."""
-        return int(self.anchors.sum()) if self.share is None else round(self.share * self.n)
+        if self.share is not None:
+            return round(self.share * self.n)
+        c_b, c_0 = self.at("theta_b"), self.at("theta_0")
+        pieces = _pieces_of(self.n)
+        return sum(int(anchors(c_b[some] - c_0[some], self.tau).sum()) for some in pieces)
 
     def at(self, what: str) -> np.ndarray:
         """One of READABLE, float32[n]. ValueError for a value that is not finite."""
@@ -117,6 +129,12 @@ class Method:
         return self.keep is not None
 
     @property
+    def decides_alone(self) -> bool:
+        """Whether a token stays depends on its own values, and not on which others there are:
+        `keep` may be asked of some tokens at a time."""
+        return self.selects and not self.baseline
+
+    @property
     def has_theta_b(self) -> bool:
         """Something is done with the weights of the bottleneck."""
         return self.selects or self.transfers
@@ -138,8 +156,17 @@ def _masked_at_random(tokens: Scored) -> np.ndarray:
 
 
 def _without_lowest(values: np.ndarray, tokens: Scored) -> np.ndarray:
-    # Stable, so that ties are cut by position and the count is exact.
-    return _without(np.argsort(values, kind="stable")[: tokens.masked], tokens.n)
+    """Ties are cut by position, so that the count is exact: as a stable sort would do it, with a
+    copy of the values and no order of them."""
+    count = min(tokens.masked, tokens.n)
+    if count == 0:
+        return np.ones(tokens.n, dtype=bool)
+    bound = np.partition(values, count - 1)[count - 1]
+    keep = values > bound
+    ties = np.flatnonzero(values == bound)
+    lower = tokens.n - int(keep.sum()) - len(ties)
+    keep[ties[count - lower :]] = True
+    return keep
 
 
 def _without(masked: np.ndarray, n: int) -> np.ndarray:
@@ -295,29 +322,66 @@ def keep_mask(
     return chosen.keep(Scored(n, there, share, tau, seed, temperature))
 
 
+class SelectionCounts:
+    """Plain figures of a selection for the summary, of all its tokens or of some after others.
+
+    A token is kept where its weight is not 0. `tau`: as in Eq. 4.
+    """
+
+    def __init__(self, tau: float = 0.0):
+        self._tau = tau
+        self._n = self._kept = self._scored = self._anchors = self._ties = 0
+        self._weight: float | None = None  # float64 sums
+        self._of_anchors = self._of_others = 0.0
+
+    def add(self, keep: np.ndarray, delta: np.ndarray | None = None) -> None:
+        """Some more of them: `keep` bool[k] or float32[k] of weights, `delta` float32[k]; without
+        it nothing is said of anchors."""
+        for some in _pieces_of(keep.size):
+            self._add(keep[some], None if delta is None else delta[some])
+
+    def _add(self, keep: np.ndarray, delta: np.ndarray | None) -> None:
+        self._n += keep.size
+        self._kept += int(np.count_nonzero(keep))
+        if keep.dtype != np.bool_:
+            self._weight = (self._weight or 0.0) + float(keep.sum(dtype=np.float64))
+        if delta is None:
+            return
+        is_anchor = anchors(delta, self._tau)
+        self._scored += delta.size
+        self._anchors += int(is_anchor.sum())
+        self._ties += int((delta == np.float32(self._tau)).sum())
+        self._of_anchors += float(delta.sum(dtype=np.float64, where=is_anchor))
+        self._of_others += float(delta.sum(dtype=np.float64, where=~is_anchor))
+
+    def to_dict(self) -> dict:
+        """Those about anchors where every token had a delta; that of weights where there are
+        some."""
+
+        def share(part: float, of: int) -> float | None:
+            return part / of if of else None
+
+        counts: dict = {
+            "target_tokens": self._n,
+            "kept": self._kept,
+            "masked": self._n - self._kept,
+            "masked_share": share(self._n - self._kept, self._n),
+        }
+        if self._weight is not None:
+            counts |= {"mean_weight": share(self._weight, self._kept)}
+        if self._scored < self._n or not self._n:
+            return counts
+        return counts | {
+            "anchors": self._anchors,
+            "anchor_share": share(self._anchors, self._n),
+            "ties": self._ties,
+            "mean_delta_anchor": share(self._of_anchors, self._anchors),
+            "mean_delta_other": share(self._of_others, self._n - self._anchors),
+        }
+
+
 def selection_counts(keep: np.ndarray, delta: np.ndarray | None, tau: float = 0.0) -> dict:
-    """Plain figures of a selection for the summary; those about anchors need `delta`, that of
-    weights is only of a selection that has them. A token is kept where its weight is not 0."""
-    kept = keep > 0
-    counts: dict = {
-        "target_tokens": int(kept.size),
-        "kept": int(kept.sum()),
-        "masked": int((~kept).sum()),
-        "masked_share": float((~kept).mean()),
-    }
-
-    def mean(values):
-        return float(values.mean()) if values.size else None
-
-    if keep.dtype != np.bool_:
-        counts |= {"mean_weight": mean(keep[kept].astype(np.float64))}
-    if delta is None:
-        return counts
-    is_anchor = anchors(delta, tau)
-    return counts | {
-        "anchors": int(is_anchor.sum()),
-        "anchor_share": float(is_anchor.mean()),
-        "ties": int((delta == np.float32(tau)).sum()),
-        "mean_delta_anchor": mean(delta[is_anchor]),
-        "mean_delta_other": mean(delta[~is_anchor]),
-    }
+    """`SelectionCounts` of all tokens at once."""
+    counts = SelectionCounts(tau)
+    counts.add(keep, delta)
+    return counts.to_dict()

@@ -98,7 +98,9 @@ def samples_of(args, tokenizer, notes: list[str]) -> Samples:
             lengths=tuple(len(sample.tokens) for sample in corpus.samples),
             prompts=tuple(sample.prompt_length for sample in corpus.samples),
             teachers=tuple(
-                Teacher(part.teacher, part.samples) for part in parts if part.teacher is not None
+                Teacher(part.teacher, tuple(part.samples))
+                for part in parts
+                if part.teacher is not None
             ),
             questions=tuple(
                 numbers.setdefault(question(sample), len(numbers)) for sample in corpus.samples
@@ -163,11 +165,12 @@ def answers_of(
     `server`: one on the training GPUs, for a run that has such."""
     if config is None or not config.needs_answers:
         return None
-    prompts = samples.asked(config.accuracy_prompts)
+    # While training goes on; evaluations and held-out prompts are another matter.
+    first = min(filter(None, (config.accuracy_prompts, config.profile_samples)), default=0)
+    prompts = samples.asked(first)
     asked = prompts * config.accuracy_samples
     asked_in_profiles = tuple(
-        len(one.samples[: config.accuracy_prompts or None]) * config.accuracy_samples
-        for one in samples.teachers
+        len(one.samples[: first or None]) * config.accuracy_samples for one in samples.teachers
     )
     evaluated = sum(
         (samples.asked(0) + len(held_out)) * (config.report_samples if temperature > 0 else 1)

@@ -22,6 +22,7 @@ from t3s_megatron.answering.live import LiveBackend
 from t3s_megatron.answering.server import ServerBackend
 from t3s_megatron.data.arrangement import StepRows, TrainingRows
 from t3s_megatron.data.kept_bits import KeptBits, n_kept
+from t3s_megatron.data.tables import slices_of
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.batches import RowMaker
@@ -40,7 +41,7 @@ from t3s_megatron.megatron.seam import Callback, CallbackContext, Seam
 from t3s_megatron.megatron.source_seam import SourceSeam
 from t3s_megatron.megatron.uneven import let_lengths_vary
 from t3s_megatron.megatron.vocabulary import leave_out_padding
-from t3s_megatron.method.selection import selection_counts
+from t3s_megatron.method.selection import SelectionCounts
 from t3s_megatron.monitor.curves import Curves
 from t3s_megatron.monitor.journal import Journal
 from t3s_megatron.monitor.progress import Progress
@@ -150,7 +151,7 @@ class Run(Callback):
             self.journal,
             on_root=self._on_root,
         )
-        leave_out_padding(context.model, get_args())  # a script may have a provider of its own
+        leave_out_padding(context.model, get_args())  # a run without --t3s is Megatron's
         if self.config.arrangement != "padded":
             let_lengths_vary(context.model)
         self._say_what_is_read()
@@ -214,7 +215,7 @@ class Run(Callback):
     ) -> Measurement:
         """The accuracy of the live weights on the first `--t3s-accuracy-prompts` prompts of this
         teacher, or (None) of all. `settles`: see `Measurer.measure`. Collective."""
-        samples = self.inputs.asked(teacher, self.config.accuracy_prompts)
+        samples = self.inputs.asked_in_training(teacher)
         weights = self.backend.take(context, step=self.step)
         measured = self.measurer.measure(
             weights,
@@ -296,10 +297,13 @@ class Run(Callback):
         if loaded is not None:
             self.journal.say(f"training with the selection of {config.selection_load}")
             self.apply_mask(loaded.keep)
+            counts = SelectionCounts()
+            for some in slices_of(loaded.keep.size):
+                counts.add(loaded.keep[some])
             made_by = {"method": loaded.method, "theta_b_step": loaded.theta_b_step}
             self.journal.note(
                 None,
-                tokens=selection_counts(loaded.keep[:], None),
+                tokens=counts.to_dict(),
                 selection={"file": config.selection_load, "model": loaded.model} | made_by,
             )
         if unusable := len(inputs.unusable_gold):

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from t3s_megatron.accuracy.gold import check_verifier
 from t3s_megatron.accuracy.verifiers import entry
 from t3s_megatron.config import T3SConfig
@@ -22,8 +20,14 @@ from t3s_megatron.data.corpus_cache import cache_of
 from t3s_megatron.data.lengths import arrange_training
 from t3s_megatron.data.names import is_missing_path
 from t3s_megatron.data.selection_file import MappedSelection
-from t3s_megatron.data.stores import read_reference
-from t3s_megatron.data.teachers import Part, asked_once, load_heldout_corpus, load_training_corpus
+from t3s_megatron.data.stores import Reference, read_reference
+from t3s_megatron.data.teachers import (
+    Part,
+    asked_once,
+    drawn_from,
+    load_heldout_corpus,
+    load_training_corpus,
+)
 from t3s_megatron.data.tokenizing import Sample, load_tokenizer, pad_token, refuse_code
 from t3s_megatron.diffusion.mask_token import mask_token
 from t3s_megatron.diffusion.targeting import Targeting, load_scores, target
@@ -39,11 +43,13 @@ if TYPE_CHECKING:
 
 @dataclass
 class Inputs:
-    """The inputs of a run. `heldout`, `selection` and `reference` (log-probs of --t3s-reference,
-    float32[n_target_tokens]) are None when not asked for.
+    """The inputs of a run. `heldout`, `selection` and `reference` (log-probs of --t3s-reference)
+    are None when not asked for.
 
     `unusable_gold`: uids of samples whose gold answer the verifier cannot read. They are trained
     on, and never asked. `parts`: the corpus by teacher; one part where there is one teacher.
+    `profile_parts`: by teacher, what of its part a profile takes; `profile_rows`: the rows of those
+    that are not the whole corpus.
     `megatron_arguments`: those that change numbers, before training has changed the namespace.
     `mask_token`, `targeting`: of a diffusion student, else None.
     """
@@ -54,18 +60,19 @@ class Inputs:
     heldout: Corpus | None
     unusable_gold: frozenset[str]
     selection: MappedSelection | None
-    reference: np.ndarray | None
+    reference: Reference | None
     max_new_tokens: int
     parts: list[Part]
     training_rows: TrainingRows
-    profile_rows: dict[str, TrainingRows]
+    profile_parts: dict[str | None, Part]
+    profile_rows: dict[str | None, TrainingRows]
     megatron_arguments: dict[str, object]
     mask_token: int | None = None
     targeting: Targeting | None = None
 
     def rows_of(self, teacher: str | None) -> TrainingRows:
-        """Of a phase that trains on this teacher's samples, or (None) on all."""
-        return self.training_rows if teacher is None else self.profile_rows[teacher]
+        """Of this teacher's profile, or (None) of that of all."""
+        return self.profile_rows.get(teacher, self.training_rows)
 
     def parts_of(self, teacher: str | None) -> list[Part]:
         """This teacher's, or (None) all of them."""
@@ -75,6 +82,13 @@ class Inputs:
         """Whose prompts are asked where this teacher's accuracy, or (None) that of all, is meant:
         the `first` of each teacher's (0: all). What several teachers answered is asked once."""
         parts = self.parts_of(teacher)
+        return asked_once([self.askable(part.corpus, first) for part in parts])
+
+    def asked_in_training(self, teacher: str | None) -> list[Sample]:
+        """As `asked`, while training goes on: the first --t3s-accuracy-prompts of what the profile
+        takes, also after it, so that all measurements are of the same."""
+        parts = [self.profile_parts[part.teacher] for part in self.parts_of(teacher)]
+        first = self.config.accuracy_prompts
         return asked_once([self.askable(part.corpus, first) for part in parts])
 
     def askable(self, corpus: Corpus, first: int = 0) -> list[Sample]:
@@ -114,13 +128,19 @@ def read_inputs(args) -> Inputs:
     corpus, parts = load_training_corpus(args, tokenizer, cache)
     teachers = tuple(part.teacher for part in parts if part.teacher is not None)
     config = config.for_teachers(teachers, args)
+    profile_parts = {
+        part.teacher: drawn_from(corpus, part, config.profile_samples, config.seed)
+        for part in parts
+    }
     heldout = load_heldout_corpus(args, tokenizer, cache)
     unusable_gold: frozenset[str] = frozenset()
     max_new_tokens = config.max_new_tokens or 0
     if config.needs_answers:
         # A measured profile needs prompts of its teacher to ask.
         profiled = config.measures_profile and config.detects
-        training = [part.corpus for part in parts] if profiled else [corpus]
+        training = [part.corpus for part in profile_parts.values()] if profiled else []
+        if not profiled or config.profile_samples:
+            training.append(corpus)
         sets = [asked.samples for asked in (*training, heldout) if asked is not None]
         if not entry(config.verifier).gold_in_metadata:
             for asked in filter(None, (corpus, heldout)):
@@ -139,9 +159,9 @@ def read_inputs(args) -> Inputs:
         )
     training_rows = arrange_training(corpus, config.seed, args)
     profile_rows = {
-        part.teacher: arrange_training(corpus, config.seed, args, part.samples)
-        for part in parts
-        if part.teacher is not None
+        teacher: arrange_training(corpus, config.seed, args, part.samples)
+        for teacher, part in profile_parts.items()
+        if len(part.samples) < len(corpus.samples)
     }
     masked, targeting = None, None
     if config.diffusion:
@@ -166,6 +186,7 @@ def read_inputs(args) -> Inputs:
         max_new_tokens,
         parts,
         training_rows,
+        profile_parts,
         profile_rows,
         number_arguments(args),
         masked,

@@ -11,14 +11,21 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from collections.abc import Iterator
 
 import numpy as np
 
 from t3s_megatron.data.arrangement import StepRows
 from t3s_megatron.data.kept_bits import KeptBits, KeptSamples
-from t3s_megatron.data.selection_file import Selection, map_kept
-from t3s_megatron.data.stores import ENTROPY, LogProbStore
-from t3s_megatron.data.tables import mapped_values, slices_of, table_checksum, wait_for_tables
+from t3s_megatron.data.selection_file import map_kept, packed, save_selection, selection_info
+from t3s_megatron.data.stores import ENTROPY, LogProbStore, not_finite
+from t3s_megatron.data.tables import (
+    corpus_keys,
+    mapped_values,
+    slices_of,
+    table_checksum,
+    wait_for_tables,
+)
 from t3s_megatron.data.teachers import Part
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.meter import TokenGroups, step_figures
@@ -29,10 +36,10 @@ from t3s_megatron.method.confidence import confidence_fall
 from t3s_megatron.method.noise import scoring_noise
 from t3s_megatron.method.profile import Profile
 from t3s_megatron.method.selection import (
+    SelectionCounts,
     anchors,
     delta_c,
     keep_mask,
-    selection_counts,
 )
 from t3s_megatron.monitor.journal import Journal
 from t3s_megatron.run.identity import model_shape
@@ -67,7 +74,8 @@ class Selector:
         self.root = root
         self.is_root = layout.rank() == root
         self.groups = TokenGroups(self.config.anchor_threshold)
-        self._c_again: np.ndarray | None = None  # theta_0's, of a sample of the profile's tokens
+        # On the root rank, theta_0's of a few of the profile's samples: their places, and c_t.
+        self._again: tuple[list[int], np.ndarray] | None = None
 
     # ------------------------------------------------------------------------------------ scoring
 
@@ -75,6 +83,7 @@ class Selector:
         """At the live weights, which are theta_b of this profile."""
         assert profile.theta_b_step is not None
         for part in self.inputs.parts_of(profile.teacher):
+            self.state.c_0.pop(part.teacher, None)  # of what the profile took, for the confidence
             self._score(context, part, "theta_b", profile.theta_b_step)
 
     def score_theta_0(self, context: CallbackContext, profile: Profile) -> None:
@@ -86,8 +95,7 @@ class Selector:
             if "entropy" in self._reads:
                 self._score_entropy(context, part)
             if profile.theta_b_step is not None:  # or there is no delta_c with noise in it
-                again = score_again(context, self.state.rows, part.samples)
-                self._c_again = None if again is None else again[part.targets]
+                self._again = score_again(context, self.state.rows, part.samples)
             self.journal.spent("scoring", time.perf_counter() - started)
 
     def _score(self, context: CallbackContext, part: Part, tag: str, step: int) -> None:
@@ -107,9 +115,8 @@ class Selector:
         return self.config.chosen.reads(self.config.mask_share)
 
     def _score_entropy(self, context: CallbackContext, part: Part) -> None:
-        flat = score_entropies(context, self.state.rows, part.samples)
-        if flat is not None:
-            entropy = flat[part.targets]
+        entropy = score_entropies(context, self.state.rows, part.samples)
+        if entropy is not None:
             for i, sample in enumerate(part.samples):
                 if sample in self.state.rows.excluded:  # as its log-probs: see `_level_excluded`
                     entropy[part.corpus.target_slice(i)] = 0.0
@@ -127,7 +134,7 @@ class Selector:
     def confidence_fall(self, context: CallbackContext, profile: Profile, step: int) -> float:
         """`method.confidence_fall` of the profile's tokens at the live weights; step 0 is what the
         others are compared with."""
-        (part,) = self.inputs.parts_of(profile.teacher)
+        part = self.inputs.profile_parts[profile.teacher]
         c, _ = self._finite_scores(context, part, "the live weights")
         fall = None
         if c is not None:
@@ -142,12 +149,12 @@ class Selector:
         """The scores of the teacher's tokens, on the root rank, and the samples that are left out
         from now on because theirs are not finite."""
         rows, started = self.state.rows, time.perf_counter()
-        flat = score_corpus(context, rows, part.samples)
-        c, bad = None, []
-        if flat is not None:
-            c = flat[part.targets]
-            found = self.inputs.corpus.sample_index(part.numbers(~np.isfinite(c)))
-            bad = sorted(set(found.tolist()) - rows.excluded)
+        c = score_corpus(context, rows, part.samples)
+        bad: list[int] = []
+        if c is not None:
+            places = [part.corpus.sample_index(targets) for targets in not_finite(c)]
+            found = {part.samples[place] for of_piece in places for place in np.unique(of_piece)}
+            bad = sorted(found - rows.excluded)
         bad = layout.broadcast(bad, self.root)
         if bad:
             machine = self.state.machine
@@ -208,10 +215,13 @@ class Selector:
         layout.together(lambda: wait_for_tables(dict(zip(files, written, strict=True))))
 
     def _report_noise(self, part: Part, c_0: np.ndarray, c_b: np.ndarray) -> None:
-        noise, again = None, self._c_again
-        if again is not None:  # on the root rank
-            noise = scoring_noise(c_0, again, delta_c(c_b, c_0), self.config.anchor_threshold)
-        noise, self._c_again = layout.broadcast(noise, self.root), None
+        noise = None
+        if self._again is not None:  # on the root rank
+            places, again = self._again
+            once = np.concatenate([c_0[part.corpus.target_slice(place)] for place in places])
+            deltas = (delta_c(c_b[some], c_0[some]) for some in slices_of(len(c_0)))
+            noise = scoring_noise(once, again, deltas, self.config.anchor_threshold)
+        noise, self._again = layout.broadcast(noise, self.root), None
         if noise is not None:
             self.journal.note(part.teacher, noise=noise.to_dict())
             self.journal.say(f"scoring: {noise.describe()}")
@@ -271,38 +281,54 @@ class Selector:
 
     def _make(self) -> None:
         config, corpus, tau = self.config, self.inputs.corpus, self.config.anchor_threshold
-        reference = self.inputs.reference
-        keep = np.ones(0, dtype=bool)
-        delta = np.zeros(corpus.n_targets, dtype=np.float32)
         detected = self.state.machine.theta_b_step is not None
+        kept: list[np.ndarray] = [np.zeros(0)] * len(corpus.samples)
+        counts = SelectionCounts(tau)
         for part in self.inputs.parts:
             c_0, c_b = self.state.c_0.get(part.teacher), self.state.c_b.get(part.teacher)
-            kept = keep_mask(
-                config.method,
-                c_0=c_0,
-                c_b=c_b,
-                seed=config.seed,
-                share=config.mask_share,
-                tau=tau,
-                n=part.corpus.n_targets,
-                c_ref=None if reference is None else reference[part.targets],
-                entropy=self.state.entropy.get(part.teacher),
-                temperature=config.soft_temperature,
-            )
-            if not keep.size:
-                keep = np.ones(corpus.n_targets, dtype=kept.dtype)
-            keep[part.targets] = kept
-            if c_0 is not None and c_b is not None:
-                delta[part.targets] = delta_c(c_b, c_0)
-            of_part = delta[part.targets] if detected else None
-            self.journal.note(part.teacher, tokens=selection_counts(kept, of_part, tau))
-        counts = selection_counts(keep, delta if detected else None, tau)
-        self.journal.note(None, tokens=counts)
-        selection = Selection(
-            keep, corpus, config.method, self._theta_b_steps(), counts, model_shape(get_args())
+            of_part = SelectionCounts(tau)
+            for samples, targets, keep in self._kept_pieces(part):
+                delta = None
+                if detected and c_0 is not None and c_b is not None:
+                    delta = delta_c(c_b[targets], c_0[targets])
+                for some in (of_part, counts):
+                    some.add(keep, delta)
+                for place in samples:
+                    own = part.corpus.target_slice(place)
+                    of_sample = slice(own.start - targets.start, own.stop - targets.start)
+                    kept[part.samples[place]] = packed(keep[of_sample])
+            self.journal.note(part.teacher, tokens=of_part.to_dict())
+        self.journal.note(None, tokens=counts.to_dict())
+        info = selection_info(
+            config.method, self._theta_b_steps(), counts.to_dict(), model_shape(get_args())
         )
         for path in filter(None, [self.path("selection"), config.selection_save]):
-            selection.save(path)
+            save_selection(path, kept, corpus_keys(corpus), info)
+
+    def _kept_pieces(self, part: Part) -> Iterator[tuple[range, slice, np.ndarray]]:
+        """Which tokens of the part stay: (places of some samples in it, their targets, bool or
+        float32 of those), until they are all; a few million at a time where the method decides
+        about each token by itself."""
+        config, reference = self.config, self.inputs.reference
+        values = {
+            "c_0": self.state.c_0.get(part.teacher),
+            "c_b": self.state.c_b.get(part.teacher),
+            "entropy": self.state.entropy.get(part.teacher),
+            "c_ref": None if reference is None else reference.of(part.samples),
+        }
+        whole = [range(len(part.samples))]
+        for samples in part.corpus.in_pieces() if config.chosen.decides_alone else whole:
+            targets = part.corpus.targets_of(samples)
+            keep = keep_mask(
+                config.method,
+                n=targets.stop - targets.start,
+                seed=config.seed,
+                share=config.mask_share,
+                tau=config.anchor_threshold,
+                temperature=config.soft_temperature,
+                **{name: None if c is None else c[targets] for name, c in values.items()},
+            )
+            yield samples, targets, keep
 
     # -------------------------------------------------------------------------- samples of one step
 
@@ -325,15 +351,18 @@ class Selector:
         self.journal.spent("scoring", time.perf_counter() - started)
 
     def _mean_rises(self, c: np.ndarray, samples: list[int]) -> np.ndarray:
-        """float64[m]: how far the mean log-prob of each sample is above theta_0's. NaN, which is
-        left out last, where one is not finite: the step itself finds that."""
+        """From `c`, the log-probs of their targets one sample after the other, float64[m]: how far
+        the mean log-prob of each sample is above theta_0's. NaN, which is left out last, where one
+        is not finite: the step itself finds that."""
         corpus, places = self.inputs.corpus, {sample: i for i, sample in enumerate(samples)}
         rises = np.zeros(len(samples))
+        sizes = [corpus.offsets[sample + 1] - corpus.offsets[sample] for sample in samples]
+        of_sample = np.split(c.astype(np.float64), np.cumsum(sizes)[:-1])
         for part in self.inputs.parts:
             c_0 = self.state.c_0[part.teacher]
             for i, sample in enumerate(part.samples):
                 if sample in places:
-                    now = c[corpus.target_slice(sample)].astype(np.float64)
+                    now = of_sample[places[sample]]
                     rises[places[sample]] = (now - c_0[part.corpus.target_slice(i)]).mean()
         return rises
 

@@ -85,7 +85,9 @@ class T3SRun(Run):
     @property
     def training_rows(self) -> TrainingRows:
         """Rows of the phase under way: a teacher's profile, or training on the samples of all."""
-        return self.inputs.rows_of(self.machine.teacher)
+        if self.machine.phase is Phase.PROFILE:
+            return self.inputs.rows_of(self.machine.teacher)
+        return self.inputs.training_rows
 
     @property
     def phase(self) -> str:
@@ -116,6 +118,12 @@ class T3SRun(Run):
             several = len(config.profiles) > 1
             self.journal.introduce_teachers(
                 self.inputs.parts, config.budget, config.longest_profile if several else None
+            )
+        taken = sum(len(part.samples) for part in self.inputs.profile_parts.values())
+        if taken < len(self.inputs.corpus.samples):
+            self.journal.say(
+                f"the profile takes {taken} of {len(self.inputs.corpus.samples)} samples "
+                f"(--t3s-profile-samples {config.profile_samples})"
             )
         self.selector = Selector(self.inputs, self.state, self.journal, self.non_finite, self.root)
         self.in_flight: InFlight | None = None
@@ -285,7 +293,7 @@ class T3SRun(Run):
 
     def _begin_measurement(self, context: CallbackContext, action: Action) -> None:
         assert self.in_flight is not None
-        samples = self.inputs.asked(self.machine.teacher, self.config.accuracy_prompts)
+        samples = self.inputs.asked_in_training(self.machine.teacher)
         self.in_flight.begin(context, samples, step=self.step, phase=self.phase)
         self.machine.done(action)
 

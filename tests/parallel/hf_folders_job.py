@@ -34,6 +34,7 @@ def main() -> None:
     from t3s_megatron.megatron.hf_folders import HuggingFaceFolders
     from t3s_megatron.megatron.model import model_provider
     from t3s_megatron.megatron.releases import parse_arguments
+    from t3s_megatron.megatron.vocabulary import leave_out_padding
     from t3s_megatron.plugin import T3S
 
     with open(os.environ["CASES"]) as file:
@@ -53,6 +54,7 @@ def main() -> None:
         folders = HuggingFaceFolders(args)
         model = get_model(model_provider, wrap_with_ddp=False)
         folders.load(model)
+        leave_out_padding(model, args)  # as a run does
         found = {
             "logits": forward(model, args),
             "losses": forward(model, args, LABELS),

@@ -3,7 +3,7 @@
 
 Megatron's own sampler and data loader over a torch Dataset, the loss function of its documentation:
 the independent half of "without --t3s the run is bit-identical to Megatron without the plugin".
-Only the CPU device layer and the model come from the project.
+Only the CPU device layer and the model come from the project, and the model's loss is Megatron's.
 """
 
 from __future__ import annotations
@@ -67,6 +67,11 @@ def main() -> None:
         output = model(get("tokens"), get("position_ids"), None, labels=get("labels"))
         return output, partial(loss_func, get("loss_mask"))
 
+    def model(*args, **kwargs):
+        made = model_provider(*args, **kwargs)
+        vars(made).pop("compute_language_model_loss", None)  # whatever stands before the class's
+        return made
+
     def own_arguments(parser):
         parser.add_argument("--own-data", required=True)
         return parser
@@ -76,7 +81,7 @@ def main() -> None:
     call_pretrain(
         args,
         data_provider=provider,
-        model_provider=model_provider,
+        model_provider=model,
         forward_step=forward_step,
         extra_args_provider=own_arguments,
         args_defaults={},

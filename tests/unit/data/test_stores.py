@@ -8,7 +8,7 @@ import pytest
 from made_data import corpus, rewrite, sample, three_samples
 from safetensors.numpy import load_file
 
-from t3s_megatron.data.stores import LogProbStore
+from t3s_megatron.data.stores import LogProbStore, read_reference
 from t3s_megatron.data.tables import mapped_values, table_checksum, wait_for_tables
 from t3s_megatron.errors import MismatchError, T3SError
 
@@ -28,6 +28,25 @@ def test_round_trip(saved):
     np.testing.assert_array_equal(found.c, C)
     assert (found.tag, found.step) == ("theta_b", 12)
     assert found.model == {"layers": 2}
+
+
+def test_a_reference_is_read_where_it_stands_and_put_together_where_it_does_not(saved, tmp_path):
+    p, q, r = three_samples()
+    samples = corpus(p, q, r)
+
+    def read(*paths: str):
+        return read_reference(
+            paths, samples.uids, samples.sample_hashes, samples.tokenizer_fingerprint
+        )
+
+    of_one = read(saved)
+    np.testing.assert_array_equal(of_one.of(range(3)), C)
+    assert not of_one.of(range(3)).flags.owndata and not of_one.of(range(3)).flags.writeable
+    np.testing.assert_array_equal(of_one.of([1, 2]), C[2:])
+    np.testing.assert_array_equal(of_one.of([0, 2]), np.concatenate([C[:2], C[11:]]))
+    LogProbStore(C[2:11], corpus(q), "theta_0", 0).save(str(tmp_path / "q"))
+    LogProbStore(np.append(C[11:], C[:2]), corpus(r, p), "theta_0", 0).save(str(tmp_path / "rp"))
+    np.testing.assert_array_equal(read(str(tmp_path / "rp"), str(tmp_path / "q")).of(range(3)), C)
 
 
 def test_another_order_and_fewer_samples(saved):

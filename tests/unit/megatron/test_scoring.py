@@ -245,3 +245,30 @@ def test_anchors_are_looked_up_in_the_log_probs_of_their_teacher():
     tokens = StepTokens(asked, c_b[asked], 3)
     assert tokens.among(own[0]).target.tolist() == [5, 1, 8]
     assert tokens.among(own[1]).target.tolist() == [11, 9]
+
+
+def test_what_is_collected_of_some_samples_stands_one_after_the_other():
+    import types
+
+    import numpy as np
+
+    from t3s_megatron.data.corpus import Corpus
+    from t3s_megatron.megatron.scoring import _Collected
+
+    offsets = np.array([0, 2, 5, 6, 10])
+    samples = types.SimpleNamespace(
+        offsets=offsets, samples=range(4), n_targets=10,
+        sample_index=lambda target: Corpus.sample_index(samples, target),
+    )  # fmt: skip
+    c = np.arange(10, dtype=np.float32)
+    for some, wanted in (
+        (None, range(10)),
+        (range(4), range(10)),
+        ([1, 3], [2, 3, 4, 6, 7, 8, 9]),
+        ([3, 0], [6, 7, 8, 9, 0, 1]),
+    ):
+        collected = _Collected.of(samples, some)
+        assert np.isnan(collected.values).all()
+        for target in np.array_split(np.random.default_rng(1).permutation(list(wanted)), 3):
+            collected.put(target, c[target])
+        assert collected.values.tolist() == list(wanted)

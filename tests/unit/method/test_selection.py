@@ -15,6 +15,7 @@ from t3s_megatron.method.selection import (
     METHODS,
     READABLE,
     Method,
+    SelectionCounts,
     anchors,
     delta_c,
     keep_mask,
@@ -388,3 +389,37 @@ def test_a_new_method_is_one_entry(monkeypatch):
     assert kept("fallen") == (C_B < C_0).tolist()
     with pytest.raises(ValueError, match="fallen needs log-probs at theta_b"):
         kept("fallen", c_b=None)
+
+
+def test_ties_at_the_bound_are_cut_as_a_stable_sort_would():
+    draw = np.random.default_rng(5)
+    for n in (1, 2, 7, 400):
+        values = draw.integers(-3, 3, n).astype(np.float32)
+        for masked in {0, 1, n // 3, n - 1, n}:
+            kept = keep_mask("mask-bottom-confidence", n=n, c_0=values, c_b=None, share=masked / n)
+            expected = np.ones(n, dtype=bool)
+            expected[np.argsort(values, kind="stable")[: round(masked / n * n)]] = False
+            assert (kept == expected).all()
+
+
+@pytest.mark.parametrize("method", [m.name for m in METHODS.values() if m.decides_alone])
+def test_what_decides_about_each_token_alone_may_be_asked_in_pieces(method):
+    draw = np.random.default_rng(6)
+    c_0, c_b = (-draw.random(1000, dtype=np.float32) for _ in range(2))
+    extra = {"temperature": 0.5} if method == "t3s-soft" else {}
+    whole = keep_mask(method, n=1000, c_0=c_0, c_b=c_b, **extra)
+    pieces = [
+        keep_mask(method, n=len(c_0[some]), c_0=c_0[some], c_b=c_b[some], **extra)
+        for some in (slice(0, 333), slice(333, 334), slice(334, 1000))
+    ]
+    assert (np.concatenate(pieces) == whole).all()
+    counts = SelectionCounts()
+    for some in (slice(0, 333), slice(333, 1000)):
+        counts.add(whole[some], delta_c(c_b[some], c_0[some]))
+    expected = selection_counts(whole, delta_c(c_b, c_0))
+    assert counts.to_dict() == pytest.approx(expected)
+
+
+def test_baselines_compare_tokens():
+    assert not any(METHODS[name].decides_alone for name in MASKING_BASELINES)
+    assert not METHODS["sft"].decides_alone

@@ -461,3 +461,58 @@ def test_what_one_teacher_alone_can_do_is_refused_for_two(ready):
     assert ready("--t3s-method sft", samples=two).config.profiles == (None,)
     with pytest.raises(DataError, match="train.jsonl, line 2: no `teacher`"):
         ready(samples=[two[0], *make_samples(8, 0)[1:]])
+
+
+# -------------------------------------------------------------------------- samples of a profile
+
+
+def samples_of_steps(rows, steps: int) -> set[int]:
+    """Corpus indices of the samples of the first steps."""
+    size = rows.global_batch_size
+    return {sample for step in range(steps) for sample in rows.at(step * size).samples}
+
+
+def test_a_profile_takes_some_samples_and_the_rest_of_the_run_all(ready):
+    inputs = ready("--t3s-profile-samples 3 --t3s-accuracy-prompts 2")
+    taken = inputs.profile_parts[None].samples
+    assert len(taken) == 3 and list(taken) == sorted(taken)
+    assert samples_of_steps(inputs.rows_of(None), 4) == set(taken)
+    assert samples_of_steps(inputs.training_rows, 8) == set(range(8))
+    uids = inputs.corpus.uids
+    assert [sample.uid for sample in inputs.asked_in_training(None)] == [
+        uids[sample] for sample in taken[:2]
+    ]
+    assert len(inputs.asked(None)) == 8
+    (part,) = inputs.parts
+    assert len(part.samples) == 8  # what is scored
+
+
+def test_they_are_a_function_of_seed_and_number_alone(ready):
+    def taken(count: int, seed: int) -> set[int]:
+        inputs = ready(f"--t3s-profile-samples {count} --t3s-seed {seed}")
+        return set(inputs.profile_parts[None].samples)
+
+    assert taken(3, 1) == taken(3, 1)
+    assert taken(3, 1) < taken(5, 1)
+    assert any(taken(3, 1) != taken(3, seed) for seed in (2, 3, 4))
+
+
+@pytest.mark.parametrize("count", [0, 8, 9])
+def test_a_profile_that_takes_all_is_as_without_the_argument(ready, count):
+    inputs = ready(f"--t3s-profile-samples {count}")
+    assert inputs.profile_parts[None] is inputs.parts[0]
+    assert inputs.rows_of(None) is inputs.training_rows
+
+
+def test_of_several_teachers_a_profile_takes_as_many_of_its_own(ready):
+    samples = [
+        one | {"id": f"{teacher}{i}", "teacher": teacher}
+        for teacher in ("a", "b")
+        for i, one in enumerate(make_samples(6, 0))
+    ]
+    inputs = ready("--t3s-profile-samples 4", samples=samples)
+    for part in inputs.parts:
+        profile = inputs.profile_parts[part.teacher]
+        assert len(profile.samples) == 4 and set(profile.samples) < set(part.samples)
+        assert samples_of_steps(inputs.rows_of(part.teacher), 4) == set(profile.samples)
+        assert profile.corpus.uids == [inputs.corpus.uids[i] for i in profile.samples]
