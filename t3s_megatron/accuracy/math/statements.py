@@ -41,7 +41,7 @@ def compare(gold: str, answer: str) -> Verdict:
     if option is not None:  # B) 42
         return CORRECT if option == wanted else WRONG
     verdict = _in_every_reading(wanted, found)
-    if verdict is UNPARSEABLE and _understood(found) and not (_understood(wanted) or clock(wanted)):
+    if verdict is UNPARSEABLE and _understood(found) and not _means_something(wanted):
         raise ValueError(f"the gold answer {gold[:80]!r} cannot be parsed")
     return verdict
 
@@ -60,7 +60,7 @@ def _in_every_reading(gold: str, answer: str) -> Verdict:
 def _compare(gold: str, answer: str) -> Verdict:
     if not answer:
         return UNPARSEABLE
-    if _squeezed(gold) == _squeezed(answer) and (_understood(gold) or clock(gold)):
+    if _squeezed(gold) == _squeezed(answer) and _means_something(gold):
         return CORRECT
     for look in (_as_clocks, _as_congruences, _in_bases, _as_lists, _as_words):
         verdict = look(gold, answer)
@@ -71,6 +71,11 @@ def _compare(gold: str, answer: str) -> Verdict:
 
 def _understood(text: str) -> bool:
     return bool(engine.parse(text.replace(WORD, ""))) or bool(_LETTERS.fullmatch(text))
+
+
+def _means_something(text: str) -> bool:
+    """Whether it is understood as what it is, also where the engine has no value for it."""
+    return _understood(text) or clock(text) is not None or congruence(text) is not None
 
 
 def _squeezed(text: str) -> str:

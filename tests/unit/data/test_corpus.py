@@ -66,7 +66,7 @@ def test_a_sample_of_l_tokens_needs_l_minus_1_places():
 
 
 def test_by_blocks_it_needs_a_place_for_every_token():
-    assert build([SHORT, FITS], seq_length=6, block_size=3).lengths == [6, 6]
+    assert list(build([SHORT, FITS], seq_length=6, block_size=3).lengths) == [6, 6]
     with pytest.raises(DataError):
         build([FITS], seq_length=5, block_size=1)
 
