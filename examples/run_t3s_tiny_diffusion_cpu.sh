@@ -26,7 +26,8 @@ SELECTOR_ARGS=${SELECTOR_ARGS:-}              # appended to the selector's run
 # The autoregressive student and the selector's run, both kept and reused; the table that comes with
 # them is of the selector alone.
 env -u STEPS -u BATCH -u LR RESUME=1 METHODS=t3s DATA_ARGS=--mask-token \
-    EXTRA_ARGS="--t3s-stop-after selection --t3s-targeted-accuracy-interval 0 $SELECTOR_ARGS" \
+    EXTRA_ARGS="--t3s-stop-after selection --t3s-targeted-accuracy-interval 0
+        --t3s-report-temperatures 0 --t3s-report-samples 1 $SELECTOR_ARGS" \
     bash "$ROOT/examples/run_t3s_tiny_cpu.sh"
 
 source "$ROOT/examples/lib/python.sh"

@@ -14,6 +14,7 @@ a run killed in its last step, and started again: bit-exact
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -212,42 +213,46 @@ def answer(reference: Reference, sample, mask_token: int, end: int) -> list:
     return [made[: made.index(end)] if end in made else made, forwards]
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_layout(name, made, samples, fell, diffusion_student, masking_tokenizer):
+@pytest.fixture(scope="session")
+def wanted(samples, fell, diffusion_student, masking_tokenizer):
+    """wanted(moe): by PyTorch, of such a student, (loss of the first step, its gradient by name,
+    answers to all prompts)."""
     tokenizer = AutoTokenizer.from_pretrained(masking_tokenizer)
-    reference = Reference(read_weights(diffusion_student(LAYOUTS[name].moe)))
-    order, total, count = EpochOrder(len(samples.samples), SEED), 0.0, 0
-    for position in range(BATCH):
-        index = order.sample_at(position)
-        sample = samples.samples[index]
-        masked = drawn(sample.uid, 0, samples.lengths[index] - sample.prompt_length)
-        masked[: sample.n_targets] |= fell[samples.target_slice(index)]
-        loss, n = block_by_block(
-            reference,
-            sample.tokens,
-            sample.prompt_length,
-            masked,
-            tokenizer.mask_token_id,
-            tokenizer.eos_token_id,
-        )
-        loss.backward()
-        total, count = total + loss.item(), count + n
+    mask_token, end = tokenizer.mask_token_id, tokenizer.eos_token_id
+
+    @functools.cache
+    def of(moe: bool) -> tuple[float, dict[str, torch.Tensor], list]:
+        reference = Reference(read_weights(diffusion_student(moe)))
+        order, total, count = EpochOrder(len(samples.samples), SEED), 0.0, 0
+        for position in range(BATCH):
+            index = order.sample_at(position)
+            sample = samples.samples[index]
+            masked = drawn(sample.uid, 0, samples.lengths[index] - sample.prompt_length)
+            masked[: sample.n_targets] |= fell[samples.target_slice(index)]
+            loss, n = block_by_block(
+                reference, sample.tokens, sample.prompt_length, masked, mask_token, end
+            )
+            loss.backward()
+            total, count = total + loss.item(), count + n
+        weights = reference.w.items()
+        gradient = {key: w.grad / count for key, w in weights if w.grad is not None}
+        answers = [answer(reference, sample, mask_token, end) for sample in samples.samples]
+        return total / count, gradient, answers
+
+    return of
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_layout(name, made, wanted):
+    loss, gradient, answers = wanted(LAYOUTS[name].moe)
     folder = made(name)
     found = figures(losses(folder))
-    assert found[0, 0] == pytest.approx(total / count, rel=2e-6)
-    gradient = read_gradient(f"{folder}/save", 1)
-    for key, weight in reference.w.items():
-        if weight.grad is None:
-            continue
-        wanted = weight.grad / count
-        assert float((gradient[key] - wanted).abs().max()) <= 1e-5 * float(wanted.abs().max()), key
+    assert found[0, 0] == pytest.approx(loss, rel=2e-6)
+    of_step = read_gradient(f"{folder}/save", 1)
+    for key, exact in gradient.items():
+        assert float((of_step[key] - exact).abs().max()) <= 1e-5 * float(exact.abs().max()), key
     with open(f"{folder}/answers.json") as file:
-        answers = json.load(file)
-    wanted = [
-        answer(reference, sample, tokenizer.mask_token_id, tokenizer.eos_token_id)
-        for sample in samples.samples
-    ]
-    assert answers == wanted
+        assert json.load(file) == answers
     if not LAYOUTS[name].moe:
         np.testing.assert_allclose(found, figures(losses(made("1"))), rtol=1e-5)
 
