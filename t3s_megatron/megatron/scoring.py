@@ -198,10 +198,10 @@ class _Collected:
         if samples is None or samples == range(len(corpus.samples)):
             return cls(corpus, np.full(corpus.n_targets, np.nan, dtype=np.float32), None)
         which = np.asarray(samples, dtype=np.int64)
-        ends = np.cumsum(np.diff(corpus.offsets)[which])
+        sizes = np.diff(corpus.offsets)[which]
         shift = np.zeros(len(corpus.samples), dtype=np.int64)
-        shift[which] = np.concatenate([[0], ends[:-1]]) - corpus.offsets[which]
-        return cls(corpus, np.full(ends[-1], np.nan, dtype=np.float32), shift)
+        shift[which] = np.cumsum(sizes) - sizes - corpus.offsets[which]
+        return cls(corpus, np.full(sizes.sum(), np.nan, dtype=np.float32), shift)
 
     def put(self, target: np.ndarray, c: np.ndarray) -> None:
         """`target` int64[k]: numbers in the corpus, and float32[k] of them."""

@@ -266,9 +266,11 @@ def test_what_is_collected_of_some_samples_stands_one_after_the_other():
         (range(4), range(10)),
         ([1, 3], [2, 3, 4, 6, 7, 8, 9]),
         ([3, 0], [6, 7, 8, 9, 0, 1]),
+        ([], []),
     ):
         collected = _Collected.of(samples, some)
         assert np.isnan(collected.values).all()
-        for target in np.array_split(np.random.default_rng(1).permutation(list(wanted)), 3):
+        order = np.random.default_rng(1).permutation(np.array(wanted, dtype=np.int64))
+        for target in np.array_split(order, 3):
             collected.put(target, c[target])
         assert collected.values.tolist() == list(wanted)
