@@ -31,7 +31,7 @@ from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.records import load_records
 from t3s_megatron.data.stores import LogProbStore
 from tests.conftest import pretrain_student
-from tests.support.launch import FRESH, MOE, run
+from tests.support.launch import FRESH, MOE, Job, run
 from tests.support.task import write_task
 
 METHOD = """
@@ -213,19 +213,34 @@ class Trial:
             if not os.path.exists(f"{student}/latest_checkpointed_iteration.txt"):
                 pretrain_student(student, self.tokenizer, MOE if experts else [])
             arguments = ["--micro-batch-size", "1", *(["--bf16"] if half else [])]
-            job, out = self.start("reference", 1, experts, student, arguments)
+            job, out = self.whole(1, experts, student, arguments)
             assert job.returncode == 0, job.output[-3000:]
             self.references[experts, half] = student, self.log_probs(out), steps(job.output)
         return self.references[experts, half]
 
-    def start(self, name: str, processes: int, experts: bool, student: str, arguments: list[str]):
-        out = tempfile.mkdtemp(dir=self.folder)
-        job = run(
-            [*self.data, "--load", student, *FRESH, *(MOE if experts else []), *METHOD,
+    def start(
+        self, processes: int, experts: bool, student: list[str], arguments: list[str], out: str
+    ) -> Job:
+        return run(
+            [*self.data, *student, *(MOE if experts else []), *METHOD,
              "--save", out, "--t3s-dir", f"{out}/t3s", *arguments],
             processes=processes, expect=None, timeout=self.timeout,
         )  # fmt: skip
-        return job, out
+
+    def whole(
+        self, processes: int, experts: bool, student: str, arguments: list[str]
+    ) -> tuple[Job, str]:
+        """(job, its folder). Where the arguments are about checkpoints, the job is left in its
+        targeted phase and gone on with."""
+        out = tempfile.mkdtemp(dir=self.folder)
+        first = ["--load", student, *FRESH]
+        if not re.search("--(ckpt|async)", " ".join(arguments)):
+            return self.start(processes, experts, first, arguments, out), out
+        job = self.start(processes, experts, first, [*arguments, "--exit-interval", "3"], out)
+        if job.returncode:
+            return job, out
+        rest = self.start(processes, experts, ["--load", out], arguments, out)
+        return Job(rest.returncode, job.output + rest.output), out
 
     def log_probs(self, out: str) -> np.ndarray:
         return LogProbStore.load(f"{out}/t3s/c_theta_0.safetensors", self.corpus).c
@@ -234,7 +249,7 @@ class Trial:
         half = "--bf16" in arguments
         student, log_probs, wanted_steps = self.reference(experts, half)
         try:
-            job, out = self.start("trial", processes, experts, student, arguments)
+            job, out = self.whole(processes, experts, student, arguments)
         except subprocess.TimeoutExpired:
             return "FAULT", "did not end"
         found, why = verdict(job.output, job.returncode)
