@@ -10,13 +10,12 @@ guess is; other text that a reader would take for part of the conversation is re
 
 from __future__ import annotations
 
-import json
 import re
 import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from t3s_megatron.data.fields import encodable, refuse_unread
+from t3s_megatron.data.fields import encodable, refuse_unread, refuse_weights
 from t3s_megatron.data.responses import Trace, has_ended, whole
 from t3s_megatron.errors import DataError
 
@@ -89,7 +88,9 @@ def read_conversation(row: dict, where: str) -> Conversation:
     rest = {key: value for key, value in row.items() if key not in (*read, *_BESIDE)}
     for given, place in answers:
         refuse_unread(given.unread, said, place)
+        refuse_weights(given.unread, place, of_response=True)
     refuse_unread(rest, said, where)
+    refuse_weights(rest, where)
     return Conversation(prompt, responses)
 
 
@@ -126,11 +127,6 @@ class _Turn:
 
 
 def _list_of_turns(value: object, name: str, where: str) -> list:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            value = None
     if not isinstance(value, list):
         raise DataError(f"{where}: `{name}` has to be a list of messages, or its JSON")
     return value

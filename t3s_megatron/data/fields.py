@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -21,15 +22,42 @@ _NAMED = re.compile(
 #: Of any other field, text with this many words, or that ends as a sentence does.
 _PROSE = 6
 _SENTENCE_ENDS = tuple(".?!:。？！：…")
+#: By these names other trainers say how much of a response, or of a row, is learned.
+_WEIGHTS = ("weight", "loss_weight", "loss_scale", "loss_mask")
+_OF_A_ROW = (*_WEIGHTS, "sample_weight")
+_OF_A_RESPONSE = (*_WEIGHTS, "loss", "mask", "train", "training", "train_detail", "training_detail")
+#: Fields of a row that hold messages or answers, which have fields of their own.
+_TURNS = ("messages", "conversations")
+_OBJECTS = (*_TURNS, "prompt", "responses")
 _WITHOUT_SPACES = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
 
 
 def fields_of(raw: object, where: str, ignored: Collection[str] = ()) -> dict:
-    """The fields that a row gives, but for those `ignored`. DataError when it is no object."""
+    """The fields that a row gives, but for those `ignored`, in its messages too; messages that are
+    JSON text are read. DataError when the row is no object."""
     if not isinstance(raw, dict):
         raise DataError(f"{where}: has to be an object, found {type(raw).__name__}")
     # A table has every column in every row: null means not given, in JSONL too.
-    return {key: value for key, value in raw.items() if value is not None and key not in ignored}
+    row = {key: value for key, value in raw.items() if value is not None and key not in ignored}
+    for name in _TURNS:
+        if isinstance(row.get(name), str):
+            with contextlib.suppress(ValueError, RecursionError):
+                row[name] = json.loads(row[name])
+    if ignored:
+        row |= {name: _without(row[name], ignored) for name in _OBJECTS if name in row}
+    return row
+
+
+def _without(value: object, ignored: Collection[str]) -> object:
+    """A list of objects without these fields of theirs; anything else as it is."""
+    if not isinstance(value, list):
+        return value
+    return [
+        {key: field for key, field in part.items() if key not in ignored}
+        if isinstance(part, dict)
+        else part
+        for part in value
+    ]
 
 
 def encodable(value: str, what: str, where: str) -> str:
@@ -69,6 +97,20 @@ def optional_metadata(raw: dict, where: str) -> dict | None:
     if value is not None and not isinstance(value, dict):
         raise DataError(f"{where}: `metadata` has to be an object, found {type(value).__name__}")
     return value
+
+
+def refuse_weights(fields: dict, where: str, *, of_response: bool = False) -> None:
+    """DataError when one of `fields`, of a row or of a response, says that less of it, or more, is
+    learned than all of it: what is learned is decided here by the method alone."""
+    for name in _OF_A_RESPONSE if of_response else _OF_A_ROW:
+        value = fields.get(name)
+        said = value if isinstance(value, list) else [value]
+        if value is None or all(weight == 1 for weight in said):
+            continue
+        raise DataError(
+            f"{where}: has `{name}` {reprlib.repr(value)}, but a response is learned as a whole. "
+            f"Take the sample out, or --t3s-ignore-fields {name}"
+        )
 
 
 def refuse_unread(fields: dict, said: Iterable[str], where: str) -> None:

@@ -2,14 +2,15 @@
 """What went wrong elsewhere, and here, as public reports and checks of this project have it.
 
 A line of tests/data/cases_of_*.jsonl says what was asked for, what happened, what happens now, and
-which tests prove it. Here: that those tests exist. The inputs themselves stand with the tests
-(said_cases.json, answer_cases.jsonl, ...)."""
+which tests prove it. Here: that those tests exist, and that those which go through a file of inputs
+find some of the case there."""
 
 from __future__ import annotations
 
 import ast
 import functools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,27 @@ def test_a_case_has_its_tests(case):
     for test in case["tests"]:
         file, _, name = test.partition("::")
         assert name in functions_of(file), test
+
+
+#: By test: the ids of the inputs that it goes through, as in "D1" or "A1 ShareGPT roles".
+INPUTS = {
+    "tests/unit/accuracy/test_answer_cases.py::test_each_answer_has_the_verdict_that_it_deserves": [
+        json.loads(line)["id"]
+        for line in (ROOT / "tests/unit/accuracy/answer_cases.jsonl").read_text().splitlines()
+    ],
+    "tests/unit/data/test_said.py::test_a_row": [
+        case["id"]
+        for case in json.loads((ROOT / "tests/unit/data/said_cases.json").read_text())["cases"]
+    ],
+}
+
+
+@pytest.mark.parametrize("test", INPUTS, ids=lambda test: test.rpartition(":")[2])
+def test_inputs_are_of_the_cases_that_name_their_test(test):
+    named = [case["id"] for case in CASES if test in case["tests"]]
+    assert len(named) > 10
+    for case in named:
+        assert any(re.match(rf"{re.escape(case)}\b", found) for found in INPUTS[test]), case
 
 
 def test_cases_are_told_apart_by_their_source():

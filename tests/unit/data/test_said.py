@@ -60,6 +60,20 @@ def test_what_is_ignored_is_as_if_it_were_not_there(tmp_path, tokenizer):
         load_records(write(tmp_path, row))
 
 
+def test_a_field_of_a_message_can_be_ignored_as_one_of_a_row(tmp_path):
+    said = {"role": "assistant", "content": "a", "explanation": "because", "weight": 0}
+    messages = [{"role": "user", "content": "q", "context": "in French"}, said]
+    ignored = ("context", "explanation", "weight")
+    for row in ({"messages": messages}, {"messages": json.dumps(messages)}):
+        path = write(tmp_path, row)
+        (one,) = load_records(path, ignored=ignored)
+        assert [turn["content"] for turn in one.messages] == ["q", "a"]
+    path = write(tmp_path, {"prompt": "q", "responses": [{"content": "a", "explanation": "since"}]})
+    with pytest.raises(DataError, match="--t3s-ignore-fields explanation"):
+        load_traces([path])
+    assert load_traces([path], ignored=ignored)[0].traces[0].response == "a"
+
+
 # ------------------------------------------------------------------------ the same rule everywhere
 
 
