@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from t3s_megatron.config import UNSUPPORTED_WITH_ANSWERS, T3SConfig
 from t3s_megatron.errors import T3SError
-from t3s_megatron.method.options import SIGNALS
+from t3s_megatron.method.arguments import SIGNALS
 from t3s_megatron.method.phases import PhaseMachine
 from t3s_megatron.method.selection import MASKING_BASELINES, METHODS
 from t3s_megatron.options import argument_name, default_of, options_of

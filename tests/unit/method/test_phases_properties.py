@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from phase_walk import Walk
 
-from t3s_megatron.method.options import SIGNALS, MethodOptions
+from t3s_megatron.method.arguments import SIGNALS
+from t3s_megatron.method.options import MethodOptions
 from t3s_megatron.method.phases import Phase, PhaseMachine
 from t3s_megatron.method.selection import METHODS
 from tests.support.asked import asked

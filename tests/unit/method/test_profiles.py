@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from phase_walk import THETA_0, Walk, curve
 from test_phases import SHOCK, plan
 
-from t3s_megatron.method.options import SIGNALS
+from t3s_megatron.method.arguments import SIGNALS
 from t3s_megatron.method.phases import PhaseMachine
 
 EARLY = curve(0.9, 0.3, 0.5, 0.6, 0.7)
