@@ -69,7 +69,7 @@ def _plannable(args, expert_load: float):
     """(a copy of `args` that can be built without CUDA, whether fused kernels are stood in for)."""
     planned = copy.copy(args)
     planned.t3s_data = None  # as without samples: every row is measured at --seq-length
-    if getattr(args, "t3s_diffusion", False):
+    if args.t3s_diffusion:
         # Both copies in a row. FlexAttention keeps what a fused causal attention keeps.
         planned.seq_length *= 2
         planned.max_position_embeddings = max(planned.max_position_embeddings, planned.seq_length)

@@ -58,6 +58,7 @@ REST = """--num-attention-heads 8 --group-query-attention --num-query-groups 2 -
 
 def planned(shape: str, extra: str = ""):
     """(args, model) as the plan measures it on 4 GPUs."""
+    from t3s_megatron.config import add_t3s_arguments
     from t3s_megatron.megatron.fake_world.arguments import read_arguments
     from t3s_megatron.megatron.fake_world.cluster import install_fake_world
     from t3s_megatron.megatron.fake_world.stages import measure_model
@@ -65,7 +66,7 @@ def planned(shape: str, extra: str = ""):
 
     install_fake_world()
     args = read_arguments(
-        [*SHAPES[shape].split(), *REST.split(), *extra.split()], 4, lambda parser: parser
+        [*SHAPES[shape].split(), *REST.split(), *extra.split()], 4, add_t3s_arguments
     )
     pad_vocabulary(args, 4096)
     return args, measure_model(args, 1.0)

@@ -49,6 +49,7 @@ def test_a_summary_starts_empty_and_unfinished(path):
         "skipped_samples": [],
         "empty_steps": 0,
         "figure_4": [],
+        "masked_losses": [],
         "phases": [],
         "log": [],
     }
