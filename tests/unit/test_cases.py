@@ -37,9 +37,9 @@ def test_a_case_has_its_tests(case):
 
 #: By test: the ids of the inputs that it goes through, as in "D1" or "A1 ShareGPT roles".
 INPUTS = {
-    "tests/unit/accuracy/test_answer_cases.py::test_each_answer_has_the_verdict_that_it_deserves": [
+    "tests/verdicts/test_answer_cases.py::test_each_answer_has_the_verdict_that_it_deserves": [
         json.loads(line)["id"]
-        for line in (ROOT / "tests/unit/accuracy/answer_cases.jsonl").read_text().splitlines()
+        for line in (ROOT / "tests/verdicts/answer_cases.jsonl").read_text().splitlines()
     ],
     "tests/unit/data/test_said.py::test_a_row": [
         case["id"]

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from made_answers import gold
 
 from t3s_megatron.accuracy.code.tests import (
     Asserts,
@@ -17,6 +16,7 @@ from t3s_megatron.accuracy.code.tests import (
 )
 from t3s_megatron.accuracy.gold import check_gold
 from t3s_megatron.errors import DataError
+from tests.support.made_answers import gold
 
 PAIRS = {"inputs": ["1\n", "2\n"], "outputs": ["2\n", "4\n"]}
 STREAMS = Streams((("1\n", "2\n"), ("2\n", "4\n")))

@@ -7,13 +7,13 @@ import re
 from pathlib import Path
 
 import pytest
-from made_answers import gold
 
 from t3s_megatron.accuracy import verifiers
 from t3s_megatron.accuracy.gold import check_gold, check_verifier
 from t3s_megatron.accuracy.pool import Limits
 from t3s_megatron.accuracy.verifiers import VERIFIERS, names
 from t3s_megatron.errors import DataError, T3SError
+from tests.support.made_answers import gold
 
 CHAIN = {"source_dataset": "chain_sum"}
 LIMITS = Limits(timeout=2.0)

@@ -11,12 +11,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from made_answers import gold
 
 from t3s_megatron.accuracy.answers import Answer
 from t3s_megatron.accuracy.measurement import Grader, Measurement, may_fail, measure
 from t3s_megatron.accuracy.pool import Limits, VerifierPool
 from t3s_megatron.accuracy.verdicts import FAILURES, Verdict
+from tests.support.made_answers import gold
 
 
 def counted(*, max_failed_share=0.1, **counts) -> Measurement:

@@ -7,12 +7,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import pytest
-from made_answers import gold
 
 from t3s_megatron.accuracy.answers import Answer, Sampling
 from t3s_megatron.accuracy.measuring import Measurer
 from t3s_megatron.accuracy.options import AccuracyOptions
 from t3s_megatron.accuracy.pool import Limits, VerifierPool
+from tests.support.made_answers import gold
 
 SAMPLING = Sampling(
     temperature=0.6, max_new_tokens=8, end_token=1, seed=3, vocab_size=9, batch_size=4

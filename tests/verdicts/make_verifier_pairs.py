@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pairs of a response and a gold answer whose verdict is known by the way they are made:
 
-    python tests/unit/accuracy/make_verifier_pairs.py > tests/unit/accuracy/verifier_pairs.jsonl
+    python tests/verdicts/make_verifier_pairs.py > tests/verdicts/verifier_pairs.jsonl
 
 No verifier has a say in them. Correct responses write the same value otherwise, wrong ones write
 another value that lies near: off by one, a sign, an open end for a closed one, two numbers swapped.

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from made_answers import gold
 
 from t3s_megatron.accuracy.gold import check_verifier
 from t3s_megatron.accuracy.pool import Limits
 from t3s_megatron.accuracy.verdicts import Verdict
 from t3s_megatron.accuracy.verifiers import entry
 from t3s_megatron.errors import DataError
+from tests.support.made_answers import gold
 
 reasoning_gym = pytest.importorskip("reasoning_gym")
 

@@ -391,7 +391,7 @@ BECOME_USER = f"""import os, sys
         open("/proc/self/setgroups", "w").write("deny")
         open("/proc/self/uid_map", "w").write(f"%d {{user}} 1")
         open("/proc/self/gid_map", "w").write(f"%d {{group}} 1")
-        sys.path.insert(0, {str(Path(__file__).parents[3])!r})"""
+        sys.path.insert(0, {str(Path(__file__).parents[2])!r})"""
 
 
 @needs_sandbox

@@ -8,12 +8,12 @@ import json
 from pathlib import Path
 
 import pytest
-from made_answers import gold
 
 from t3s_megatron.accuracy.gold import check_verifier
 from t3s_megatron.accuracy.measurement import Answer, Grader
 from t3s_megatron.accuracy.pool import Limits, VerifierPool
 from t3s_megatron.errors import DataError
+from tests.support.made_answers import gold
 from tests.support.sandboxed import needs_sandbox
 
 CASES = [

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Each verifier against hundreds of pairs with known verdicts; the table is in docs/verifiers.md.
 
-    python -m pytest tests/unit/accuracy/test_verifier_pairs.py
+    python -m pytest tests/verdicts/test_verifier_pairs.py
 
 prints the table that has to stand there when it has changed.
 """
@@ -14,20 +14,20 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from made_answers import gold
-from make_statements import KINDS, statements
-from make_verifier_pairs import pairs
 
 from t3s_megatron.accuracy.gold import check_gold
 from t3s_megatron.accuracy.pool import Limits, Question, VerifierPool
 from t3s_megatron.accuracy.verdicts import Verdict
 from t3s_megatron.data.thinking import answer_of
 from t3s_megatron.errors import DataError
+from tests.support.made_answers import gold
 from tests.support.sandboxed import needs_sandbox, refusal
+from tests.verdicts.make_statements import KINDS, statements
+from tests.verdicts.make_verifier_pairs import pairs
 
 #: Of the random pairs; about 75 in each.
 ROUNDS = 24
-DOCS = Path(__file__).parents[3] / "docs" / "verifiers.md"
+DOCS = Path(__file__).parents[2] / "docs" / "verifiers.md"
 VERIFIERS = ("exact", "numeric", "choice", "math", "math-lenient", "code")
 
 
