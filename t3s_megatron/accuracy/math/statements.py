@@ -33,6 +33,10 @@ _EQUALS = re.compile(r"(?<![<>!:\\])=(?!=)")
 _NAME = re.compile(rf"{WORD}?\\?[A-Za-z]+\d?'*(?:_\{{?\w+\}}?)?(?:\([A-Za-z]\))?")
 _WHOLE = re.compile(r"\\begin|\\cup|\\cap|\\setminus|\\in\b|\\mid|\|\s*x|\\to\b|\\mapsto|\\pm|\\mp")
 _OPTION = re.compile(r"[A-J]")
+# An option with what it says: (C) 12. What begins otherwise may be a factor.
+_CHOSEN = re.compile(
+    rf"\({WORD}?(?P<letter>[A-J])\)\s*(?P<value>(?:\d|\\frac|\\sqrt|\\pi|\\?\$).*)"
+)
 _APART = re.compile(r"\d\s+\d")  # the engine reads 1 2 as 12
 _RATIO = re.compile(r"\d+(?:\s*:\s*\d+)+")
 _COLON = re.compile(r"\s*:\s*")
@@ -47,9 +51,15 @@ def compare(gold: str, answer: str) -> Verdict:
     if engine.too_long(answer):
         return UNPARSEABLE
     wanted, found = tidy(gold), tidy(answer)
-    option = letter(answer) if _OPTION.fullmatch(wanted) else None
-    if option is not None:  # B) 42
-        return CORRECT if option == wanted else WRONG
+    asked, chosen = _CHOSEN.fullmatch(wanted), _CHOSEN.fullmatch(found)
+    wanted_option = asked["letter"] if asked else wanted if _OPTION.fullmatch(wanted) else None
+    option = chosen["letter"] if chosen else letter(answer)
+    if wanted_option is not None and option is not None:  # B) 42
+        return CORRECT if option == wanted_option else WRONG
+    if asked or chosen:  # of what only one side names, the value counts
+        wanted, found = (
+            said["value"] if said else text for said, text in ((asked, wanted), (chosen, found))
+        )
     verdict = _in_every_reading(wanted, found)
     if verdict is UNPARSEABLE and _understood(found) and not (_understood(wanted) or clock(wanted)):
         raise ValueError(f"the gold answer {gold[:80]!r} cannot be parsed")
@@ -121,12 +131,13 @@ def _as_ratios(gold: str, answer: str) -> Verdict | None:
         return None
     if len(one) != len(other):
         return WRONG if min(len(one), len(other)) > 1 else UNPARSEABLE
-    golds, answers = ([_value(part) for part in side] for side in (one, other))
-    if None in golds or None in answers:
+    values = [(_value(a), _value(b)) for a, b in zip(one, other, strict=True)]
+    pairs = [(a, b) for a, b in values if a is not None and b is not None]
+    if len(pairs) < len(values):
         return CORRECT if _in_order(one, other) is CORRECT else UNPARSEABLE
-    measure = next((pair for pair in zip(golds, answers, strict=True) if any(pair)), (1, 1))
-    same = (a * measure[1] == b * measure[0] for a, b in zip(golds, answers, strict=True))
-    return CORRECT if all(measure) and all(same) else WRONG
+    measure = next((pair for pair in pairs if any(pair)), (1, 1))
+    same = all(a * measure[1] == b * measure[0] for a, b in pairs)
+    return CORRECT if same and all(measure) else WRONG
 
 
 def _as_congruences(gold: str, answer: str) -> Verdict | None:
