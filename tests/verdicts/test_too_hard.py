@@ -23,6 +23,8 @@ ABSURD = [
     r"F_{10^{10^{10}}}", r"0.1^{10^{10^{10}}}", r"\left(1+10^{-10^{10}}\right)^{10^{10^{10}}}",
 ]  # fmt: skip
 
+TOWERS = [r"\sqrt{10^{10^{10}}}", "1e999999999", r"\frac{1}{9^{9^9}}", r"i \cdot 10^{10^{10}}"]
+
 #: What a computer algebra system may look for in vain, for as long as it is let.
 HARD = [
     r"\int e^{-x^2} \sin(x^3)\,dx", r"\int_0^\infty \frac{\sin(x^2)}{1+x^4}\,dx",
@@ -44,6 +46,13 @@ def test_absurd_answers_are_wrong_and_no_faults(spec):
         for q, one in zip(asked, judged, strict=True)
         if one.verdict not in (WRONG, UNPARSEABLE)
     ]
+
+
+def test_a_tower_is_another_number_and_is_not_computed_to_know_it():
+    """Unparseable it would be if its time were over first: whether it is real, sympy computes."""
+    asked = [Question(rf"\boxed{{{text}}}", "5") for text in TOWERS]
+    with VerifierPool("math", Limits(timeout=60, workers=1)) as pool:
+        assert {one.verdict for one in pool.verify(asked)} == {WRONG}
 
 
 def test_answers_that_take_long_are_no_faults():

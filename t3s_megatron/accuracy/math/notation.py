@@ -32,6 +32,14 @@ _NAMES = "ln|log|lg|exp|sin|cos|tan|cot|arcsin|arccos|arctan"
 _NAMED_FUNCTION = re.compile(rf"(?<![\\A-Za-z{WORD}]){WORD}?({_NAMES})(?![A-Za-z])")
 _NAMED_BASE = re.compile(r"\\log\s*_\s*(?:\{\s*(\w+)\s*\}|(\d+)(?=\s*\()|(\w))")
 _ISO = {"lg": 10, "lb": 2}  # ISO 80000-2
+_FULL_WIDTH = {0xFF01 + n: 0x21 + n for n in range(94)}
+_REPEATING = re.compile(
+    r"(?<![\w.])(\d{0,30})\.(\d{0,30})\\(?:overline|bar|dot)\s*(?:\{(\d{1,30})\}|(\d))"
+)
+_ORDINAL = re.compile(
+    rf"(?<![\w.])(\d+)(?:\^\s*\{{\s*{WORD}?(?:st|nd|rd|th)\s*\}}|{WORD}?(?:st|nd|rd|th)\b)"
+)
+_EMPTY_SET = re.compile(r"\\\{\s*\\\}")
 _NUMBERS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
     "sixteen seventeen eighteen nineteen twenty"
@@ -40,11 +48,14 @@ _NUMBERS = (
 
 def tidy(text: str) -> str:
     """`text` without what only looks different. Total, and linear in the text."""
-    text = _unwrapped(text.strip())
+    text = _unwrapped(text.translate(_FULL_WIDTH).strip())
     text = _SIZES_AND_SPACES.sub(lambda match: " " if (match[1] or "!") != "!" else "", text)
     for written, plain in _PLAIN:
         text = text.replace(written, plain)
     text = _SET_AS_TEXT.sub(_words, text)
+    text = _ORDINAL.sub(r"\1", text)
+    text = _EMPTY_SET.sub(r"\\emptyset ", text)
+    text = _REPEATING.sub(_repeating, text)
     text = _NAMED_FUNCTION.sub(r"\\\1", text)
     text = re.sub(r"\\(l[gb])\b", lambda match: rf"\log_{{{_ISO[match[1]]}}}", text)
     text = _NAMED_BASE.sub(_logarithm, text)
@@ -73,6 +84,13 @@ def _unwrapped(text: str) -> str:
 def _logarithm(match: re.Match) -> str:
     base = match[1] or match[2] or match[3]
     return r"\ln " if base == "e" else rf"\log_{{{base}}}"
+
+
+def _repeating(match: re.Match) -> str:
+    """0.1 with 6 over and over, as 15/90."""
+    whole, before, over = match[1], match[2], match[3] or match[4]
+    top = int(whole + before + over) - int(whole + before or "0")
+    return rf"\frac{{{top}}}{{{(10 ** len(over) - 1) * 10 ** len(before)}}}"
 
 
 def _words(match: re.Match) -> str:

@@ -15,7 +15,15 @@ from typing import NamedTuple
 from t3s_megatron.accuracy.extraction import letter
 from t3s_megatron.accuracy.math import engine
 from t3s_megatron.accuracy.math.notation import WORD, bracketed, tidy, top_level
-from t3s_megatron.accuracy.math.readings import Congruence, based, clock, congruence, quantity
+from t3s_megatron.accuracy.math.readings import (
+    Congruence,
+    Quantity,
+    based,
+    clock,
+    congruence,
+    quantity,
+)
+from t3s_megatron.accuracy.math.units import read_unit
 from t3s_megatron.accuracy.verdicts import Verdict
 
 CORRECT, WRONG, UNPARSEABLE = Verdict.CORRECT, Verdict.WRONG, Verdict.UNPARSEABLE
@@ -25,9 +33,15 @@ _EQUALS = re.compile(r"(?<![<>!:\\])=(?!=)")
 _NAME = re.compile(rf"{WORD}?\\?[A-Za-z]+\d?'*(?:_\{{?\w+\}}?)?(?:\([A-Za-z]\))?")
 _WHOLE = re.compile(r"\\begin|\\cup|\\cap|\\setminus|\\in\b|\\mid|\|\s*x|\\to\b|\\mapsto|\\pm|\\mp")
 _OPTION = re.compile(r"[A-J]")
+# An option with what it says: (C) 12. What begins otherwise may be a factor.
+_CHOSEN = re.compile(
+    rf"\({WORD}?(?P<letter>[A-J])\)\s*(?P<value>(?:\d|\\frac|\\sqrt|\\pi|\\?\$).*)"
+)
 _APART = re.compile(r"\d\s+\d")  # the engine reads 1 2 as 12
-_RATIO = re.compile(r"\d+\s*:\s*\d+")
+_RATIO = re.compile(r"\d+(?:\s*:\s*\d+)+")
+_COLON = re.compile(r"\s*:\s*")
 _LOGARITHM = re.compile(r"\\log(?![A-Za-z])(?!\s*_)")
+_DEGREE, _RADIAN = read_unit("degree"), read_unit("radian")
 _LETTERS = re.compile(rf"(?:{WORD}?[A-Za-z]++[\s-]*+)+\.?")
 
 
@@ -37,9 +51,15 @@ def compare(gold: str, answer: str) -> Verdict:
     if engine.too_long(answer):
         return UNPARSEABLE
     wanted, found = tidy(gold), tidy(answer)
-    option = letter(answer) if _OPTION.fullmatch(wanted) else None
-    if option is not None:  # B) 42
-        return CORRECT if option == wanted else WRONG
+    asked, chosen = _CHOSEN.fullmatch(wanted), _CHOSEN.fullmatch(found)
+    wanted_option = asked["letter"] if asked else wanted if _OPTION.fullmatch(wanted) else None
+    option = chosen["letter"] if chosen else letter(answer)
+    if wanted_option is not None and option is not None:  # B) 42
+        return CORRECT if option == wanted_option else WRONG
+    if asked or chosen:  # of what only one side names, the value counts
+        wanted, found = (
+            said["value"] if said else text for said, text in ((asked, wanted), (chosen, found))
+        )
     verdict = _in_every_reading(wanted, found)
     if verdict is UNPARSEABLE and _understood(found) and not _means_something(wanted):
         raise ValueError(f"the gold answer {gold[:80]!r} cannot be parsed")
@@ -62,7 +82,7 @@ def _compare(gold: str, answer: str) -> Verdict:
         return UNPARSEABLE
     if _squeezed(gold) == _squeezed(answer) and _means_something(gold):
         return CORRECT
-    for look in (_as_clocks, _as_congruences, _in_bases, _as_lists, _as_words):
+    for look in (_as_clocks, _as_ratios, _as_congruences, _in_bases, _as_lists, _as_words):
         verdict = look(gold, answer)
         if verdict is not None:
             return verdict
@@ -107,6 +127,22 @@ def _as_clocks(gold: str, answer: str) -> Verdict | None:
     # 4:40 may be 4:40 p.m. where only one side says so.
     alike = bool(one[2]) != bool(other[2]) and (one[0] - other[0]) % 720 == 0
     return CORRECT if alike and one[1] == other[1] else WRONG
+
+
+def _as_ratios(gold: str, answer: str) -> Verdict | None:
+    """Of three numbers and more, which the engine would divide one by the other."""
+    one, other = top_level(gold, _COLON), top_level(answer, _COLON)
+    if max(len(one), len(other)) < 3:
+        return None
+    if len(one) != len(other):
+        return WRONG if min(len(one), len(other)) > 1 else UNPARSEABLE
+    values = [(_value(a), _value(b)) for a, b in zip(one, other, strict=True)]
+    pairs = [(a, b) for a, b in values if a is not None and b is not None]
+    if len(pairs) < len(values):
+        return CORRECT if _in_order(one, other) is CORRECT else UNPARSEABLE
+    measure = next((pair for pair in pairs if any(pair)), (1, 1))
+    same = all(a * measure[1] == b * measure[0] for a, b in pairs)
+    return CORRECT if same and all(measure) else WRONG
 
 
 def _as_congruences(gold: str, answer: str) -> Verdict | None:
@@ -321,11 +357,21 @@ def _as_quantities(gold: str, answer: str) -> Verdict:
     if one.unit and other.unit and one.unit != other.unit:
         if one.unit.name or other.unit.name:
             return UNPARSEABLE  # students are people, and apples are not oranges
+        if {one.unit, other.unit} == {_DEGREE, _RADIAN}:
+            return _values(_radians(one), _radians(other))
         if one.unit.dimension != other.unit.dimension:
             return WRONG
         ratio = other.unit.factor / one.unit.factor
         value = rf"({value}) \cdot \frac{{{ratio.numerator}}}{{{ratio.denominator}}}"
-    return _values(one.value, value)
+    verdict = _values(one.value, value)
+    if verdict is not CORRECT and (one.unit == _DEGREE) != (other.unit == _DEGREE):
+        radians = _values(_radians(one), _radians(other))  # 45 degrees are pi / 4
+        return CORRECT if radians is CORRECT else verdict
+    return verdict
+
+
+def _radians(said: Quantity) -> str:
+    return rf"({said.value}) \cdot \frac{{\pi}}{{180}}" if said.unit == _DEGREE else said.value
 
 
 def _values(gold: str, answer: str) -> Verdict:
