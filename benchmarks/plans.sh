@@ -14,8 +14,8 @@ student() {
     mkdir -p "$STUDENTS/$1"
     PYTHONPATH=$ROOT "$PYTHON" -c '
 import json, sys
-from tests.support.qwen3 import MODELS, SHARED
-json.dump(SHARED | MODELS[sys.argv[1]], sys.stdout)' "$1" >"$STUDENTS/$1/config.json"
+from tests.support.published import MODELS
+json.dump(MODELS[sys.argv[1]], sys.stdout)' "$1" >"$STUDENTS/$1/config.json"
 }
 
 plan() {

@@ -24,7 +24,7 @@ from t3s_megatron.data.records import load_records
 from tests.support.families import VOCABULARY, save_student
 from tests.support.hub import Hub
 from tests.support.launch import ROOT, end_processes, free_port, job_environment
-from tests.support.qwen3 import MODELS, SHARED
+from tests.support.published import MODELS
 from tests.support.task import make_samples
 
 SCRIPTS = {
@@ -61,7 +61,7 @@ def start(script: str, given: dict) -> subprocess.CompletedProcess:
 def test_the_command_line_is_valid_at_its_world_size(model, tmp_path, task):
     script, world, data_parallel = SCRIPTS[model]
     student = tmp_path / "student"
-    AutoConfig.for_model(**SHARED, **MODELS[model]).save_pretrained(student)
+    AutoConfig.for_model(**MODELS[model]).save_pretrained(student)
     AutoTokenizer.from_pretrained(task[1]).save_pretrained(student)
     done = start(
         script,
@@ -208,7 +208,7 @@ REFUSED = {
 def test_what_is_missing_is_said_before_anything_starts(case, tmp_path):
     changed, wanted = REFUSED[case]
     student = tmp_path / "here"
-    AutoConfig.for_model(**SHARED, **MODELS["Qwen3-8B"]).save_pretrained(student)
+    AutoConfig.for_model(**MODELS["Qwen3-8B"]).save_pretrained(student)
     if changed.get("HF_MODEL") == "here":
         changed = changed | {"HF_MODEL": str(student)}
     given = {"HF_MODEL": f"{tmp_path}/gone", "DATA": "traces.jsonl", "OUT": str(tmp_path / "out")}

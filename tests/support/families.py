@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 VOCABULARY = 23  # not a multiple of 2
 
-_SHAPE = dict(
-    vocab_size=VOCABULARY,
+#: Of every tiny student; tests.support.launch.MODEL is the same in Megatron's words.
+SHAPE = dict(
     hidden_size=64,
     intermediate_size=128,
     num_hidden_layers=4,
@@ -22,15 +22,18 @@ _SHAPE = dict(
     num_key_value_heads=2,
     max_position_embeddings=64,
     rms_norm_eps=1e-6,
-    rope_theta=10000.0,
     initializer_range=0.1,
+)
+_SHAPE = SHAPE | dict(
+    vocab_size=VOCABULARY,
+    rope_theta=10000.0,
     tie_word_embeddings=False,
     bos_token_id=None,
     eos_token_id=1,
     pad_token_id=0,
 )
-_WIDE_HEADS = dict(head_dim=32)  # not hidden_size / num_attention_heads
-_EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
+WIDE_HEADS = dict(head_dim=32)  # not hidden_size / num_attention_heads, as in Qwen3-32B
+EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
 _SIGMOID_ROUTER = dict(
     n_routed_experts=4,
     num_experts_per_tok=2,
@@ -43,12 +46,12 @@ _SIGMOID_ROUTER = dict(
 
 #: What differs from _SHAPE in config.json.
 STUDENTS: dict[str, dict] = {
-    "qwen3": dict(model_type="qwen3", **_WIDE_HEADS, rope_theta=1e6),
-    "qwen3-tied": dict(model_type="qwen3", **_WIDE_HEADS, tie_word_embeddings=True),
+    "qwen3": dict(model_type="qwen3", **WIDE_HEADS, rope_theta=1e6),
+    "qwen3-tied": dict(model_type="qwen3", **WIDE_HEADS, tie_word_embeddings=True),
     "qwen3_moe": dict(
         model_type="qwen3_moe",
-        **_WIDE_HEADS,
-        **_EXPERTS,
+        **WIDE_HEADS,
+        **EXPERTS,
         norm_topk_prob=True,
         decoder_sparse_step=1,
         mlp_only_layers=[1],
@@ -66,19 +69,17 @@ STUDENTS: dict[str, dict] = {
         },
     ),
     # Fewer heads of keys than tensor-parallel ranks, as Qwen3-235B's 4 at 8 ranks.
-    "mistral": dict(
-        model_type="mistral", **_WIDE_HEADS, num_key_value_heads=1, sliding_window=None
-    ),
+    "mistral": dict(model_type="mistral", **WIDE_HEADS, num_key_value_heads=1, sliding_window=None),
     "qwen2": dict(model_type="qwen2"),
     "qwen2_moe": dict(
-        model_type="qwen2_moe", **_EXPERTS, shared_expert_intermediate_size=96, norm_topk_prob=False
+        model_type="qwen2_moe", **EXPERTS, shared_expert_intermediate_size=96, norm_topk_prob=False
     ),
     "mixtral": dict(
         model_type="mixtral", num_local_experts=4, num_experts_per_tok=2, sliding_window=None
     ),
     "glm4_moe": dict(
         model_type="glm4_moe",
-        **_WIDE_HEADS,
+        **WIDE_HEADS,
         **_SIGMOID_ROUTER,
         attention_bias=True,
         use_qk_norm=False,
@@ -123,7 +124,7 @@ STUDENTS: dict[str, dict] = {
     ),
     "bailing_moe_v2": dict(
         model_type="glm4_moe",  # renamed by `_as_bailing`
-        **_WIDE_HEADS,
+        **WIDE_HEADS,
         **_SIGMOID_ROUTER,
         attention_bias=False,
         use_qk_norm=True,

@@ -15,27 +15,10 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-SHAPE = dict(
-    hidden_size=64,
-    intermediate_size=128,
-    num_hidden_layers=4,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=32,  # not hidden_size / num_attention_heads, as in Qwen3-32B
-    max_position_embeddings=64,
-    rms_norm_eps=1e-6,
-    rope_theta=1000000.0,
-    initializer_range=0.1,
-    attention_bias=False,
-)
-EXPERTS = dict(
-    num_experts=4,
-    num_experts_per_tok=2,
-    moe_intermediate_size=32,
-    norm_topk_prob=True,
-    decoder_sparse_step=1,
-    mlp_only_layers=[],
-)
+from tests.support import families
+
+SHAPE = families.SHAPE | families.WIDE_HEADS | dict(rope_theta=1000000.0, attention_bias=False)
+EXPERTS = families.EXPERTS | dict(norm_topk_prob=True, decoder_sparse_step=1, mlp_only_layers=[])
 
 #: The same in Megatron's words, after tests.support.launch.MODEL, which they overrule.
 ARGUMENTS = """
