@@ -117,24 +117,35 @@ def corpus(options) -> dict:
     ]
     for process in ranks:
         process.start()
-    found = sorted((results.get() for _ in ranks), key=lambda one: one["rank"])
-    for process in ranks:
-        process.join()
     targets = n * TARGETS_A_SAMPLE
     int32 = 4 * n * (PROMPT + TARGETS_A_SAMPLE)
     bound = 1.2 * int32 + 8 * targets
-    parts = {}
-    for name in found[0]["seconds"]:
-        held = [one["held"][name] for one in found]
-        mapped = sum(one["mapped"][name] for one in found)
+    parts: dict[str, dict] = {}
+    reports: dict[str, dict[int, tuple]] = {}
+    running = options.ranks
+    while running:
+        report = results.get()
+        if report is None:
+            running -= 1
+            continue
+        number, name, *figures = report
+        of_part = reports.setdefault(name, {})
+        of_part[number] = tuple(figures)
+        if len(of_part) < options.ranks:
+            continue
+        held = [of_part[k][0] for k in range(options.ranks)]
+        mapped = sum(of_part[k][1] for k in range(options.ranks))
         parts[name] = {
             "root_held_bytes_a_target": round(held[0] / targets, 2),
             "another_held_megabytes": round(max(held[1:], default=0) / 1e6, 1),
             "mapped_over_corpus": round(mapped / int32, 3),
             "node_over_corpus": round((sum(held) + mapped) / int32, 3),
             "node_over_bound": round((sum(held) + mapped) / bound, 3),
-            "seconds": found[0]["seconds"][name],
+            "seconds": of_part[0][2],
         }
+        print(name, json.dumps(parts[name]), flush=True)
+    for process in ranks:
+        process.join()
     return {
         "targets": targets,
         "ranks": options.ranks,
@@ -183,14 +194,13 @@ def rank(number: int, ranks: int, folder: str, barrier, results) -> None:
     from t3s_megatron.method.selection import SelectionCounts, delta_c, keep_mask
 
     watch = Watch()
-    held, mapped, seconds = {}, {}, {}
     last = time.perf_counter()
 
     def done(what: str) -> None:
         nonlocal last
         barrier.wait()
-        seconds[what] = round(time.perf_counter() - last, 2)
-        held[what], mapped[what] = watch.since()
+        seconds = round(time.perf_counter() - last, 2)
+        results.put((number, what, *watch.since(), seconds))
         barrier.wait()
         last = time.perf_counter()
 
@@ -243,7 +253,7 @@ def rank(number: int, ranks: int, folder: str, barrier, results) -> None:
     for step in range(-(-len(corpus.samples) // 64)):
         rows(plans.at(64 * step).micro_batches, kept)
     done("rows of the selection")
-    results.put({"rank": number, "held": held, "mapped": mapped, "seconds": seconds})
+    results.put(None)
 
 
 class Watch:

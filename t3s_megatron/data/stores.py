@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -118,6 +119,13 @@ class Reference:
             return self.values[store[0]][first[0] : first[-1] + size[-1]]
         places = zip(store.tolist(), first.tolist(), size.tolist(), strict=True)
         return np.concatenate([self.values[i][begin : begin + n] for i, begin, n in places])
+
+    def digest(self) -> str:
+        """sha256 over the bytes of all of them, one sample after the other, in hexadecimal."""
+        digest = hashlib.sha256()
+        for sample in range(len(self.size)):
+            digest.update(np.ascontiguousarray(self.of([sample])))
+        return digest.hexdigest()
 
 
 def read_reference(

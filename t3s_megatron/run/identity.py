@@ -59,7 +59,7 @@ def identity(inputs: Inputs) -> dict:
             "held-out fingerprint": None if heldout is None else heldout.fingerprint,
             "tokenizer fingerprint": inputs.corpus.tokenizer_fingerprint,
             "loaded selection": None if loaded is None else digest_of(loaded.keep),
-            "reference": None if reference is None else digest_of(reference),
+            "reference": None if reference is None else reference.digest(),
             "forced tokens": None if targeting is None else targeting.fingerprint,
             "mask token": inputs.mask_token,
             "megatron-core release": megatron_version(),
