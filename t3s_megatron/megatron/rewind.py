@@ -72,7 +72,9 @@ class StartingPoint:
         """Collective over all ranks; call between two training steps."""
         self.weights.restore(context)
         clear_optimizer_state(context.optimizer)
-        restart_schedule(context.opt_param_scheduler, self.schedule_steps)
+        scheduler = context.opt_param_scheduler
+        scheduler.num_steps = self.schedule_steps  # load_state_dict() would add instead
+        scheduler.step(increment=0)
         get_args().consumed_train_samples = self.consumed_train_samples
         for batches in training_batches(context.data_iterator):
             batches.reset(self.consumed_train_samples)
@@ -89,13 +91,6 @@ def training_batches(data_iterator) -> list[TrainingBatches]:
         wrapper.advance()  # drop micro-batches kept for a replay of the previous step
         found.append(wrapper.iterable)
     return found
-
-
-def restart_schedule(scheduler, steps: int) -> None:
-    """Give every parameter group the learning rate and weight decay that it had after `steps`
-    samples."""
-    scheduler.num_steps = steps  # load_state_dict() would add instead
-    scheduler.step(increment=0)
 
 
 def refuse_warm_optimizer(optimizer) -> None:

@@ -363,11 +363,7 @@ def _as_quantities(gold: str, answer: str) -> Verdict:
             return WRONG
         ratio = other.unit.factor / one.unit.factor
         value = rf"({value}) \cdot \frac{{{ratio.numerator}}}{{{ratio.denominator}}}"
-    verdict = _values(one.value, value)
-    if verdict is not CORRECT and (one.unit == _DEGREE) != (other.unit == _DEGREE):
-        radians = _values(_radians(one), _radians(other))  # 45 degrees are pi / 4
-        return CORRECT if radians is CORRECT else verdict
-    return verdict
+    return _values(one.value, value)
 
 
 def _radians(said: Quantity) -> str:
