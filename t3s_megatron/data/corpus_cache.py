@@ -46,6 +46,14 @@ def cache_of(args) -> CorpusCache | None:
     return CorpusCache(folder) if folder else None
 
 
+def _size(file: str) -> int:
+    """Bytes; 0 of what cannot be looked at, as whoever reads it says better."""
+    try:
+        return os.path.getsize(file)
+    except OSError:
+        return 0
+
+
 class CorpusCache:
     """The corpora in `folder`. `say`: is told what takes time."""
 
@@ -59,7 +67,7 @@ class CorpusCache:
         if not all(map(os.path.exists, sources)):
             return not any(map(is_missing, sources))
         files = (file for source in sources for file in _files(source))
-        return sum(map(os.path.getsize, files)) > SMALL
+        return sum(map(_size, files)) > SMALL
 
     def corpus(
         self,

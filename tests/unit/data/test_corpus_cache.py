@@ -278,6 +278,8 @@ def test_small_data_are_read_by_each_rank_for_itself(tmp_path):
     assert not CorpusCache.is_worth_it([write(tmp_path / "a.jsonl", rows())])
     assert CorpusCache.is_worth_it(["openai/gsm8k"])  # of the hub
     assert not CorpusCache.is_worth_it([str(tmp_path / "a.jsonl"), str(tmp_path / "gone.jsonl")])
+    (tmp_path / "loop").symlink_to("loop")  # the reader says what that is
+    assert not CorpusCache.is_worth_it([str(tmp_path)])
 
 
 @pytest.mark.parametrize(
