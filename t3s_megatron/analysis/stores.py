@@ -15,7 +15,7 @@ from t3s_megatron.data.run_folder import Scores
 from t3s_megatron.errors import T3SError
 from t3s_megatron.method.selection import anchors, delta_c
 from t3s_megatron.method.selection_figures import TENTHS, shares_by, tenths
-from t3s_megatron.monitor.analyses import Analysis, Bars, Lines, Ranking, Table
+from t3s_megatron.monitor.analyses import Analysis, Bars, Cell, Lines, Ranking, Table
 from t3s_megatron.monitor.tokens import RunTokens, token_changes, token_text
 
 #: Thresholds of `shares`, in nats.
@@ -41,7 +41,8 @@ def _joined(scores: Sequence[Scores], source: str) -> tuple[np.ndarray, np.ndarr
 
 def confidence_drops(scores: Sequence[Scores], source: str, tau: float) -> Analysis:
     """Table 2, at theta_b: the share of tokens whose log-prob is below theta_0's."""
-    rows, by_place = [], {}
+    rows: list[list[Cell]] = []
+    by_place = {}
     for of in (*scores, None) if len(scores) > 1 else scores:
         some = scores if of is None else [of]
         name = "all" if of is None or of.teacher is None else of.teacher
@@ -56,7 +57,7 @@ def confidence_drops(scores: Sequence[Scores], source: str, tau: float) -> Analy
     steps = {of.teacher or "all": of.step for of in scores}
     figures = {
         "steps": steps,
-        "teachers": {row[0]: dict(zip(columns[1:], row[1:], strict=True)) for row in rows},
+        "teachers": {str(row[0]): dict(zip(columns[1:], row[1:], strict=True)) for row in rows},
         "fell_by_tenth": by_place,
     }
     lines = {

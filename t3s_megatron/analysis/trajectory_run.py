@@ -163,7 +163,7 @@ class Trajectory(Run):
 
     # ------------------------------------------------------------------------------------- written
 
-    def _write(self, c: np.ndarray) -> None:
+    def _write(self, c: np.ndarray | None) -> None:
         args, loaded = get_args(), self.inputs.selection
         content = {
             "format": FORMAT,
@@ -178,7 +178,7 @@ class Trajectory(Run):
         }
         path = os.path.join(args.analyse_output, TRAJECTORY)
         write_bytes(path, json.dumps(content, indent=1, allow_nan=False).encode())
-        if args.analyse_stores and self.step:
+        if args.analyse_stores and self.step and c is not None:
             self._write_stores(c)
 
     def _write_stores(self, c: np.ndarray) -> None:
