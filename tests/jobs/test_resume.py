@@ -62,7 +62,6 @@ def test_killed_and_started_again(setting, points, tmp_path, start, uninterrupte
         resumed = point != "before the first save"
     again = run(command, **job)
     assert "resumed at iteration" in again.output
-    assert ("the profile takes 16 of 24 samples" in again.output) == (setting == "confidence")
     assert_same(reference, str(tmp_path / "run"))
     assert foreign.is_dir()
 

@@ -178,9 +178,9 @@ def test_where_shapes_are_fixed_there_is_no_second_pass():
 def test_samples_of_the_second_pass_are_spread_over_all():
     from t3s_megatron.megatron.scoring import _spread
 
-    assert _spread(range(200), 4) == [0, 50, 100, 150]
-    assert _spread([3, 5], 16) == [3, 5]
-    assert _spread([], 16) == []
+    assert _spread(200, 4) == [0, 50, 100, 150]
+    assert _spread(2, 16) == [0, 1]
+    assert _spread(0, 16) == []
 
 
 def test_the_second_pass_is_the_same_function_rounded_otherwise():
