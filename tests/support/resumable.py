@@ -40,6 +40,7 @@ SETTINGS = {
     "confidence": Setting(
         1,
         [*PACKED, "--t3s-signal", "confidence", "--t3s-targeted-accuracy-interval", 1,
+         "--t3s-profile-samples", 16,
          "--t3s-method", "t3s-soft", "--t3s-soft-temperature", 0.5],
     ),
     "rrt": Setting(1, ["--t3s-method", "rrt"]),
