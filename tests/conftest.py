@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from filelock import FileLock
 from hypothesis import settings
 from transformers import AutoTokenizer
@@ -18,6 +19,9 @@ from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.records import load_records
 from tests.support.launch import EXPERT_BIAS, MOE, run
 from tests.support.task import write_samples, write_task
+
+# Another of pytest-xdist's processes has the other core, and threads that wait for one spin.
+torch.set_num_threads(1)
 
 # No test judges wall time; CI tries the same examples each time, a person at a desk new ones.
 settings.register_profile("suite", deadline=None, derandomize="CI" in os.environ)

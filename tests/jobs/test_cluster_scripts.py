@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.records import load_records
+from t3s_megatron.data.selection_file import Selection
 from tests.support.families import VOCABULARY, save_student
 from tests.support.hub import Hub
 from tests.support.launch import ROOT, end_processes, free_port, job_environment
@@ -131,8 +132,8 @@ def hub_of(tmp_path):
     ("family", "form"), [("llama", "ShareGPT"), ("qwen2_moe", "a field for thinking")]
 )
 def test_from_folder_to_folder_with_a_tiny_student(family, form, tmp_path, task, hub_of):
-    """The Llama by its name on a hub, stopped and gone on with. Whatever the form of the records,
-    what is learned is what they say."""
+    """The Llama by its name on a hub, stopped and gone on with; the mixture by two methods that
+    are compared. Whatever the form of the records, what is learned is what they say."""
     student, out = tmp_path / "student", tmp_path / "out"
     save_student(family, str(student))
     tokenizer = AutoTokenizer.from_pretrained(task[1])
@@ -157,21 +158,35 @@ def test_from_folder_to_folder_with_a_tiny_student(family, form, tmp_path, task,
         assert first.returncode == 0, first.stdout[-3000:] + first.stderr[-3000:]
         assert not (out / "hf").exists()
         assert hub.downloads["model.safetensors"] == 1  # of two ranks
+    runs = {"t3s": out}  # their folders
+    if family == "qwen2_moe":
+        environment["METHODS"] = "t3s inverse"
+        runs = {method: out / method for method in ("t3s", "inverse")}
     job = start("run_t3s.sh", environment)
     assert job.returncode == 0, job.stdout[-3000:] + job.stderr[-3000:]
     assert ("resumed at iteration 2" in job.stdout) == (family == "llama")
-    summary = json.loads((out / "t3s/summary.json").read_text())
-    assert summary["finished"] and summary["arrangement"]["kind"] == "own"
     learned = Corpus.build(said, AutoTokenizer.from_pretrained(student), seq_length=48)
-    assert summary["fingerprints"]["dataset"] == learned.fingerprint
+    for method, folder in runs.items():
+        summary = json.loads((folder / "t3s/summary.json").read_text())
+        assert summary["finished"] and summary["method"].startswith(method)
+        assert summary["arrangement"]["kind"] == "own"
+        assert summary["fingerprints"]["dataset"] == learned.fingerprint
+        trained = AutoModelForCausalLM.from_pretrained(folder / "hf")
+        assert trained.config.vocab_size == VOCABULARY
+        assert AutoTokenizer.from_pretrained(folder / "hf").chat_template
     # Those of the last two of the saves at 2, 4 and 6.
-    saved = sorted(path.name for path in (out / "checkpoints").glob("iter_*"))
+    saved = sorted(path.name for path in (runs["t3s"] / "checkpoints").glob("iter_*"))
     assert saved == ["iter_0000004", "iter_0000006"]
-    trained = AutoModelForCausalLM.from_pretrained(out / "hf")
-    assert trained.config.vocab_size == VOCABULARY
     if family == "llama":
         assert set(hub.downloads.values()) == {1}
-    assert AutoTokenizer.from_pretrained(out / "hf").chat_template
+    else:  # the second has its selection of the first's log-probs, and no profile
+        made, given = (
+            Selection.load(str(out / file), learned).keep
+            for file in ("t3s/t3s/selection.safetensors", "inverse/selection.safetensors")
+        )
+        assert (made == ~given).all()
+        assert [phase["phase"] for phase in summary["phases"]] == ["targeted"]
+        assert "inverse" in (out / "report.html").read_text()
 
 
 REFUSED = {
