@@ -193,17 +193,18 @@ def test_a_damaged_line_and_a_repeated_one_are_named(ask, tmp_path):
             ask(Teacher())
 
 
-def test_a_file_is_for_one_process_and_a_full_disk_is_named(tmp_path):
+def test_a_file_is_for_one_process(tmp_path):
     path = str(tmp_path / "samples.jsonl")
     with SampleFile(path), pytest.raises(T3SError, match="another process is writing to it"):
         SampleFile(path)
     with pytest.raises(WriteError, match="cannot be written"):
         SampleFile(str(tmp_path / "no" / "samples.jsonl"))
+
+
+def test_a_full_disk_is_named_and_ends_the_asking(prompts):
+    # In one test: two at once would lock each other out of this file.
     with SampleFile("/dev/full") as file, pytest.raises(WriteError, match="No space left"):
         file.append({"id": 1})
-
-
-def test_a_full_disk_ends_the_asking(prompts):
     with (
         scripted_server(Teacher()) as url,
         SampleFile("/dev/full") as file,
