@@ -32,6 +32,8 @@ from t3s_megatron.servers.options import ServerOptions
 _NOT_READ = "would not be read, since the samples are those of --t3s-data"
 #: Megatron arguments that do not go together with a T3S run: it ...
 UNSUPPORTED = {
+    "ddp_average_in_collective": "averages over ranks where the loss is a sum over tokens "
+    "(--calculate-per-token-loss)",
     "use_precision_aware_optimizer": "keeps the fp32 main parameters inside the optimizer",
     "optimizer_cpu_offload": "keeps a copy that reverts a rewind (Megatron-LM #5071)",
     "optimizer_cuda_graph": "captures the optimizer's step with the check of its gradients",

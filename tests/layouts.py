@@ -7,11 +7,11 @@ Of all combinations of the factors below, those are started that bring the most 
 together which were not together yet; then every argument of EXTRA on a layout of its own. A job
 trains two steps, scores, rewinds, trains two masked ones and measures. It works when it ends, its
 log-probs at theta_0 are those of one process to 1e-5, and the loss and the gradient norm that each
-step printed are those of one process to 1e-3 (in bfloat16 only these, to 0.1: norms differ by up
-to 0.06 there that agree to 1e-6 in float32). It is refused by
-name when T3S ends it with an error that a person can act on, or Megatron's own check of the
-arguments does. Anything else is a fault, and the exit status is 1. With --folder, what worked or
-was refused in an earlier call is not started again.
+step printed are those of one process to 1e-3 (in bfloat16 only these, to 0.1: rounding alone
+makes gradient norms differ by up to 0.06). It is refused by name when T3S ends it with an error
+that a person can act on, or Megatron's own check of the arguments or of what is installed does.
+Anything else is a fault, and the exit status is 1. With --folder, what worked or was refused in an
+earlier call is not started again.
 """
 
 from __future__ import annotations
@@ -172,6 +172,8 @@ def verdict(output: str, code: int) -> tuple[str, str]:
         return "refused by T3S", said[0].split("error: ")[-1]
     last = [line for line in lines if re.match(r"(\[rank\d\]: ?)?\S*(Error|Exception)\b", line)]
     why = last[0] if last else "\n".join(lines[-5:])
+    if re.search(r"ImportError: \S+ is not installed\. Please install", why):
+        return "refused by Megatron", why
     if _BY_MEGATRON.search(output) and "number of parameters" not in output:
         return "refused by Megatron", why
     if "unrecognized arguments" in output or "invalid choice" in output:

@@ -414,6 +414,7 @@ def test_arguments_that_contradict_each_other(line, reason, way_out):
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("ddp_average_in_collective", True),
         ("use_precision_aware_optimizer", True),
         ("optimizer_cpu_offload", True),
         ("use_megatron_fsdp", True),
