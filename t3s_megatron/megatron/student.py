@@ -166,13 +166,18 @@ def _what_is_there(folder: str) -> str:
 
 def _check_meaning(source: Source, args) -> None:
     """MismatchError, with every difference, when the checkpoint's own arguments describe another
-    model than the command. Nothing when it holds none, or is of a format that keeps them with the
+    model than the command, and T3SError when Megatron would not read it. Nothing when it holds none, or is of a format that keeps them with the
     weights."""
     try:
         saved = dist_checkpointing.load_common_state_dict(source.path).get("args")
         shapes = _tensor_shapes(source.path)
     except (CheckpointingException, OSError):  # OSError: of another format, without .metadata
         return
+    if getattr(args, "ckpt_format", "torch_dist") == "torch" and not args.auto_detect_ckpt_format:
+        raise T3SError(
+            f"{source.argument} {source.folder} is a distributed checkpoint, which Megatron does "
+            "not read with --ckpt-format torch: drop that argument, or convert the checkpoint"
+        )
     lines = [] if saved is None else list(_differences(saved, args))
     rows = shapes.get(_EMBEDDING, (None,))[0]
     if rows is not None and args.padded_vocab_size not in (None, rows):

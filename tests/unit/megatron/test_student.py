@@ -74,6 +74,13 @@ def test_the_checkpoint_of_the_command_is_found(tmp_path):
 
 
 @pytest.mark.child
+def test_a_format_in_which_it_is_not_read_is_named(tmp_path):
+    student = save_student(tmp_path / "student")
+    given = dict(load=student, ckpt_format="torch", auto_detect_ckpt_format=False)
+    assert "does not read with --ckpt-format torch: drop" in refusal(command(**given))
+
+
+@pytest.mark.child
 def test_every_difference_to_the_command_is_named(tmp_path):
     student = save_student(tmp_path / "student")
     changed = dict(rotary_base=10000, layernorm_epsilon=1e-5, rotary_percent=0.5,
