@@ -166,8 +166,8 @@ def _what_is_there(folder: str) -> str:
 
 def _check_meaning(source: Source, args) -> None:
     """MismatchError, with every difference, when the checkpoint's own arguments describe another
-    model than the command, and T3SError when Megatron would not read it. Nothing when it holds none, or is of a format that keeps them with the
-    weights."""
+    model than the command; T3SError when Megatron would not read it. Nothing when it holds none, or
+    is of a format that keeps them with the weights."""
     try:
         saved = dist_checkpointing.load_common_state_dict(source.path).get("args")
         shapes = _tensor_shapes(source.path)
