@@ -72,13 +72,18 @@ class StartingPoint:
         """Collective over all ranks; call between two training steps."""
         self.weights.restore(context)
         clear_optimizer_state(context.optimizer)
-        scheduler = context.opt_param_scheduler
-        scheduler.num_steps = self.schedule_steps  # load_state_dict() would add instead
-        scheduler.step(increment=0)
+        restart_schedule(context.opt_param_scheduler, self.schedule_steps)
         get_args().consumed_train_samples = self.consumed_train_samples
         for batches in training_batches(context.data_iterator):
             batches.reset(self.consumed_train_samples)
         restore_rng(self.rng)  # last: nothing above may draw from it afterwards
+
+
+def restart_schedule(scheduler, steps: int) -> None:
+    """Learning rates and weight decays of all groups of parameters as after so many `steps`, in
+    samples, of Megatron's scheduler."""
+    scheduler.num_steps = steps  # load_state_dict() would add instead
+    scheduler.step(increment=0)
 
 
 def training_batches(data_iterator) -> list[TrainingBatches]:
