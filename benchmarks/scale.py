@@ -191,7 +191,8 @@ def rank(number: int, ranks: int, folder: str, barrier, results) -> None:
     from t3s_megatron.data.stores import LogProbStore
     from t3s_megatron.data.tables import corpus_keys, mapped_values
     from t3s_megatron.data.teachers import whole
-    from t3s_megatron.method.selection import SelectionCounts, delta_c, keep_mask
+    from t3s_megatron.method.selection import delta_c, keep_mask
+    from t3s_megatron.method.selection_counts import SelectionCounts
 
     watch = Watch()
     last = time.perf_counter()

@@ -24,7 +24,7 @@ from t3s_megatron.megatron.gradients import (
     one_step_along,
 )
 from t3s_megatron.megatron.process import get_args
-from t3s_megatron.megatron.scoring import score_corpus
+from t3s_megatron.megatron.scoring import score_corpus, spread
 from t3s_megatron.megatron.seam import CallbackContext
 from t3s_megatron.run.base import Run
 from t3s_megatron.run.identity import model_shape, parallel_layout
@@ -76,14 +76,14 @@ class Trajectory(Run):
         self.samples = None
         self.seen = np.ones(corpus.n_targets, dtype=bool)
         if 0 < count < n:
-            self.samples = [i * n // count for i in range(count)]
+            self.samples = spread(n, count)
             self.seen[:] = False
             for sample in self.samples:
                 self.seen[corpus.target_slice(sample)] = True
             require_both(self.is_anchor[self.seen])
 
     def _store(self, part, tag: str) -> np.ndarray:
-        path = os.path.join(get_args().analyse_groups, f"{part.file_name(f'c_{tag}')}.safetensors")
+        path = part.path(get_args().analyse_groups, f"c_{tag}")
         return LogProbStore.load(path, part.corpus).c
 
     @property
@@ -188,7 +188,7 @@ class Trajectory(Run):
         shape = model_shape(get_args())
         for part in self.inputs.parts:
             for tag, values, step in (("theta_0", self.c_start, 0), ("theta_b", c, self.step)):
-                path = os.path.join(folder, f"{part.file_name(f'c_{tag}')}.safetensors")
+                path = part.path(folder, f"c_{tag}")
                 LogProbStore(values[part.targets], part.corpus, tag, step, shape).save(path)
 
 

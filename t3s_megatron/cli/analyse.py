@@ -24,7 +24,7 @@ from t3s_megatron.data.run_folder import Scores, read_scores
 from t3s_megatron.data.selection_file import save_selection, selection_info
 from t3s_megatron.data.tokenizing import load_tokenizer
 from t3s_megatron.errors import T3SError
-from t3s_megatron.method.selection import selection_counts
+from t3s_megatron.method.selection_counts import selection_counts
 from t3s_megatron.monitor.analyses import Analysis, as_text, write_analysis
 from t3s_megatron.monitor.analysis_pictures import draw_analysis
 from t3s_megatron.monitor.report import read_summary

@@ -15,7 +15,8 @@ from t3s_megatron.data.corpus import fingerprint_of
 from t3s_megatron.data.run_folder import Scores
 from t3s_megatron.data.stores import read_reference
 from t3s_megatron.errors import T3SError
-from t3s_megatron.method.selection import delta_c, keep_mask, selection_counts
+from t3s_megatron.method.selection import delta_c, keep_mask
+from t3s_megatron.method.selection_counts import selection_counts
 
 
 @dataclass(frozen=True)

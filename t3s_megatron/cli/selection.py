@@ -33,7 +33,8 @@ from t3s_megatron.data.stores import LogProbStore
 from t3s_megatron.data.teachers import Part, load_training_records, parts_of
 from t3s_megatron.data.tokenizing import load_tokenizer
 from t3s_megatron.errors import T3SError
-from t3s_megatron.method.selection import METHODS, selection_counts
+from t3s_megatron.method.selection import METHODS
+from t3s_megatron.method.selection_counts import selection_counts
 from t3s_megatron.method.selection_figures import TENTHS, difference, shares_by, tenths
 from t3s_megatron.monitor.report import read_summary
 
@@ -171,7 +172,7 @@ def _log_probs(folder: str, tag: str, corpus: Corpus, parts: list[Part]) -> np.n
     """float32[n_target_tokens], NaN where a teacher's were not scored; None if none were."""
     c = np.full(corpus.n_targets, np.nan, dtype=np.float32)
     for part in parts:
-        path = os.path.join(folder, f"{part.file_name(f'c_{tag}')}.safetensors")
+        path = part.path(folder, f"c_{tag}")
         if os.path.exists(path):
             c[part.targets] = LogProbStore.load(path, part.corpus).c
     return None if np.isnan(c).all() else c

@@ -142,6 +142,10 @@ class Part:
     targets: slice | np.ndarray
     corpus: Corpus
 
+    def path(self, folder: str, name: str) -> str:
+        """Where a run keeps this teacher's table of that name, in its folder."""
+        return os.path.join(folder, f"{self.file_name(name)}.safetensors")
+
     def file_name(self, name: str) -> str:
         """Of a file that is this teacher's; with one teacher there is only one of it."""
         return name if self.teacher is None else f"{name}-{quote(self.teacher, safe='')}"

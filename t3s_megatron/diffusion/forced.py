@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from t3s_megatron.method.selection import lowest
+
 #: Thresholds of Table 11.
 TAUS = (0.0, 0.1, 0.2, 0.3, 0.4)
 
@@ -36,6 +38,11 @@ class Fallen:
         """bool[n], B of Eq. 8."""
         return dropped(self.delta, self.tau)
 
+    @property
+    def count(self) -> int:
+        """How many fell."""
+        return int(self.dropped.sum())
+
 
 @dataclass(frozen=True)
 class Forcing:
@@ -53,18 +60,12 @@ def _at_random(fallen: Fallen) -> np.ndarray:
     """As many as fell. Stable over numpy releases: raw numbers only."""
     n = len(fallen.delta)
     drawn = np.random.Philox(key=[fallen.seed & (2**64 - 1), 0]).random_raw(n)
-    return _first(np.argsort(drawn, kind="stable"), fallen)
+    return lowest(drawn, fallen.count)
 
 
 def _least_confident(fallen: Fallen) -> np.ndarray:
     """As many as fell, those of lowest c(theta_0): Appendix K's static control, carried over."""
-    return _first(np.argsort(fallen.c_0, kind="stable"), fallen)
-
-
-def _first(order: np.ndarray, fallen: Fallen) -> np.ndarray:
-    made = np.zeros(len(order), dtype=bool)
-    made[order[: int(fallen.dropped.sum())]] = True
-    return made
+    return lowest(fallen.c_0, fallen.count)
 
 
 #: Values of --t3s-method that a diffusion student may be trained with.

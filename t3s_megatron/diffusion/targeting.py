@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from t3s_megatron.data.corpus import Corpus
+from t3s_megatron.data.kept_bits import digest_of
 from t3s_megatron.data.stores import LogProbStore
 from t3s_megatron.data.teachers import Part, load_training_records, parts_of
 from t3s_megatron.data.tokenizing import load_tokenizer
@@ -80,7 +80,7 @@ def load_scores(args, corpus: Corpus, parts: Sequence[Part], tokenizer) -> Selec
 
 
 def _load(folder: str, name: str, tag: str, part: Part) -> LogProbStore:
-    path = os.path.join(folder, f"{part.file_name(name)}.safetensors")
+    path = part.path(folder, name)
     if not os.path.exists(path):
         raise MismatchError(
             f"--t3s-selector {folder}: has no {os.path.basename(path)}. It has to be the t3s/ "
@@ -122,9 +122,8 @@ class Targeting:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the forced tokens and of those that fell."""
-        bits = [self.forced] if self.fell is None else [self.forced, self.fell]
-        return hashlib.sha256(b"".join(np.packbits(one).tobytes() for one in bits)).hexdigest()
+        """Digests of the forced tokens and of those that fell."""
+        return "-".join(digest_of(of) for of in (self.forced, self.fell) if of is not None)
 
 
 def target(

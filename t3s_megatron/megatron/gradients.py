@@ -16,20 +16,19 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import megatron.training.training as training
 import numpy as np
 import torch
 import torch.distributed as dist
 from megatron.core import mpu
-from megatron.core.rerun_state_machine import RerunMode, get_rerun_state_machine
 from megatron.training import get_args
 
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.batches import RowMaker, scoring_batches
 from t3s_megatron.megatron.forward import TrainingForward, run_schedule
 from t3s_megatron.megatron.guard import StepGuard
+from t3s_megatron.megatron.pause import beside_training
 from t3s_megatron.megatron.random_state import capture_rng, restore_rng
-from t3s_megatron.megatron.releases import clear_moe_metrics, counted_gradients
+from t3s_megatron.megatron.releases import counted_gradients
 from t3s_megatron.megatron.seam import CallbackContext
 from t3s_megatron.megatron.weights import (
     WeightSnapshot,
@@ -148,33 +147,17 @@ def one_step_along(
 
 @contextlib.contextmanager
 def _beside_training(context: CallbackContext, forward: TrainingForward) -> Iterator[None]:
-    """Backward passes of our own. As `pause.training_paused`, but that modes stay as they are and
-    gradients are reduced; and without the observers of training."""
-    config, rng, observer = context.config, capture_rng(), forward.observer
-    rerun = get_rerun_state_machine()
-    mode, timers, param_sync = rerun.get_mode(), config.timers, config.param_sync_func
-    buffers = [buffer.clone() for buffer in model_buffers(context)]  # expert biases are updated
-    hooks_on = bool(getattr(context.model[0], "remove_forward_pre_hook_handles", None))
-    if hooks_on:
-        training.disable_forward_pre_hook(context.model)
-    elif training.should_disable_forward_pre_hook(get_args()):
-        for chunk in context.model:
-            chunk.start_param_sync(force_sync=True)
-    try:
-        rerun.set_mode(RerunMode.DISABLED)
-        config.timers = config.param_sync_func = forward.observer = None
-        yield
-    finally:
-        for buffer, before in zip(model_buffers(context), buffers, strict=True):
-            buffer.copy_(before)
-        forward.observer = observer
-        config.timers, config.param_sync_func = timers, param_sync
-        rerun.set_mode(mode)
-        if get_args().num_experts is not None:
-            clear_moe_metrics()
-        if hooks_on:
-            training.enable_forward_pre_hook(context.model)
-        restore_rng(rng)
+    """Backward passes of our own, without the observers of training."""
+    observer = forward.observer
+    with beside_training(context):
+        buffers = [buffer.clone() for buffer in model_buffers(context)]  # expert biases are updated
+        forward.observer = None
+        try:
+            yield
+        finally:
+            forward.observer = observer
+            for buffer, before in zip(model_buffers(context), buffers, strict=True):
+                buffer.copy_(before)
 
 
 def _backward(
@@ -188,9 +171,7 @@ def _backward(
     mine = copy.copy(rows)
     mine.use_selection(which)
     rng = capture_rng()
-    for chunk in context.model:
-        chunk.zero_grad_buffer()
-    context.optimizer.zero_grad()
+    _let_go(context)
     stages = mpu.get_virtual_pipeline_model_parallel_world_size() or 1
     iterators, count = [], 0
     for _ in range(stages):
@@ -235,7 +216,7 @@ def _count(rows: RowMaker, which: np.ndarray, samples: Sequence[int] | None) -> 
 
 
 def _let_go(context: CallbackContext) -> None:
-    """Of all gradients: the next training step begins without them."""
+    """Of all gradients: what comes next begins without them."""
     for chunk in context.model:
         chunk.zero_grad_buffer()
     context.optimizer.zero_grad()

@@ -125,7 +125,7 @@ def score_again(
         for config in configs:
             config.variable_seq_lengths = True
         with _another_attention(context.model):
-            places = _spread(len(samples), _SCORED_AGAIN)
+            places = spread(len(samples), _SCORED_AGAIN)
             c = score_corpus(context, other, [samples[place] for place in places])
             return None if c is None else (places, c)
     finally:
@@ -159,7 +159,7 @@ def another_arrangement(arrangement: Arrangement, args) -> Arrangement | None:
     return replace(arrangement, kind="own", multiple=coarse)
 
 
-def _spread(n: int, count: int) -> list[int]:
+def spread(n: int, count: int) -> list[int]:
     """At most `count` of n places, evenly over them."""
     count = min(count, n)
     return [i * n // count for i in range(count)]

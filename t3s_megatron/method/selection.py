@@ -16,7 +16,8 @@ import numpy as np
 _AT_ONCE = 2**22
 
 
-def _pieces_of(n: int) -> Iterator[slice]:
+def pieces_of(n: int) -> Iterator[slice]:
+    """Slices of n tokens, some millions each."""
     for first in range(0, n, _AT_ONCE):
         yield slice(first, min(first + _AT_ONCE, n))
 
@@ -31,7 +32,7 @@ def delta_c(c_b: np.ndarray, c_0: np.ndarray) -> np.ndarray:
 
 
 def _require_finite(what: str, values: np.ndarray) -> None:
-    if not all(np.isfinite(values[some]).all() for some in _pieces_of(values.size)):
+    if not all(np.isfinite(values[some]).all() for some in pieces_of(values.size)):
         bad = np.flatnonzero(~np.isfinite(values))
         raise ValueError(f"{bad.size} {what} are not finite, the first is token {bad[0]}")
 
@@ -85,7 +86,7 @@ class Scored:
         if self.share is not None:
             return round(self.share * self.n)
         c_b, c_0 = self.at("theta_b"), self.at("theta_0")
-        pieces = _pieces_of(self.n)
+        pieces = pieces_of(self.n)
         return sum(int(anchors(c_b[some] - c_0[some], self.tau).sum()) for some in pieces)
 
     def at(self, what: str) -> np.ndarray:
@@ -155,18 +156,23 @@ def _masked_at_random(tokens: Scored) -> np.ndarray:
     return _without(order[: tokens.masked], tokens.n)
 
 
-def _without_lowest(values: np.ndarray, tokens: Scored) -> np.ndarray:
-    """Ties are cut by position, so that the count is exact: as a stable sort would do it, with a
-    copy of the values and no order of them."""
-    count = min(tokens.masked, tokens.n)
+def lowest(values: np.ndarray, count: int) -> np.ndarray:
+    """bool[n]: `count` of n values, or all, that are the lowest. Ties are cut by position, so that
+    the count is exact: as a stable sort would do it, with a copy of the values and no order of
+    them."""
+    count = min(count, values.size)
     if count == 0:
-        return np.ones(tokens.n, dtype=bool)
+        return np.zeros(values.size, dtype=bool)
     bound = np.partition(values, count - 1)[count - 1]
-    keep = values > bound
+    found = values <= bound
     ties = np.flatnonzero(values == bound)
-    lower = tokens.n - int(keep.sum()) - len(ties)
-    keep[ties[count - lower :]] = True
-    return keep
+    lower = int(found.sum()) - len(ties)
+    found[ties[count - lower :]] = False
+    return found
+
+
+def _without_lowest(values: np.ndarray, tokens: Scored) -> np.ndarray:
+    return ~lowest(values, tokens.masked)
 
 
 def _without(masked: np.ndarray, n: int) -> np.ndarray:
@@ -320,68 +326,3 @@ def keep_mask(
     if missing:
         raise ValueError(f"{method} needs {' and '.join(missing)}")
     return chosen.keep(Scored(n, there, share, tau, seed, temperature))
-
-
-class SelectionCounts:
-    """Plain figures of a selection for the summary, of all its tokens or of some after others.
-
-    A token is kept where its weight is not 0. `tau`: as in Eq. 4.
-    """
-
-    def __init__(self, tau: float = 0.0):
-        self._tau = tau
-        self._n = self._kept = self._scored = self._anchors = self._ties = 0
-        self._weight: float | None = None  # float64 sums
-        self._of_anchors = self._of_others = 0.0
-
-    def add(self, keep: np.ndarray, delta: np.ndarray | None = None) -> None:
-        """Some more of them: `keep` bool[k] or float32[k] of weights, `delta` float32[k]; without
-        it nothing is said of anchors."""
-        for some in _pieces_of(keep.size):
-            self._add(keep[some], None if delta is None else delta[some])
-
-    def _add(self, keep: np.ndarray, delta: np.ndarray | None) -> None:
-        self._n += keep.size
-        self._kept += int(np.count_nonzero(keep))
-        if keep.dtype != np.bool_:
-            self._weight = (self._weight or 0.0) + float(keep.sum(dtype=np.float64))
-        if delta is None:
-            return
-        is_anchor = anchors(delta, self._tau)
-        self._scored += delta.size
-        self._anchors += int(is_anchor.sum())
-        self._ties += int((delta == np.float32(self._tau)).sum())
-        self._of_anchors += float(delta.sum(dtype=np.float64, where=is_anchor))
-        self._of_others += float(delta.sum(dtype=np.float64, where=~is_anchor))
-
-    def to_dict(self) -> dict:
-        """Those about anchors where every token had a delta; that of weights where there are
-        some."""
-
-        def share(part: float, of: int) -> float | None:
-            return part / of if of else None
-
-        counts: dict = {
-            "target_tokens": self._n,
-            "kept": self._kept,
-            "masked": self._n - self._kept,
-            "masked_share": share(self._n - self._kept, self._n),
-        }
-        if self._weight is not None:
-            counts |= {"mean_weight": share(self._weight, self._kept)}
-        if self._scored < self._n or not self._n:
-            return counts
-        return counts | {
-            "anchors": self._anchors,
-            "anchor_share": share(self._anchors, self._n),
-            "ties": self._ties,
-            "mean_delta_anchor": share(self._of_anchors, self._anchors),
-            "mean_delta_other": share(self._of_others, self._n - self._anchors),
-        }
-
-
-def selection_counts(keep: np.ndarray, delta: np.ndarray | None, tau: float = 0.0) -> dict:
-    """`SelectionCounts` of all tokens at once."""
-    counts = SelectionCounts(tau)
-    counts.add(keep, delta)
-    return counts.to_dict()

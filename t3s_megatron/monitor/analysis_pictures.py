@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-from t3s_megatron.errors import T3SError
 from t3s_megatron.monitor.analyses import Analysis, Bars, Chart, Lines
-from t3s_megatron.monitor.report import pyplot_without_screen
+from t3s_megatron.monitor.figures import pyplot_without_screen, write_figure
 
 _COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
 #: Of a ranking, so many names are drawn: half from each end.
@@ -22,13 +21,7 @@ def draw_analysis(analysis: Analysis, path: str) -> None:
     for panel, chart in zip(panels[:, 0], analysis.charts, strict=True):
         _draw(panel, chart)
         panel.set_title(chart.title, loc="left", fontsize=10)
-    figure.tight_layout()
-    try:
-        figure.savefig(path, dpi=100)
-    except (OSError, ValueError) as error:  # ValueError: an ending that is no kind of picture
-        raise T3SError(f"{path}: the picture cannot be written ({error})") from error
-    finally:
-        pyplot.close(figure)
+    write_figure(figure, path, 100, f"{path}: the picture cannot be written")
 
 
 def _is_long(chart: Chart) -> bool:

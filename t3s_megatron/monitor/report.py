@@ -8,6 +8,7 @@ import json
 from t3s_megatron.errors import T3SError
 from t3s_megatron.method.evidence import Evidence
 from t3s_megatron.method.outcome import NOT_ASKED
+from t3s_megatron.monitor.figures import pyplot_without_screen, write_figure
 from t3s_megatron.monitor.summary import FORMAT
 
 #: Names of weights in the tables; theta_0 is the same student in every run.
@@ -217,20 +218,6 @@ def _answer_tokens(summaries: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def pyplot_without_screen():
-    """matplotlib's, for files. T3SError where it is not installed."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise T3SError(
-            'a picture needs matplotlib: pip install "t3s-megatron[pictures]"'
-        ) from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
 def draw(summaries: list[dict], path: str) -> None:
     """Accuracy by Megatron iteration with the phases shaded, one panel a run, as a .png."""
     pyplot = pyplot_without_screen()
@@ -273,10 +260,4 @@ def draw(summaries: list[dict], path: str) -> None:
         panel.set_ylabel("training accuracy")
         panel.set_title(called(summary), loc="left", fontsize=10)
     panels[-1, 0].set_xlabel("iteration")
-    figure.tight_layout()
-    try:
-        figure.savefig(path, dpi=110)
-    except (OSError, ValueError) as error:  # ValueError: an ending that is no kind of picture
-        raise T3SError(f"--picture {path}: cannot be written ({error})") from error
-    finally:
-        pyplot.close(figure)
+    write_figure(figure, path, 110, f"--picture {path}: cannot be written")

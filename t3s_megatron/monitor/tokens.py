@@ -91,7 +91,7 @@ def read_tokens(
     parts = parts_of(corpus, records)
     c: dict[str, np.ndarray | None] = {}
     for tag in ("theta_0", "theta_b"):
-        paths = [os.path.join(folder, f"{p.file_name(f'c_{tag}')}.safetensors") for p in parts]
+        paths = [part.path(folder, f"c_{tag}") for part in parts]
         if not all(map(os.path.exists, paths)):
             c[tag] = None
             continue

@@ -22,7 +22,6 @@ from t3s_megatron.answering.live import LiveBackend
 from t3s_megatron.answering.server import ServerBackend
 from t3s_megatron.data.arrangement import StepRows, TrainingRows
 from t3s_megatron.data.kept_bits import KeptBits, n_kept
-from t3s_megatron.data.tables import slices_of
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron import layout
 from t3s_megatron.megatron.batches import RowMaker
@@ -41,7 +40,7 @@ from t3s_megatron.megatron.seam import Callback, CallbackContext, Seam
 from t3s_megatron.megatron.source_seam import SourceSeam
 from t3s_megatron.megatron.uneven import let_lengths_vary
 from t3s_megatron.megatron.vocabulary import leave_out_padding
-from t3s_megatron.method.selection import SelectionCounts
+from t3s_megatron.method.selection_counts import selection_counts
 from t3s_megatron.monitor.curves import Curves
 from t3s_megatron.monitor.journal import Journal
 from t3s_megatron.monitor.progress import Progress
@@ -297,13 +296,10 @@ class Run(Callback):
         if loaded is not None:
             self.journal.say(f"training with the selection of {config.selection_load}")
             self.apply_mask(loaded.keep)
-            counts = SelectionCounts()
-            for some in slices_of(loaded.keep.size):
-                counts.add(loaded.keep[some])
             made_by = {"method": loaded.method, "theta_b_step": loaded.theta_b_step}
             self.journal.note(
                 None,
-                tokens=counts.to_dict(),
+                tokens=selection_counts(loaded.keep, None),
                 selection={"file": config.selection_load, "model": loaded.model} | made_by,
             )
         if unusable := len(inputs.unusable_gold):

@@ -4,18 +4,17 @@
 from __future__ import annotations
 
 from t3s_megatron.config import refuse_with_diffusion
-from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.corpus_cache import cache_of
 from t3s_megatron.data.lengths import arrange_training, choose_arrangement
 from t3s_megatron.data.teachers import load_training_corpus
-from t3s_megatron.data.tokenizing import load_tokenizer, pad_token
+from t3s_megatron.data.tokenizing import load_tokenizer
 from t3s_megatron.diffusion.mask_token import mask_token
 from t3s_megatron.diffusion.noise import Noise
 from t3s_megatron.diffusion.options import DiffusionOptions
 from t3s_megatron.errors import T3SError
-from t3s_megatron.megatron.batches import RowMaker, TrainingBatches, take_over_batches
+from t3s_megatron.megatron.batches import TrainingBatches, take_over_batches
 from t3s_megatron.options import check_bounds, values_of
-from t3s_megatron.run.students import noisy_rows, training_forward
+from t3s_megatron.run.students import rows_of_student, training_forward
 
 
 class PlainTraining:
@@ -57,12 +56,10 @@ class PlainTraining:
         take_over_batches(args)
         seed = args.seed if args.t3s_seed is None else args.t3s_seed
         plans = arrange_training(self._corpus, seed, args)
-        rows = self._rows(args, self._corpus, tokenizer, plans.arrangement, seed)
-        return TrainingBatches(rows, plans, args.consumed_train_samples)
-
-    def _rows(self, args, corpus: Corpus, tokenizer, arrangement, seed: int) -> RowMaker:
-        if not self.diffusion.diffusion:
-            return RowMaker(corpus, pad_token(tokenizer), arrangement)
-        masked = mask_token(tokenizer, self.diffusion.mask_token, (corpus,), args.padded_vocab_size)
+        masked = None
+        if self.diffusion.diffusion:
+            asked, known = self.diffusion.mask_token, args.padded_vocab_size
+            masked = mask_token(tokenizer, asked, (self._corpus,), known)
         noise = Noise(seed, *self.diffusion.mask_rate)
-        return noisy_rows(corpus, tokenizer, arrangement, noise, masked)
+        rows = rows_of_student(self._corpus, tokenizer, plans.arrangement, masked, noise)
+        return TrainingBatches(rows, plans, args.consumed_train_samples)

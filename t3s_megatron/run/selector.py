@@ -8,6 +8,7 @@ its samples alone, and selected among themselves: exactly as in a run with that 
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import os
 import time
@@ -35,12 +36,8 @@ from t3s_megatron.megatron.seam import CallbackContext
 from t3s_megatron.method.confidence import confidence_fall
 from t3s_megatron.method.noise import scoring_noise
 from t3s_megatron.method.profile import Profile
-from t3s_megatron.method.selection import (
-    SelectionCounts,
-    anchors,
-    delta_c,
-    keep_mask,
-)
+from t3s_megatron.method.selection import anchors, delta_c, keep_mask
+from t3s_megatron.method.selection_counts import SelectionCounts
 from t3s_megatron.monitor.journal import Journal
 from t3s_megatron.run.identity import model_shape
 from t3s_megatron.run.inputs import Inputs
@@ -354,16 +351,16 @@ class Selector:
         """From `c`, the log-probs of their targets one sample after the other, float64[m]: how far
         the mean log-prob of each sample is above theta_0's. NaN, which is left out last, where one
         is not finite: the step itself finds that."""
-        corpus, places = self.inputs.corpus, {sample: i for i, sample in enumerate(samples)}
-        rises = np.zeros(len(samples))
+        corpus, rises = self.inputs.corpus, np.zeros(len(samples))
         sizes = [corpus.offsets[sample + 1] - corpus.offsets[sample] for sample in samples]
         of_sample = np.split(c.astype(np.float64), np.cumsum(sizes)[:-1])
         for part in self.inputs.parts:
             c_0 = self.state.c_0[part.teacher]
-            for i, sample in enumerate(part.samples):
-                if sample in places:
-                    now = of_sample[places[sample]]
-                    rises[places[sample]] = (now - c_0[part.corpus.target_slice(i)]).mean()
+            for number, sample in enumerate(samples):
+                place = bisect.bisect_left(part.samples, sample)
+                if place < len(part.samples) and part.samples[place] == sample:
+                    then = c_0[part.corpus.target_slice(place)]
+                    rises[number] = (of_sample[number] - then).mean()
         return rises
 
     def theta_0_names(self) -> list[str]:

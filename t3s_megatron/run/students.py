@@ -4,6 +4,8 @@ its forward step, and the kind of run. Chosen here and nowhere else."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from t3s_megatron.data.arrangement import Arrangement
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.tokenizing import pad_token
@@ -30,29 +32,28 @@ def training_forward(args) -> TrainingForward:
 
 def training_rows(inputs: Inputs) -> RowMaker:
     """The rows of a run."""
-    arrangement = inputs.training_rows.arrangement
-    if inputs.mask_token is None or inputs.targeting is None:
-        return RowMaker(inputs.corpus, inputs.pad_token, arrangement)
-    config = inputs.config
-    return noisy_rows(
+    targeting, config = inputs.targeting, inputs.config
+    return rows_of_student(
         inputs.corpus,
         inputs.tokenizer,
-        arrangement,
-        Noise(config.seed, *config.mask_rate),
+        inputs.training_rows.arrangement,
         inputs.mask_token,
-        inputs.targeting.forced,
+        Noise(config.seed, *config.mask_rate),
+        None if targeting is None else targeting.forced,
     )
 
 
-def noisy_rows(
+def rows_of_student(
     corpus: Corpus,
     tokenizer,
     arrangement: Arrangement,
+    mask_token: int | None,
     noise: Noise,
-    mask_token: int,
-    forced=None,
-) -> NoisyRowMaker:
-    """The rows of a diffusion student; see `Noising`."""
+    forced: np.ndarray | None = None,
+) -> RowMaker:
+    """`mask_token` None: of an autoregressive student, which is not noised. Else see `Noising`."""
+    if mask_token is None:
+        return RowMaker(corpus, pad_token(tokenizer), arrangement)
     noising = Noising(noise, mask_token, tokenizer.eos_token_id, forced)
     return NoisyRowMaker(corpus, pad_token(tokenizer), arrangement, noising)
 

@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 from tests.parallel.arranged_job import PROBE_STEPS
-from tests.support.launch import FRESH, MOE, run
+from tests.support.launch import FRESH, MOE, ArrangedLayout, run
 from tests.support.reference import Reference, read_weights
 
 PROFILE_STEPS = 3
@@ -31,28 +30,20 @@ LENGTHS = "--seq-length 96 --max-position-embeddings 96 --global-batch-size 24".
 SCHEDULE = "--lr 1e-3 --min-lr 1e-4 --lr-warmup-iters 1".split()
 
 
-@dataclass(frozen=True)
-class Layout:
-    processes: int
-    arguments: str
-    kind: str = "packed"
-    moe: bool = False
-
-
 LAYOUTS = {
-    "1": Layout(1, ""),
-    "tp2-sp": Layout(2, "--tensor-model-parallel-size 2 --sequence-parallel"),
-    "pp4": Layout(4, "--pipeline-model-parallel-size 4"),
-    "pp2-vpp2-recompute": Layout(
+    "1": ArrangedLayout(1, ""),
+    "tp2-sp": ArrangedLayout(2, "--tensor-model-parallel-size 2 --sequence-parallel"),
+    "pp4": ArrangedLayout(4, "--pipeline-model-parallel-size 4"),
+    "pp2-vpp2-recompute": ArrangedLayout(
         2,
         "--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1 "
         "--recompute-granularity full --recompute-method uniform --recompute-num-layers 1",
     ),
-    "dp2-distributed-optimizer": Layout(
+    "dp2-distributed-optimizer": ArrangedLayout(
         2, "--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather"
     ),
-    "cp2": Layout(2, "--context-parallel-size 2", kind="own"),
-    "moe-ep2": Layout(2, "--expert-model-parallel-size 2", moe=True),
+    "cp2": ArrangedLayout(2, "--context-parallel-size 2", kind="own"),
+    "moe-ep2": ArrangedLayout(2, "--expert-model-parallel-size 2", moe=True),
 }
 
 

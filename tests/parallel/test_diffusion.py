@@ -18,7 +18,6 @@ import functools
 import hashlib
 import json
 import os
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -29,7 +28,7 @@ from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.order import EpochOrder
 from t3s_megatron.data.records import load_records
 from t3s_megatron.data.stores import LogProbStore
-from tests.support.launch import FRESH, MOE, run
+from tests.support.launch import FRESH, MOE, ArrangedLayout, run
 from tests.support.reference import HALF, Reference, read_gradient, read_tensors, read_weights
 
 BLOCK, BATCH, STEPS, SEED = 4, 8, 4, 1234
@@ -41,19 +40,11 @@ ROWS = f"--micro-batch-size 1 --global-batch-size {BATCH} --t3s-diffusion".split
 ROWS += ["--t3s-block-size", str(BLOCK), "--make-vocab-size-divisible-by", "11"]
 
 
-@dataclass(frozen=True)
-class Layout:
-    processes: int
-    arguments: str
-    kind: str = "packed"
-    moe: bool = False
-
-
 LAYOUTS = {
-    "1": Layout(1, "", "own"),
-    "tp2-sp": Layout(2, "--tensor-model-parallel-size 2 --sequence-parallel"),
-    "pp2": Layout(2, "--pipeline-model-parallel-size 2"),
-    "moe-ep2": Layout(2, "--expert-model-parallel-size 2", "own", moe=True),
+    "1": ArrangedLayout(1, "", "own"),
+    "tp2-sp": ArrangedLayout(2, "--tensor-model-parallel-size 2 --sequence-parallel"),
+    "pp2": ArrangedLayout(2, "--pipeline-model-parallel-size 2"),
+    "moe-ep2": ArrangedLayout(2, "--expert-model-parallel-size 2", "own", moe=True),
 }
 
 

@@ -62,6 +62,16 @@ _MARK = "T3S_TEST_JOB"
 _FIXED_AT_IMPORT = {"PYTHONPATH"}
 
 
+@dataclass(frozen=True)
+class ArrangedLayout:
+    """A parallel layout, and the arrangement of its rows."""
+
+    processes: int
+    arguments: str
+    kind: str = "packed"
+    moe: bool = False
+
+
 @dataclass
 class Job:
     """A finished job: its output, and the losses it printed by Megatron iteration."""

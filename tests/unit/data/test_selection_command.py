@@ -17,7 +17,8 @@ from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.selection_file import Selection
 from t3s_megatron.data.stores import ENTROPY, LogProbStore
 from t3s_megatron.data.teachers import load_training_records, parts_of
-from t3s_megatron.method.selection import delta_c, keep_mask, selection_counts
+from t3s_megatron.method.selection import delta_c, keep_mask
+from t3s_megatron.method.selection_counts import selection_counts
 from t3s_megatron.monitor.report import _KEYS
 from t3s_megatron.monitor.summary import FORMAT
 

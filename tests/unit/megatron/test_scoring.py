@@ -176,11 +176,11 @@ def test_where_shapes_are_fixed_there_is_no_second_pass():
 
 
 def test_samples_of_the_second_pass_are_spread_over_all():
-    from t3s_megatron.megatron.scoring import _spread
+    from t3s_megatron.megatron.scoring import spread
 
-    assert _spread(200, 4) == [0, 50, 100, 150]
-    assert _spread(2, 16) == [0, 1]
-    assert _spread(0, 16) == []
+    assert spread(200, 4) == [0, 50, 100, 150]
+    assert spread(2, 16) == [0, 1]
+    assert spread(0, 16) == []
 
 
 def test_the_second_pass_is_the_same_function_rounded_otherwise():

@@ -15,12 +15,11 @@ from t3s_megatron.method.selection import (
     METHODS,
     READABLE,
     Method,
-    SelectionCounts,
     anchors,
     delta_c,
     keep_mask,
-    selection_counts,
 )
+from t3s_megatron.method.selection_counts import SelectionCounts, selection_counts
 
 # Token:            0      1      2      3      4      5
 C_0 = np.array([-1.00, -2.00, -0.50, -3.00, -0.25, -2.00], dtype=np.float32)
