@@ -29,6 +29,8 @@ def gpt(vocabulary: int, positions: int, dtype, **sizes):
     from megatron.core.models.gpt import GPTModel
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
     from megatron.core.transformer import TransformerConfig
+    from megatron.core.transformer.torch_norm import WrappedTorchNorm
+    from megatron.core.transformer.transformer_block import TransformerBlockSubmodules
 
     torch.manual_seed(5)
     config = TransformerConfig(
@@ -38,7 +40,10 @@ def gpt(vocabulary: int, positions: int, dtype, **sizes):
         hidden_dropout=0.0, gradient_accumulation_fusion=False, persist_layer_norm=False,
         bf16=dtype is torch.bfloat16, params_dtype=dtype, **sizes,
     )  # fmt: skip
-    spec = get_gpt_layer_local_spec(qk_layernorm=True, normalization="RMSNorm")
+    layer = get_gpt_layer_local_spec(qk_layernorm=True, normalization="RMSNorm")
+    # Named, since where Transformer Engine is installed Megatron takes its norm behind the last
+    # layer, and that one has no float64.
+    spec = TransformerBlockSubmodules([layer] * config.num_layers, WrappedTorchNorm)
     model = GPTModel(config, spec, vocabulary, positions, position_embedding_type="rope",
                      share_embeddings_and_output_weights=False)  # fmt: skip
     return model.to(device=torch.cuda.current_device(), dtype=dtype)

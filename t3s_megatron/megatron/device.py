@@ -18,6 +18,7 @@ import collections
 import contextlib
 import functools
 import os
+import sys
 import time
 
 import torch
@@ -166,6 +167,7 @@ def install_torch_layer() -> None:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         raise T3SError("the CPU device layer was asked for after CUDA was initialised")
     _active = True
+    _hide_cuda_packages()
     _install_cuda_namespace()
     _install_tensor_methods()
     _install_distributed()
@@ -174,6 +176,14 @@ def install_torch_layer() -> None:
     torch.compile = lambda model=None, **kwargs: model if model is not None else (lambda f: f)
     # torch >= 2.14 asks torch.accelerator about graph capture in each optimizer step.
     torch.optim.Optimizer._accelerator_graph_capture_health_check = lambda self: None
+
+
+def _hide_cuda_packages() -> None:
+    """Where they are installed, Megatron takes their kernels without asking for a device: the norm
+    behind the last layer (transformer_block.py:53), Adam, the norm of the gradients. To it they
+    are not there."""
+    for package in ("transformer_engine", "apex", "amp_C"):
+        sys.modules[package] = None  # type: ignore[assignment]
 
 
 def _install_cuda_namespace() -> None:

@@ -7,6 +7,7 @@ DEVICE: cuda, or cpu for the steps that have such a form. KIT: what kit.sh has m
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.gpu.jobs import LAYOUTS, arguments, run_job
+from tests.gpu.jobs import LAYOUTS, TE, TE_LAYOUTS, arguments, run_job, sharing_a_gpu
 from tests.support.launch import ROOT
 from tests.support.resumable import assert_same
 
@@ -137,54 +138,83 @@ def _seconds(work, repeats: int = 3) -> float:
 def fp32() -> None:
     """A whole job in float32 against the CPU's."""
     done, folder = job("fp32", extra=MATH)
-    _against_reference("fp32", folder, "1e-4")
+    _against_reference("fp32", folder, "dense")
     said = [line for line in done.output.splitlines() if "scored twice" in line]
     row(said[0].split("] ")[1] if said else "the noise of c_t is not reported", "", bool(said))
 
 
 def layout(name: str) -> None:
-    _, folder = job(name, ranks=2, extra=[*MATH, *LAYOUTS[name]])
-    _against_reference(name, folder, "1e-4")
+    how = LAYOUTS[name]
+    _, folder = job(name, ranks=how.ranks, student=how.student, extra=[*MATH, *how.arguments])
+    _against_reference(name, folder, how.student)
 
 
-def _against_reference(name: str, folder: Path, bound: str) -> None:
+def te_layout(name: str) -> None:
+    """A whole job as the scripts train: bfloat16 and Transformer Engine."""
+    how = TE_LAYOUTS[name]
+    done, folder = job(name, ranks=how.ranks, student=how.student, extra=[*TE, *how.arguments])
+    far = np.abs(_c(folder, "theta_0") - _c(f"{REFERENCE}/{how.student}", "theta_0"))
+    row(f"{name}: log-probs of theta_0 differ from float32's by {np.median(far):.0e} (median), "
+        f"{far.max():.2f} at most", "0.01, 0.5",
+        bool(np.median(far) < 0.01 and far.max() < 0.5))  # fmt: skip
+    same, all_ = _equal_greedy(folder, how.student)
+    row(f"{name}: greedy answers equal float32's, {same} of {all_}")
+    _rewound(name, folder, demanded=False)
+    for said in [line for line in done.output.splitlines() if "scored twice" in line][:1]:
+        row(f"{name}: {said.split('] ')[1]}")
+
+
+def _against_reference(name: str, folder: Path, student: str) -> None:
+    reference, bound = f"{REFERENCE}/{student}", 1e-4
+    far = float(np.abs(_c(folder, "theta_0") - _c(reference, "theta_0")).max())
+    row(f"{name}: log-probs of theta_0 differ by at most {far:.1e}", f"{bound:g}", far < bound)
+    same, all_ = _equal_greedy(folder, student)
+    row(f"{name}: greedy answers equal, {same} of {all_}", "all", same == all_)
+    steps = [_content(w, "t3s/summary.json")["theta_b_step"] for w in (folder, reference)]
+    row(f"{name}: theta_b at step {steps[0]}", str(steps[1]), steps[0] == steps[1])
+    delta = _c(reference, "theta_b") - _c(reference, "theta_0")
+    keeps = [_keep(w) for w in (folder, reference)]
+    differ = int((keeps[0] != keeps[1])[np.abs(delta) >= bound].sum())
+    row(f"{name}: selections differ in {differ} tokens with |delta_c| above {bound:g}", "0",
+        differ == 0)  # fmt: skip
+    _rewound(name, folder, demanded=not ON_CUDA)
+
+
+@functools.cache
+def _corpus():
     from t3s_megatron.data.corpus import Corpus
     from t3s_megatron.data.records import load_records
-    from t3s_megatron.data.selection_file import Selection
-    from t3s_megatron.data.stores import LogProbStore
     from t3s_megatron.data.tokenizing import load_tokenizer
 
     tokenizer = load_tokenizer(f"{REFERENCE}/task/tokenizer")
-    samples = load_records(f"{REFERENCE}/task/train.jsonl")
-    corpus = Corpus.build(samples, tokenizer, seq_length=48)
+    return Corpus.build(load_records(f"{REFERENCE}/task/train.jsonl"), tokenizer, seq_length=48)
 
-    def c(where, tag: str) -> np.ndarray:
-        return LogProbStore.load(f"{where}/t3s/c_{tag}.safetensors", corpus).c
 
-    def content(where, file: str):
-        return json.loads((Path(where) / file).read_text())
+def _c(where: Path | str, tag: str) -> np.ndarray:
+    from t3s_megatron.data.stores import LogProbStore
 
-    far = float(np.abs(c(folder, "theta_0") - c(REFERENCE, "theta_0")).max())
-    row(f"{name}: log-probs of theta_0 differ by at most {far:.1e}", bound, far < float(bound))
-    mine, theirs = (content(w, "probe.json")["greedy"] for w in (folder, REFERENCE))
-    same = sum(a == b for a, b in zip(mine, theirs, strict=True))
-    row(f"{name}: greedy answers equal, {same} of {len(theirs)}", "all", same == len(theirs))
-    steps = [content(w, "t3s/summary.json")["theta_b_step"] for w in (folder, REFERENCE)]
-    row(f"{name}: theta_b at step {steps[0]}", str(steps[1]), steps[0] == steps[1])
-    delta = c(REFERENCE, "theta_b") - c(REFERENCE, "theta_0")
-    keeps = [
-        Selection.load(f"{w}/t3s/selection.safetensors", corpus).keep for w in (folder, REFERENCE)
-    ]
-    differ = int((keeps[0] != keeps[1])[np.abs(delta) >= 1e-4].sum())
-    row(f"{name}: selections differ in {differ} tokens with |delta_c| above 1e-4", "0", differ == 0)
-    _rewound(name, folder, demanded=not ON_CUDA)
+    return LogProbStore.load(f"{where}/t3s/c_{tag}.safetensors", _corpus()).c
+
+
+def _keep(where: Path | str) -> np.ndarray:
+    from t3s_megatron.data.selection_file import Selection
+
+    return Selection.load(f"{where}/t3s/selection.safetensors", _corpus()).keep
+
+
+def _content(where: Path | str, file: str):
+    return json.loads((Path(where) / file).read_text())
+
+
+def _equal_greedy(folder: Path, student: str) -> tuple[int, int]:
+    mine, theirs = (_content(w, "probe.json")["greedy"] for w in (folder, f"{REFERENCE}/{student}"))
+    return sum(a == b for a, b in zip(mine, theirs, strict=True)), len(theirs)
 
 
 def _rewound(name: str, folder: Path, *, demanded: bool) -> None:
     from tests.parallel.probed_job import PROBE_STEPS
 
-    losses = json.loads((folder / "losses.json").read_text())
-    summary = json.loads((folder / "t3s/summary.json").read_text())
+    losses, summary = _content(folder, "losses.json"), _content(folder, "t3s/summary.json")
     again_at = summary["phases"][0]["last_iteration"]
     first, again = losses[:PROBE_STEPS], losses[again_at : again_at + PROBE_STEPS]
     numbers = [[float.fromhex(x) for x in step] for step in (*first, *again)]
@@ -305,10 +335,40 @@ def te_own() -> None:
         row(figure, bound, ok)
 
 
+def price() -> None:
+    """What T3S costs beside plain training: the benchmark, on a model of 1B parameters."""
+    result = f"{OUT}/overhead.json"
+    environment = {"DEVICE": DEVICE, "STEPS": "14", "RESULT": result, "PYTHON": sys.executable,
+                   "WORK": f"{OUT}/overhead", "DATA": f"{REFERENCE}/task"}  # fmt: skip
+    done = subprocess.run(["bash", f"{ROOT}/benchmarks/overhead.sh"], env=os.environ | environment,
+                          capture_output=True, text=True)  # fmt: skip
+    if done.returncode:
+        row(f"overhead.sh: exit status {done.returncode} {done.stderr[-300:]!r}", "0", False)
+        return
+    found = json.loads(Path(result).read_text())
+    for phase in ("profile", "targeted"):
+        step = found[f"step_{phase}"]
+        wall = step["wall_time"]
+        row(f"a step of {step['plain_ms']:.0f} ms, {phase}: {wall['ratio']:.3f} x plain "
+            f"({wall['interval'][0]:.3f} to {wall['interval'][1]:.3f})", "1.01",
+            wall["interval"][0] <= 1.01 if ON_CUDA else None)  # fmt: skip
+        if ON_CUDA:
+            beside = step["extra_device_bytes"] / 2**20
+            row(f"device memory of a step beside plain, {phase}: {beside:.2f} MiB", "1", beside < 1)
+    rate = found["scoring"]["ratio_of_tokens_per_second"]
+    row(f"scoring at {found['scoring']['tokens_per_second']:,} tokens/s: {rate:.3f} x evaluate",
+        "0.97", rate >= 0.97 if ON_CUDA else None)  # fmt: skip
+    rewind = found["rewind"]
+    ratio = rewind["ratio_to_a_copy_of_weights_and_moments"]
+    row(f"a rewind of {rewind['bytes'] / 2**30:.2f} GiB takes {rewind['seconds']:.3f} s: "
+        f"{ratio:.2f} x a copy", "1.5", ratio <= 1.5 if ON_CUDA else None)  # fmt: skip
+
+
 def two_ranks() -> None:
     """Collectives of our own between two ranks on one device."""
     import torch.multiprocessing as multiprocessing
 
+    os.environ.update(sharing_a_gpu())
     multiprocessing.spawn(_collectives, args=(_free_port(),), nprocs=2)
     row("all_reduce, send, objects gathered and broadcast over two ranks", "work", True)
 
@@ -401,8 +461,11 @@ STEPS = {
         prefill,
         noise,
         te_own,
+        price,
     )  # fmt: skip
-} | {name: lambda name=name: layout(name) for name in LAYOUTS}
+}
+STEPS |= {name: functools.partial(layout, name) for name in LAYOUTS}
+STEPS |= {name: functools.partial(te_layout, name) for name in TE_LAYOUTS}
 
 
 if __name__ == "__main__":

@@ -10,17 +10,48 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-from tests.support.launch import MODEL, ROOT
+from tests.support.launch import MODEL, MOE, ROOT
 
 SECONDS = 100
-#: Layouts of two ranks: (arguments, whether the reference's student fits).
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`student`: that of the reference which it starts from, "dense" or "moe"."""
+
+    arguments: tuple[str, ...]
+    ranks: int = 2
+    student: str = "dense"
+
+
+#: In float32, by Megatron's own modules: equal to the CPU's.
 LAYOUTS = {
-    "tp2": ["--tensor-model-parallel-size", "2"],
-    "pp2": ["--pipeline-model-parallel-size", "2"],
-    "pp2-vpp2": ["--pipeline-model-parallel-size", "2",
-                 "--num-layers-per-virtual-pipeline-stage", "1"],
-    "dp2": ["--overlap-grad-reduce"],
+    "tp2": Layout(("--tensor-model-parallel-size", "2")),
+    "pp2": Layout(("--pipeline-model-parallel-size", "2")),
+    "pp2-vpp2": Layout(("--pipeline-model-parallel-size", "2",
+                        "--num-layers-per-virtual-pipeline-stage", "1")),
+    "dp2": Layout(("--overlap-grad-reduce",)),
+    "moe": Layout((), ranks=1, student="moe"),
+    "ep2": Layout(("--expert-model-parallel-size", "2"), student="moe"),
 }  # fmt: skip
+
+#: In bfloat16 by Transformer Engine, as the scripts train.
+TE_LAYOUTS = {
+    "te": Layout(("--t3s-arrangement", "packed"), ranks=1),
+    "te_tp2": Layout(("--tensor-model-parallel-size", "2", "--sequence-parallel")),
+    "te_cp2": Layout(("--context-parallel-size", "2")),
+    "te_dp2": Layout(("--use-distributed-optimizer", "--overlap-grad-reduce",
+                      "--overlap-param-gather")),
+    "te_ep2": Layout(("--expert-model-parallel-size", "2", "--moe-grouped-gemm",
+                      "--moe-permute-fusion"), student="moe"),
+}  # fmt: skip
+
+#: After the model's own arguments, which name Megatron's modules. The student is one of those:
+#: what Transformer Engine keeps beside its weights is not in its checkpoint.
+TE = """
+--bf16 --transformer-impl transformer_engine --attention-backend auto
+--dist-ckpt-strictness log_all
+""".split()
 
 _METHOD = """
 --t3s --t3s-patience 2 --t3s-max-new-tokens 16 --t3s-profile-iters 5 --t3s-simple-step 3
@@ -37,7 +68,9 @@ class Finished:
     output: str
 
 
-def arguments(reference: str, folder: str, device: str, extra: list[str]) -> list[str]:
+def arguments(
+    reference: str, folder: str, device: str, extra: list[str], student: str = "dense"
+) -> list[str]:
     """Command line of a whole job over the reference's task and student; `extra` comes last."""
     model = [word for word in MODEL if not (device == "cuda" and word == "gloo")]
     if device == "cuda":
@@ -45,9 +78,17 @@ def arguments(reference: str, folder: str, device: str, extra: list[str]) -> lis
     task = f"{reference}/task"
     return [
         *model, "--t3s-device", device, "--t3s-data", f"{task}/train.jsonl",
-        "--tokenizer-model", f"{task}/tokenizer", "--pretrained-checkpoint", f"{reference}/student",
-        "--load", folder, "--save", folder, *_METHOD, *extra,
+        "--tokenizer-model", f"{task}/tokenizer",
+        "--pretrained-checkpoint", f"{reference}/{student}/student",
+        "--load", folder, "--save", folder, *(MOE if student == "moe" else []), *_METHOD, *extra,
     ]  # fmt: skip
+
+
+def sharing_a_gpu() -> dict[str, str]:
+    """What the environment of several ranks on one GPU has to say."""
+    if library := os.environ.get("NCCL_OF_MANY"):
+        return {"LD_PRELOAD": library, "NCCL_MULTI_RANK_GPU_ENABLE": "1"}
+    return {}
 
 
 def run_job(
@@ -58,6 +99,7 @@ def run_job(
     device: str,
     ranks: int = 1,
     extra: list[str] | None = None,
+    student: str = "dense",
     module: str = "tests.parallel.probed_job",
     environment: dict[str, str] | None = None,
 ) -> Finished:
@@ -73,7 +115,10 @@ def run_job(
         "PYTHONPATH": os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")]),
         "PROBE_FILE": f"{folder}/probe.json", "LOSS_FILE": f"{folder}/losses.json",
     }  # fmt: skip
-    command = [sys.executable, "-m", module, *arguments(reference, folder, device, extra or [])]
+    if ranks > 1:
+        common |= sharing_a_gpu()
+    given = arguments(reference, folder, device, extra or [], student)
+    command = [sys.executable, "-m", module, *given]
     running = []
     for rank in range(ranks):
         local = rank if device == "cpu" else 0  # there is one GPU

@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
 # What has to be copied to a GPU machine without network, in one folder of at most 50 MB:
 #
-#   bash tests/gpu/kit.sh            wheels and references made on this CPU     (about 6 MB)
-#   TE=1 bash tests/gpu/kit.sh       Transformer Engine too, pruned to Hopper   (about 32 MB)
+#   bash tests/gpu/kit.sh
 #
-# Then on the machine, with the repository and this folder: bash tests/gpu/run.sh A, and B.
+# Wheels that such a machine lacks, references made on this CPU, and, with their device code pruned to
+# Hopper's, Transformer Engine and an NCCL that lets ranks share a GPU. Then on the machine, with the
+# repository and this folder: bash tests/gpu/run.sh.
+#
+# Transformer Engine's extension for torch is compiled on that machine, against its torch. A wheel of
+# it that was built elsewhere saves that time: lay it into the folder's te/.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$ROOT"
@@ -12,6 +16,7 @@ PYTHON=${PYTHON:-$ROOT/.venv/bin/python}
 KIT=${KIT:-$ROOT/.gpu}
 LIMIT_MB=50
 TE_VERSION=2.20.2
+NCCL_VERSION=2.30.7
 
 mkdir -p "$KIT/wheels"
 get() { "$PYTHON" -m pip download --quiet --no-deps --disable-pip-version-check --dest "$1" "${@:2}"; }
@@ -26,24 +31,35 @@ for name in megatron-core math-verify latex2sympy2-extended antlr4-python3-runti
 done
 get "$KIT/wheels" "${wheels[@]}"
 
-if [ "${TE:-0}" = 1 ]; then
-    work=$(mktemp -d)
-    trap 'rm -rf "$work"' EXIT
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# pruned SOURCE TARGET: a library with Hopper's device code alone, compressed.
+pruned() {
+    "$PYTHON" tests/gpu/prune.py "$1" "$work/pruned.so" 90
+    xz -T0 -c "$work/pruned.so" >"$2"
+    rm "$1" "$work/pruned.so"
+}
+
+if [ ! -e "$KIT/te/python.tar.xz" ]; then
+    mkdir -p "$KIT/te"
     get "$work" "transformer-engine-cu13==$TE_VERSION"
     "$PYTHON" -m zipfile -e "$work"/transformer_engine_cu13-*.whl "$work/te"
-    library=$(find "$work/te" -name libtransformer_engine.so)
-    "$PYTHON" tests/gpu/prune.py "$library" "$work/pruned.so" 90
-    mkdir -p "$KIT/te"
-    xz -T0 -c "$work/pruned.so" >"$KIT/te/libtransformer_engine.so.xz"
-    rm "$library"
+    pruned "$work/te/transformer_engine/wheel_lib/libtransformer_engine.so" \
+        "$KIT/te/libtransformer_engine.so.xz"
     tar -C "$work/te" -cJf "$KIT/te/python.tar.xz" .
-    # The extension for torch is compiled on the machine, against the torch that is there.
-    get "$KIT/te" --no-binary :all: --no-build-isolation "transformer-engine-torch==$TE_VERSION" \
-        || echo "no source of transformer-engine-torch: steps with Transformer Engine are left out" >&2
+    get "$KIT/te" "transformer-engine==$TE_VERSION"    # the name under which it is looked for
+    get "$KIT/te" --no-binary :all: --no-build-isolation "transformer-engine-torch==$TE_VERSION"
+fi
+if [ ! -e "$KIT/libnccl.so.2.xz" ]; then
+    get "$work" "nvidia-nccl-cu13==$NCCL_VERSION"
+    "$PYTHON" -m zipfile -e "$work"/nvidia_nccl_cu13-*.whl "$work/nccl"
+    pruned "$work/nccl/nvidia/nccl/lib/libnccl.so.2" "$KIT/libnccl.so.2.xz"
 fi
 
-# The same student and samples on a CPU in float32: what a GPU is compared with.
-[ -e "$KIT/reference/probe.json" ] || "$PYTHON" -m tests.gpu.reference "$KIT/reference"
+# The same students and samples on a CPU in float32: what a GPU is compared with. An older torch does
+# not read the checkpoints of a newer one: PYTHON has to be of the machine's torch, or an older one.
+[ -e "$KIT/reference/torch_version" ] || "$PYTHON" -m tests.gpu.reference "$KIT/reference"
 
 size=$(du -sm "$KIT" | cut -f1)
 du -sh "$KIT"/* && echo "$KIT: $size MB"

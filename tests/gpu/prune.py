@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """python tests/gpu/prune.py SOURCE TARGET 90: a CUDA library whose device code of every other
-architecture is zeros, so that xz makes it small. The offsets stay, and it loads as before.
+architecture, and what debuggers read, is zeros, so that xz makes it small. The offsets stay, and it
+loads as before.
 
-The layout of `.nv_fatbin` (regions with a magic number, entries with kind, sizes and architecture)
+The layout of device code (regions with a magic number, entries with kind, sizes and architecture)
 was read off libraries of CUDA 13; a library in which it is another is refused.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Iterator
 
 _MAGIC = 0xBA55ED50
 
@@ -18,7 +20,23 @@ def prune(source: str, target: str, keep: set[int]) -> tuple[int, int]:
     """(bytes of device code that stay, bytes that were zeroed). ValueError where there is none."""
     with open(source, "rb") as file:
         data = bytearray(file.read())
-    position, end = _section(data, b".nv_fatbin")
+    kept = zeroed = 0
+    for name, start, stop in _sections(data):
+        # Relocatable device code was the input of a link that is done.
+        if name.startswith(b".debug_") or name == b"__nv_relfatbin":
+            data[start:stop] = bytes(stop - start)
+            zeroed += stop - start
+        elif name == b".nv_fatbin":
+            kept, other = _prune_device_code(data, start, stop, keep)
+            zeroed += other
+    if not kept:
+        raise ValueError(f"{source} has no device code of {sorted(keep)}")
+    with open(target, "wb") as file:
+        file.write(data)
+    return kept, zeroed
+
+
+def _prune_device_code(data: bytearray, position: int, end: int, keep: set[int]) -> tuple[int, int]:
     kept = zeroed = 0
     while position < end:
         magic, _, header, size = struct.unpack_from("<IHHQ", data, position)
@@ -37,15 +55,11 @@ def prune(source: str, target: str, keep: set[int]) -> tuple[int, int]:
                 zeroed += payload
             entry = start + payload
         position = stop
-    if not kept:
-        raise ValueError(f"{source} has no device code of {sorted(keep)}")
-    with open(target, "wb") as file:
-        file.write(data)
     return kept, zeroed
 
 
-def _section(data: bytearray, name: bytes) -> tuple[int, int]:
-    """Offsets of its first byte and of the one behind its last, from the ELF section headers."""
+def _sections(data: bytearray) -> Iterator[tuple[bytes, int, int]]:
+    """(name, offset of its first byte, of the one behind its last), from the ELF headers."""
     (table,) = struct.unpack_from("<Q", data, 0x28)
     size, count, names = struct.unpack_from("<HHH", data, 0x3A)
 
@@ -56,9 +70,7 @@ def _section(data: bytearray, name: bytes) -> tuple[int, int]:
     for number in range(count):
         found = header(number)
         start = strings + found[0]
-        if bytes(data[start : data.index(b"\0", start)]) == name:
-            return found[4], found[4] + found[5]
-    raise ValueError(f"no section {name.decode()}")
+        yield bytes(data[start : data.index(b"\0", start)]), found[4], found[4] + found[5]
 
 
 if __name__ == "__main__":
