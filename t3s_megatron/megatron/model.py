@@ -57,6 +57,12 @@ def check_model_arguments(args) -> None:
                 f"--{name.replace('_', '-')} {getattr(args, name)}: there is one pipeline stage, "
                 "which has all layers. Drop it, or give --pipeline-model-parallel-size"
             )
+    cut = getattr(args, "expert_tensor_parallel_size", None) or 1
+    if getattr(args, "num_experts", None) and args.add_bias_linear and cut > 1:
+        raise T3SError(
+            f"--expert-tensor-parallel-size {cut}: Megatron does not "
+            "cut experts with biases. Give 1, and spread them: --expert-model-parallel-size"
+        )
     local = args.transformer_impl == "local"
     if getattr(args, "multi_latent_attention", False) and local and not is_cpu_layer_active():
         raise T3SError(
@@ -104,10 +110,28 @@ def model_provider(
         vp_stage=vp_stage,
         pg_collection=pg_collection,
     )
+    _mark_reductions(model)
     leave_out_padding([model], args)
     if arrangement != "padded":
         let_lengths_vary([model])
     return model
+
+
+def _mark_reductions(model) -> None:
+    """What Megatron 0.19 says wrongly of two kinds of parameters, read over ranks of tensor
+    parallelism.
+
+    With sequence parallelism, the gradient of an expert's bias is summed over them as a norm's is
+    (layers.py, `RowParallelLinear`), although these ranks have different experts, or have been
+    summed as data-parallel ones. A sink is cut over them like its head, and the gradient norm does
+    not know it (dot_product_attention.py).
+    """
+    for name, parameter in model.named_parameters():
+        if ".mlp.experts." in name and name.endswith("bias"):
+            parameter.sequence_parallel = False
+        elif name.endswith(".core_attention.softmax_offset"):
+            parameter.tensor_model_parallel = True
+            parameter.partition_dim, parameter.partition_stride = 0, 1
 
 
 def _use_cpu_attention(spec, args, arrangement: str) -> None:
@@ -128,6 +152,11 @@ def _use_cpu_attention(spec, args, arrangement: str) -> None:
         attention = PackedAttention
     else:
         return
+    plain = not args.window_size and getattr(args, "softmax_type", "vanilla") == "vanilla"
+    if attention is not PackedAttention and not plain:
+        raise T3SError(
+            "--context-parallel-size with --window-size or --softmax-type does not run on a CPU"
+        )
     for layer in _layers(spec):
         layer.submodules.self_attention.submodules.core_attention = attention
 
