@@ -9,6 +9,7 @@ by name what it does not build.
 from __future__ import annotations
 
 import copy
+import re
 
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.identity_op import IdentityOp
@@ -25,6 +26,8 @@ from t3s_megatron.megatron.device import is_cpu_layer_active
 from t3s_megatron.megatron.releases import layer_spec
 from t3s_megatron.megatron.uneven import let_lengths_vary
 
+#: Of local layers, and of Transformer Engine's, where the experts are one module.
+_EXPERT_BIAS = re.compile(r"\.mlp\.experts\..*bias\d*$")
 #: Arguments whose models this provider does not build: it ...
 _NOT_BUILT = {
     "hybrid_layer_pattern": "makes a hybrid model of other layers",
@@ -57,6 +60,12 @@ def check_model_arguments(args) -> None:
                 f"--{name.replace('_', '-')} {getattr(args, name)}: there is one pipeline stage, "
                 "which has all layers. Drop it, or give --pipeline-model-parallel-size"
             )
+    cut = getattr(args, "expert_tensor_parallel_size", None) or 1
+    if getattr(args, "num_experts", None) and args.add_bias_linear and cut > 1:
+        raise T3SError(
+            f"--expert-tensor-parallel-size {cut}: Megatron does not "
+            "cut experts with biases. Give 1, and spread them: --expert-model-parallel-size"
+        )
     local = args.transformer_impl == "local"
     if getattr(args, "multi_latent_attention", False) and local and not is_cpu_layer_active():
         raise T3SError(
@@ -106,9 +115,27 @@ def model_provider(
         vp_stage=vp_stage,
         pg_collection=pg_collection,
     )
+    _mark_reductions(model)
     if arrangement != "padded":
         let_lengths_vary([model])
     return model
+
+
+def _mark_reductions(model) -> None:
+    """What Megatron 0.19 says wrongly of two kinds of parameters, read over ranks of tensor
+    parallelism.
+
+    With sequence parallelism, the gradient of an expert's bias is summed over them as a norm's is
+    (layers.py, `RowParallelLinear`), although these ranks have different experts, or have been
+    summed as data-parallel ones. A sink is cut over them like its head, and the gradient norm does
+    not know it (dot_product_attention.py).
+    """
+    for name, parameter in model.named_parameters():
+        if _EXPERT_BIAS.search(name):
+            parameter.sequence_parallel = False
+        elif name.endswith(".core_attention.softmax_offset"):
+            parameter.tensor_model_parallel = True
+            parameter.partition_dim, parameter.partition_stride = 0, 1
 
 
 def _use_cpu_attention(spec, args, arrangement: str) -> None:
@@ -129,6 +156,11 @@ def _use_cpu_attention(spec, args, arrangement: str) -> None:
         attention = PackedAttention
     else:
         return
+    plain = not args.window_size and getattr(args, "softmax_type", "vanilla") == "vanilla"
+    if attention is not PackedAttention and not plain:
+        raise T3SError(
+            "--context-parallel-size with --window-size or --softmax-type does not run on a CPU"
+        )
     for layer in _layers(spec):
         layer.submodules.self_attention.submodules.core_attention = attention
 

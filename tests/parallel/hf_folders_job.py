@@ -4,6 +4,7 @@
 The command line has the layout and nothing of the models. CASES=FILE names a JSON list of
 {"folder", "out", "arguments"}; into each `out` goes the exported folder, and beside it `out`.pt
 with the logits of TOKENS, the losses of the tokens that follow, and the greedy answers to PROMPTS.
+`out`-gradients is a folder too: instead of each weight the gradient of the mean of those losses.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def main() -> None:
             set_args(args)
         args = get_args()
         folders = HuggingFaceFolders(args)
-        model = get_model(model_provider, wrap_with_ddp=False)
+        model = get_model(model_provider)
         folders.load(model)
         leave_out_padding(model, args)  # as a run does
         found = {
@@ -62,6 +63,9 @@ def main() -> None:
         }
         if found["logits"] is not None:
             torch.save(found, case["out"] + ".pt")
+        folders.export(model, 0)
+        become_gradients(model, args)
+        folders.export_to += "-gradients"
         folders.export(model, 0)
     torch.distributed.barrier()
 
@@ -104,6 +108,39 @@ def forward(model: list, args, labels: torch.Tensor | None = None) -> torch.Tens
         and mpu.get_data_parallel_rank() == 0
     )
     return logits[0] if speaks else None
+
+
+def become_gradients(model: list, args) -> None:
+    """Every parameter becomes its gradient, as it is when the optimizer takes its step."""
+    from megatron.core.distributed import finalize_model_grads
+    from megatron.core.pipeline_parallel import get_forward_backward_func
+    from megatron.core.utils import get_model_config
+
+    positions = torch.arange(TOKENS.shape[1]).expand_as(TOKENS).contiguous()
+    get_model_config(model[0]).finalize_model_grads_func = finalize_model_grads
+
+    def total(losses):
+        return losses.sum(), torch.tensor(losses.numel(), dtype=torch.int), {}
+
+    def step(data_iterator, chunk):
+        return chunk(TOKENS, positions, None, labels=LABELS), total
+
+    for chunk in model:
+        chunk.train()
+        chunk.zero_grad_buffer()
+    many = len(model) > 1
+    get_forward_backward_func()(
+        forward_step_func=step,
+        data_iterator=[None] * len(model) if many else None,
+        model=model if many else model[0],
+        num_microbatches=args.pipeline_model_parallel_size,
+        seq_length=TOKENS.shape[1],
+        micro_batch_size=TOKENS.shape[0],
+        forward_only=False,
+    )
+    for chunk in model:
+        for parameter in chunk.parameters():
+            parameter.data.copy_(parameter.main_grad)
 
 
 def answers(model: list, args) -> list[list[int]]:

@@ -65,6 +65,19 @@ def logits_of(folder: str, tokens: torch.Tensor) -> torch.Tensor:
     return model.eval()(tokens).logits
 
 
+def gradients_of(
+    folder: str, tokens: torch.Tensor, labels: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """By the folder's names: the gradient of the mean loss of `labels` [b, s] given `tokens`, in
+    what transformers loads from `folder`."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
+    logits = model.train()(tokens).logits
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
 def read_tensors(folder: str) -> dict[str, torch.Tensor]:
     """Every tensor of a folder's safetensors files."""
     names = sorted(os.listdir(folder))

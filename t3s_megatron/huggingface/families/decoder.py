@@ -112,7 +112,7 @@ def _whole(number: float) -> float | int:
     return int(number) if float(number).is_integer() else number
 
 
-ROPE = (
+ROPE_BASE = (
     Argument(
         "rope_theta",
         "--rotary-base",
@@ -121,9 +121,9 @@ ROPE = (
         options=lambda config: {"--rotary-base": _whole(_rope(config)["rope_theta"])},
         written=lambda args: {"rope_theta": args.rotary_base},
     ),
-    fixed("--position-embedding-type", "rope"),
     unused("--rotary-interleaved"),
 )
+ROPE = (*ROPE_BASE, fixed("--position-embedding-type", "rope"))
 NO_SCALING = (
     Argument(
         "rope_type",
@@ -185,9 +185,19 @@ LLAMA3_ROPE = (
     ),
 )
 
-#: The rest of a pre-norm decoder without biases.
-SHAPE = (
+#: Of every decoder here, all pre-norm.
+PRE_NORM = (
     fixed("--normalization", "RMSNorm"),
+    unused("--apply-layernorm-1p", False, "layernorm_zero_centered_gamma"),
+    unused("--apply-residual-connection-post-layernorm"),
+    unused("--attention-output-gate"),
+    unused("--qk-l2-norm"),
+    unused("--no-rope-freq", None),
+    unused("--mtp-num-layers", None),
+)
+#: The rest of one without biases, windows or sinks.
+SHAPE = (
+    *PRE_NORM,
     Argument(
         "hidden_act",
         "--swiglu",
@@ -204,17 +214,11 @@ SHAPE = (
         options=lambda config: {"--disable-bias-linear": True},
         written=lambda args: {},
     ),
-    unused("--apply-layernorm-1p", False, "layernorm_zero_centered_gamma"),
-    unused("--apply-residual-connection-post-layernorm"),
-    unused("--attention-output-gate"),
-    unused("--qk-l2-norm"),
     unused("--softmax-type", "vanilla"),
     unused("--window-size", None),
-    unused("--no-rope-freq", None),
     unused("--glu-linear-offset", 0.0),
     unused("--activation-func-clamp-value", None),
     unused("--quick-geglu"),
-    unused("--mtp-num-layers", None),
 )
 NO_MLA = (unused("--multi-latent-attention"),)
 NO_QKV_BIAS = (unused("--add-qkv-bias"),)

@@ -35,6 +35,17 @@ def test_what_is_not_built_is_refused(name):
         check_model_arguments(Namespace(**BASE | {name: value}))
 
 
+@pytest.mark.child
+def test_experts_with_biases_are_not_cut():
+    from t3s_megatron.errors import T3SError
+    from t3s_megatron.megatron.model import check_model_arguments
+
+    experts = BASE | dict(num_experts=4, expert_tensor_parallel_size=2)
+    check_model_arguments(Namespace(**experts, add_bias_linear=False))
+    with pytest.raises(T3SError, match="--expert-tensor-parallel-size 2: Megatron does not cut"):
+        check_model_arguments(Namespace(**experts, add_bias_linear=True))
+
+
 TINY = """--num-layers 2 --hidden-size 32 --num-attention-heads 4 --seq-length 16
 --max-position-embeddings 16 --micro-batch-size 1 --global-batch-size 1 --train-iters 1 --lr 1e-3
 --position-embedding-type rope --transformer-impl local --no-rope-fusion --vocab-size 32
