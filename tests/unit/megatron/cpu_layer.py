@@ -8,6 +8,7 @@ Megatron are there at once, and what a test changes in them ends with the child.
 
 from __future__ import annotations
 
+import importlib.machinery
 import multiprocessing
 import os
 import traceback
@@ -16,6 +17,13 @@ import warnings
 import torch
 
 from t3s_megatron.megatron.device import install_megatron_layer, install_torch_layer
+
+#: Where cuda_packages/ has these, as a machine with GPUs does.
+FOUND = {
+    package
+    for package in ("transformer_engine", "apex", "amp_C")
+    if importlib.machinery.PathFinder.find_spec(package)
+}
 
 torch.set_num_threads(1)
 install_torch_layer()
