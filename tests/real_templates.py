@@ -18,6 +18,7 @@ but for control tokens in a response. Status 1 where one of this is not so.
 from __future__ import annotations
 
 import argparse
+import datetime
 import glob
 import os
 import random
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 
@@ -155,19 +157,32 @@ def conversation(draw: random.Random, control: list[str]) -> list[Turn]:
     return [*turns, ("user", None, text(True)), ("assistant", thinking(), last)]
 
 
-def messages_of(turns: list[Turn]) -> list[dict[str, str]]:
-    return [
-        {"role": role, "content": text if thinking is None else join_thinking(thinking, text)}
-        for role, thinking, text in turns
-    ]
+def messages_of(turns: list[Turn], field: str | None = None) -> list[dict[str, str]]:
+    """`field`: the key of a message that holds thinking; None: in tags in its text."""
+    made = []
+    for role, thinking, text in turns:
+        if thinking is None or field is None:
+            text = text if thinking is None else join_thinking(thinking, text)
+            made.append({"role": role, "content": text})
+        else:
+            made.append({"role": role, "content": text, field: thinking})
+    return made
 
 
 # ------------------------------------------------------------------------------------- verdicts
 
 
-def expected(family: Family, turns: list[Turn]) -> tuple[re.Pattern, Counter] | None:
-    """What the tokens of the sample have to read, and its control tokens; None where the template
-    raises, or a text has no place, or two."""
+@dataclass(frozen=True)
+class Wanted:
+    """What the tokens of a sample have to read, and the control tokens among them."""
+
+    text: re.Pattern
+    control: Counter
+
+
+def wanted(family: Family, turns: list[Turn], field: str | None) -> Wanted | None:
+    """None where the template raises, leaves a text out (thinking of an earlier answer aside, which
+    no student is given back) or writes it twice, or begins the response as no student does."""
     texts: list[str] = []
 
     def word(text: str) -> str:
@@ -178,22 +193,41 @@ def expected(family: Family, turns: list[Turn]) -> tuple[re.Pattern, Counter] | 
         (role, None if thinking is None else word(thinking), word(text))
         for role, thinking, text in turns
     ]
+    render = family.tokenizer.apply_chat_template
     try:
-        frame = family.tokenizer.apply_chat_template(messages_of(shape), tokenize=False)
+        frame = render(messages_of(shape, field), tokenize=False)
+        asked = render(messages_of(shape[:-1], field), tokenize=False, add_generation_prompt=True)
     except Exception:  # what a template raises is its own
         return None
-    if re.findall(r"wörd(\d+)x", frame) != [str(number) for number in range(len(texts))]:
+    eos = family.tokenizer.eos_token
+    _, thinks, answers = shape[-1]
+    closing, _, _ = frame.partition(answers)[2].partition(eos)
+    frame = frame[: frame.find(answers) + len(answers)] + closing.rstrip() + eos
+    if thinks is not None and thinks not in frame and asked.rstrip().endswith("<think>"):
+        frame = f"{asked}{thinks}</think>{answers}{closing.rstrip()}{eos}"
+    if not frame.startswith(asked):
         return None
-    last = f"wörd{len(texts) - 1}x"
-    head, behind = frame.split(last)
-    closing, _, _ = behind.partition(family.tokenizer.eos_token)
-    frame = head + last + closing.rstrip() + family.tokenizer.eos_token
+    found = re.findall(r"wörd\d+x", frame)
+    may_go = {thinking for _, thinking, _ in shape[:-1]}
+    every = [name for _, *names in shape for name in names if name is not None]
+    if found != [name for name in every if name in found or name not in may_go]:
+        return None
     # Blanks around a text may be its own or the template's, which may strip it.
-    first, *rest = (re.escape(part.strip()) for part in re.split(r"wörd\d+x", frame))
-    pairs = zip(texts, rest, strict=True)
-    pattern = first + "".join(rf"\s*{re.escape(text.strip())}\s*{part}" for text, part in pairs)
+    first, *rest = (re.escape(_on_a_fixed_day(x.strip())) for x in re.split(r"wörd\d+x", frame))
+    pattern = first
+    for name, part in zip(found, rest, strict=True):
+        text = unicodedata.normalize("NFC", texts[int(name[4:-1])].strip())
+        pattern += rf"\s*{re.escape(text)}\s*{part}"
     control = Counter(token for token in _tokens(family, frame) if token in family.control)
-    return re.compile(pattern), control
+    return Wanted(re.compile(pattern), control)
+
+
+def _on_a_fixed_day(text: str) -> str:
+    """A template that writes the date writes that of Llama's fallback, so that samples stay."""
+    today, fixed = datetime.date.today(), datetime.date(2024, 7, 26)
+    for form in ("%d %b %Y", "%d %B %Y", "%Y-%m-%d", "%B %d, %Y"):
+        text = text.replace(today.strftime(form), fixed.strftime(form))
+    return text
 
 
 def _tokens(family: Family, text: str) -> list[str]:
@@ -204,28 +238,29 @@ def _tokens(family: Family, text: str) -> list[str]:
 def judge(family: Family, tokenization: Tokenization, turns: list[Turn]) -> tuple[str, str]:
     """("learned", ""), ("refused", why), or ("WRONG", how)."""
     record = Record("r", tuple(messages_of(turns)), None, None, None, "f.jsonl, line 7")
-    wanted = expected(family, turns)
+    fields = ("reasoning_content", "thinking", None)
+    allowed = list(filter(None, (wanted(family, turns, field) for field in fields)))
     said = (turns[-1][1] or "") + turns[-1][2]
     quotes = any(token in said for token in family.control)
     try:
         sample = tokenization(record)
     except DataError as error:
-        if wanted is None or quotes:
-            return "refused", str(error)
-        return "WRONG", f"refused: {error}"
-    if quotes:
+        right = not allowed or quotes
+        return "refused" if right else "WRONG", f"refused: {error}"
+    if quotes and not turns[-1][2].rstrip().endswith(tuple(family.control)):
         return "WRONG", "a response with a control token is learned"
-    if wanted is None:
-        return "WRONG", "learned, though the template leaves a part of it out"
-    pattern, control = wanted
+    if quotes:
+        return "learned", ""  # its own end tokens, which are taken off
     tokenizer = family.tokenizer
-    text = tokenizer.decode(sample.tokens.tolist())
-    if not pattern.fullmatch(text):
-        return "WRONG", f"{text!r} is not {pattern.pattern!r}"
-    tokens = tokenizer.convert_ids_to_tokens(sample.tokens.tolist())
-    if (mine := Counter(token for token in tokens if token in family.control)) != control:
-        return "WRONG", f"control tokens {mine} instead of {control}"
-    if turns[-1][2].strip() not in tokenizer.decode(sample.tokens[sample.prompt_length :].tolist()):
+    tokens = sample.tokens.tolist()
+    names = Counter(tokenizer.convert_ids_to_tokens(tokens))
+    control = Counter({name: n for name, n in names.items() if name in family.control})
+    text = unicodedata.normalize("NFC", tokenizer.decode(tokens))  # as Qwen's tokenizers make it
+    if not any(one.text.fullmatch(text) and one.control == control for one in allowed):
+        wants = " or ".join(f"{one.text.pattern!r}, {one.control}" for one in allowed)
+        return "WRONG", f"{text!r}, {control}, instead of {wants or 'a refusal'}"
+    learned = unicodedata.normalize("NFC", tokenizer.decode(tokens[sample.prompt_length :]))
+    if unicodedata.normalize("NFC", turns[-1][2].strip()) not in learned:
         return "WRONG", "the answer is not all learned"
     return "learned", ""
 

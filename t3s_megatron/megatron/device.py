@@ -183,7 +183,7 @@ def _hide_cuda_packages() -> None:
     behind the last layer (transformer_block.py:53), Adam, the norm of the gradients. To it they
     are not there."""
     for package in ("transformer_engine", "apex", "amp_C"):
-        sys.modules[package] = None  # type: ignore[assignment]
+        sys.modules[package] = None
 
 
 def _install_cuda_namespace() -> None:
