@@ -30,6 +30,7 @@ def fork_server():
     before = dict(os.environ)
     path = [_HERE, _CUDA_PACKAGES, _ROOT, os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    os.environ["HF_HUB_OFFLINE"] = "1"
     try:
         forkserver.ensure_running()
     finally:
