@@ -9,13 +9,15 @@ RESULT=$ROOT/benchmarks/results/plans.md
 STUDENTS=$(mktemp -d)
 trap 'rm -rf "$STUDENTS"' EXIT
 
-# student NAME: a folder with its published config.json and nothing else.
+# student NAME: a folder with its published config.json and some tokenizer.
 student() {
     mkdir -p "$STUDENTS/$1"
     PYTHONPATH=$ROOT "$PYTHON" -c '
 import json, sys
 from tests.support.published import MODELS
-json.dump(MODELS[sys.argv[1]], sys.stdout)' "$1" >"$STUDENTS/$1/config.json"
+from tests.support.task import make_tokenizer
+make_tokenizer(sys.argv[2])
+json.dump(MODELS[sys.argv[1]], open(f"{sys.argv[2]}/config.json", "w"))' "$1" "$STUDENTS/$1" >/dev/null
 }
 
 plan() {
