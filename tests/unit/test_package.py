@@ -61,7 +61,9 @@ def test_the_wheel_has_every_module_the_marker_of_types_the_run_scripts_and_no_t
     assert names - information - shared == modules() | {"t3s_megatron/py.typed"}
     scripts = {name.partition("/share/t3s-megatron/")[2] for name in shared}
     # Not those that install the project from its folder, nor what only they use.
-    installing = ("run_t3s_tiny_", "lib/python.sh", "models/", "tiny/")
+    installing = (
+        "run_t3s_tiny_", "run_t3s_smollm2_cpu.sh", "lib/python.sh", "models/", "tiny/", "smollm2/",
+    )  # fmt: skip
     assert scripts == {
         name
         for name in files_of("examples")
