@@ -148,12 +148,24 @@ def figures(found: list) -> np.ndarray:
     return np.array([[float.fromhex(value) for value in step] for step in found])
 
 
-def drawn(uid: str, epoch: int, n: int) -> np.ndarray:
-    """Ordinary noise, as it is documented."""
+def drawn(uid: str, epoch: int, n: int) -> tuple[float, np.ndarray]:
+    """Rate and mask of ordinary noise, as it is documented."""
     digest = hashlib.sha256(f"{uid}\0{epoch}".encode()).digest()
     raw = np.random.Philox(key=[SEED, int.from_bytes(digest[:8], "little")]).random_raw(n + 1)
     uniform = [(int(number) >> 11) / 2**53 for number in raw]
-    return np.array([u < 0.3 + 0.5 * uniform[0] for u in uniform[1:]])
+    rate = 0.3 + 0.5 * uniform[0]
+    return rate, np.array([u < rate for u in uniform[1:]])
+
+
+def first_batch(samples: Corpus) -> list[int]:
+    order = EpochOrder(len(samples.samples), SEED)
+    return [order.sample_at(position) for position in range(BATCH)]
+
+
+def noise_of(samples: Corpus, index: int) -> tuple[float, np.ndarray]:
+    """`drawn` the first time, of a sample's targets and then its fill."""
+    sample = samples.samples[index]
+    return drawn(sample.uid, 0, samples.lengths[index] - sample.prompt_length)
 
 
 def block_by_block(reference: Reference, tokens, n_prompt: int, masked, mask_token: int, end: int):
@@ -214,11 +226,10 @@ def wanted(samples, fell, diffusion_student, masking_tokenizer):
     @functools.cache
     def of(moe: bool) -> tuple[float, dict[str, torch.Tensor], list]:
         reference = Reference(read_weights(diffusion_student(moe)))
-        order, total, count = EpochOrder(len(samples.samples), SEED), 0.0, 0
-        for position in range(BATCH):
-            index = order.sample_at(position)
+        total, count = 0.0, 0
+        for index in first_batch(samples):
             sample = samples.samples[index]
-            masked = drawn(sample.uid, 0, samples.lengths[index] - sample.prompt_length)
+            _, masked = noise_of(samples, index)
             masked[: sample.n_targets] |= fell[samples.target_slice(index)]
             loss, n = block_by_block(
                 reference, sample.tokens, sample.prompt_length, masked, mask_token, end
@@ -257,9 +268,8 @@ def test_what_a_run_says(made, fell, samples):
     assert summary["targeting"]["selector"]["unaligned"] == 0
     steps = summary["masked_losses"]
     assert [step["step"] for step in steps] == [1, 2, 3, 4]
-    order, first = EpochOrder(len(samples.samples), SEED), steps[0]
-    drawn_first = [order.sample_at(position) for position in range(BATCH)]
-    assert first["masked_fell"] == sum(fell[samples.target_slice(i)].sum() for i in drawn_first)
+    first, batch = steps[0], first_batch(samples)
+    assert first["masked_fell"] == sum(fell[samples.target_slice(i)].sum() for i in batch)
     assert 0.3 < first["masked_share"] < 1
     assert first["loss_fell"] > 0 and first["loss_other"] > 0
     # What is forced are those that fell, and all of them are masked.
@@ -270,6 +280,15 @@ def test_what_a_run_says(made, fell, samples):
     )
     assert first["forced_of_masked"] == first["masked_forced"] / first["masked"]
     assert first["forced_share"] == pytest.approx(first["forced_of_masked"] * first["masked_share"])
+    # The end tokens that fill blocks are the rest of the step's loss.
+    rates, masks = zip(*(noise_of(samples, index) for index in batch), strict=True)
+    assert first["mask_rate"] == pytest.approx(np.mean(rates))
+    sizes = [samples.samples[index].n_targets for index in batch]
+    filled = sum(int(mask[n:].sum()) for mask, n in zip(masks, sizes, strict=True))
+    parts = {"forced": first["masked_forced"], "fill": filled}
+    parts["random"] = first["masked"] - first["masked_forced"]
+    mean = sum(first[f"loss_{name}"] * n for name, n in parts.items()) / sum(parts.values())
+    assert filled and mean == pytest.approx(figures(losses(made("1")))[0, 0], rel=1e-6)
 
 
 def test_a_killed_run_ends_as_it_would_have(
