@@ -10,6 +10,7 @@ greedy answers            PyTorch, whole forwards without a cache, token for tok
                           forwards have set tokens
 losses of later steps     one process, 1e-5 relative: masks do not depend on layout or arrangement
 a run killed in its last step, and started again: bit-exact
+a run that goes on in another layout: the losses of one process, 1e-5 relative
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -28,7 +30,7 @@ from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.order import EpochOrder
 from t3s_megatron.data.records import load_records
 from t3s_megatron.data.stores import LogProbStore
-from tests.support.launch import FRESH, MOE, ArrangedLayout, run
+from tests.support.launch import FRESH, MOE, ArrangedLayout, Job, run
 from tests.support.reference import HALF, Reference, read_gradient, read_tensors, read_weights
 
 BLOCK, BATCH, STEPS, SEED = 4, 8, 4, 1234
@@ -44,6 +46,12 @@ LAYOUTS = {
     "1": ArrangedLayout(1, "", "own"),
     "tp2-sp": ArrangedLayout(2, "--tensor-model-parallel-size 2 --sequence-parallel"),
     "pp2": ArrangedLayout(2, "--pipeline-model-parallel-size 2"),
+    "pp2-vpp2": ArrangedLayout(
+        2, "--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1"
+    ),
+    "dp2-distributed-optimizer": ArrangedLayout(
+        2, "--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather", "own"
+    ),
     "moe-ep2": ArrangedLayout(2, "--expert-model-parallel-size 2", "own", moe=True),
 }
 
@@ -104,7 +112,7 @@ def fell(selector, corpus) -> np.ndarray:
     return c_b - c_0 < -TAU
 
 
-def job(folder: str, name: str, student: str, task, tokenizer: str, selector: str, **how) -> None:
+def job(folder: str, name: str, student: str, task, tokenizer: str, selector: str, **how) -> Job:
     """Begins, or goes on. `how`: of `launch.run`."""
     layout = LAYOUTS[name]
     given = ["--t3s-data", task[0], "--tokenizer-model", tokenizer, *ROWS]
@@ -114,7 +122,7 @@ def job(folder: str, name: str, student: str, task, tokenizer: str, selector: st
     # Nothing is clipped, and the norm is still computed.
     optimizer = ["--adam-beta1", HALF, "--clip-grad", 1e9, "--dist-ckpt-optim-fully-reshardable"]
     schedule = ["--train-iters", STEPS, "--lr", 1e-3, "--min-lr", 1e-4, "--lr-warmup-iters", 1]
-    run(
+    return run(
         [*given, *(MOE if layout.moe else []), *layout.arguments.split(), *method, *optimizer,
          *schedule, "--pretrained-checkpoint", student, "--load", f"{folder}/save",
          "--save", f"{folder}/save", "--save-interval", 1],
@@ -304,6 +312,22 @@ def test_a_killed_run_ends_as_it_would_have(
     assert losses(folder) == losses(made("1"))[STEPS - 1 :]
     once, again = (read_tensors(f"{f}/save", STEPS) for f in (made("1"), folder))
     assert all(torch.equal(once[key], again[key]) for key in once)
+
+
+def test_goes_on_in_another_layout(
+    made, tmp_path, task, masking_tokenizer, diffusion_student, selector
+):
+    """From tensor parallelism to virtual pipeline stages, before the last step."""
+    folder, left = tmp_path / "moved", STEPS - 1  # of the last two there are states
+    shutil.copytree(made("tp2-sp"), folder)
+    (folder / "save/latest_checkpointed_iteration.txt").write_text(str(left))
+    shutil.rmtree(folder / f"save/iter_{STEPS:07}")  # a job that has left there has no more
+    only_losses = {"LOSS_FILE": f"{folder}/losses.json"}
+    again = str(folder), "pp2-vpp2", diffusion_student(False), task, masking_tokenizer, selector
+    moved = job(*again, module="tests.parallel.probed_job", environment=only_losses)
+    assert f"resumed at iteration {left} in another layout" in moved.output
+    expected = figures(losses(made("1")))[left:]
+    np.testing.assert_allclose(figures(losses(str(folder))), expected, rtol=1e-5)
 
 
 def test_a_selectors_run_ends_with_its_selection(selector, student):
