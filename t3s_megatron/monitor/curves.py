@@ -16,8 +16,9 @@ from t3s_megatron.accuracy.measurement import Measurement
 
 
 def measurement_figures(measured: Measurement) -> dict[str, float | None]:
-    """Curves of an accuracy measurement; a void one has no accuracy, and most have no forwards."""
-    forwards = measured.forwards
+    """Curves of an accuracy measurement; a void one has no accuracy, and only students that answer
+    by blocks have forwards and blocks."""
+    forwards, blocks = measured.forwards, measured.blocks
     return {
         "accuracy": measured.accuracy,
         "accuracy_standard_error": measured.standard_error,
@@ -25,6 +26,7 @@ def measurement_figures(measured: Measurement) -> dict[str, float | None]:
         "answer_tokens": measured.generated_tokens / measured.total,
         "answer_forwards": None if forwards is None else forwards / measured.total,
         "tokens_per_forward": measured.tokens_per_forward,
+        "answer_blocks": None if blocks is None else blocks / measured.total,
         "answers_timed_out": measured.timed_out,
         "answers_crashed": measured.crashed,
         "answers_unfinished": measured.unfinished,
