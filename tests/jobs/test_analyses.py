@@ -4,12 +4,14 @@ plain PyTorch finds at the same weights."""
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
 
 from t3s_megatron.analysis.groups import SUBSETS
-from t3s_megatron.analysis.records import Seen, read_trajectory
+from t3s_megatron.analysis.records import Seen, read_sketches, read_trajectory
 from t3s_megatron.cli import main
 from t3s_megatron.data.stores import LogProbStore
 from t3s_megatron.monitor.analyses import read_analysis
@@ -17,7 +19,8 @@ from tests.support.launch import run
 from tests.support.reference import Reference, read_tensors, read_weights
 
 LOOK = ["--t3s-method", "sft", "--t3s-accuracy-interval", 0, "--analyse", "gradients", "one-step",
-        "--analyse-interval", 2, "--analyse-stores"]  # fmt: skip
+        "sketches", "--analyse-tokens", 8, "--analyse-interval", 2,
+        "--analyse-stores"]  # fmt: skip
 #: Stages without tokens, ranks with a shard of the gradient each, and gathers that wait for hooks.
 SPREAD = """
 --pipeline-model-parallel-size 2 --use-distributed-optimizer --overlap-grad-reduce
@@ -112,6 +115,39 @@ def test_gradients_and_losses_are_those_of_plain_pytorch(step, alone, student, c
         assert record["groups"][name]["loss"] == pytest.approx(float(found[name]), rel=1e-4)
 
 
+def by_hand(key: str, gradient: torch.Tensor) -> np.ndarray:
+    """Its part of a sketch: each element with its own sign to its own one of 1024 sums."""
+    with np.errstate(over="ignore"):
+        x = np.arange(gradient.numel(), dtype=np.uint64)
+        x += np.frombuffer(hashlib.sha256(key.encode()).digest()[:8], dtype="<u8")
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB), (31, 1)):
+            x = (x ^ (x >> np.uint64(shift))) * np.uint64(factor)
+    sign = np.where(x >> np.uint64(32) & np.uint64(1), -1.0, 1.0)
+    values = gradient.double().numpy().reshape(-1) * sign
+    return np.bincount((x % np.uint64(1024)).astype(np.int64), values, minlength=1024)
+
+
+@pytest.mark.parametrize("step", [0, 4])
+def test_sketches_are_of_single_tokens_gradients(step, alone, student, corpus, label):
+    folder, seen = alone
+    reference = Reference(read_weights(folder, step) if step else read_weights(student))
+    found = read_sketches(seen, step)
+    assert len(found.target) == 8 and found.is_anchor.sum() == 4
+    assert np.array_equal(found.is_anchor, label[found.target] < 2)
+    names = [name for name, w in reference.w.items() if w.requires_grad]
+    scale = np.linalg.norm(found.sketches, axis=1).max()
+    for target, sketch in zip(found.target, found.sketches, strict=True):
+        sample = corpus.samples[int(corpus.sample_index(target))]
+        place = target - corpus.target_slice(int(corpus.sample_index(target))).start
+        loss = -reference.log_probs(sample.tokens)[sample.is_target[1:]][place]
+        gradients = torch.autograd.grad(loss, [reference.w[name] for name in names])
+        wanted = sum(by_hand(name, g) for name, g in zip(names, gradients, strict=True))
+        assert np.abs(sketch - wanted).max() < 1e-4 * scale
+        # As long as the gradient, as far as chance allows: 6 standard deviations.
+        squares = sum(float((g.double() ** 2).sum()) for g in gradients)
+        assert (sketch.astype(np.float64) ** 2).sum() == pytest.approx(squares, rel=0.27)
+
+
 def test_one_step_is_adams_from_no_moments(alone, student, corpus, label):
     _, seen = alone
     first, rate = seen.records[0]["one_step"], seen.records[0]["one_step"]["learning_rate"]
@@ -155,6 +191,10 @@ def test_one_step_moves_the_losses_as_the_moments_say(alone, corpus, label):
 def test_another_layout_sees_the_same(alone, looked_at):
     _, wanted = alone
     _, got = looked_at(4, SPREAD)
+    for step in STEPS:
+        mine, its = read_sketches(wanted, step), read_sketches(got, step)
+        assert np.array_equal(mine.target, its.target)
+        assert np.abs(mine.sketches - its.sketches).max() < 1e-3 * np.abs(mine.sketches).max()
     assert [record["step"] for record in got.records] == STEPS
     for mine, its in zip(wanted.records, got.records, strict=True):
         for key in ("norm_anchors", "norm_others", "ratio", "share_ratio", "cosine"):
@@ -171,7 +211,7 @@ def test_another_layout_sees_the_same(alone, looked_at):
 
 def test_what_was_seen_becomes_tables_and_selections(alone, uninterrupted, tmp_path, capsys):
     folder, seen = alone
-    for name in ("confidence", "gradients", "one-step"):
+    for name in ("confidence", "gradients", "one-step", "sketches"):
         assert main(["analyse", name, f"{folder}/seen", "--to", str(tmp_path)]) == 0
         assert read_analysis(str(tmp_path / f"{name}.json")).name == name
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
