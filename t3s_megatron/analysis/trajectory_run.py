@@ -175,9 +175,16 @@ class Trajectory(Run):
         finite = np.isfinite(c)
         return {name: _mean(-c[of & finite].astype(np.float64)) for name, of in both.items()}
 
+    def _in_its_place(self, c: np.ndarray) -> np.ndarray:
+        """float32[n_target_tokens] with c, of the samples that are looked at, and else NaN."""
+        whole = np.full(len(self.seen), np.nan, dtype=np.float32)
+        whole[self.seen] = c
+        return whole
+
     def _after_one_step(self, context: CallbackContext, which: np.ndarray, before: dict) -> dict:
         with one_step_along(context, self.rows, self.forward, self.guard, which, self.samples):
-            after = self._losses(score_corpus(context, self.rows, self.samples))
+            some = score_corpus(context, self.rows, self.samples)
+        after = self._losses(None if some is None else self._in_its_place(some))
         known = {name: (loss, before[name]) for name, loss in after.items()}
         return {name: None if None in pair else pair[0] - pair[1] for name, pair in known.items()}
 
