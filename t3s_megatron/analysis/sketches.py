@@ -9,7 +9,7 @@ import numpy as np
 
 from t3s_megatron.analysis.records import Seen, read_sketches
 from t3s_megatron.errors import T3SError
-from t3s_megatron.monitor.analyses import Analysis, Lines, Scatter, Table
+from t3s_megatron.monitor.analyses import Analysis, Cell, Lines, Scatter, Table
 
 #: Neighbours of a token that are looked at.
 NEIGHBOURS = 10
@@ -65,7 +65,9 @@ def plane(vectors: np.ndarray) -> tuple[np.ndarray, float]:
 
 def gradient_sketches(seen: Seen) -> Analysis:
     """Figure 11, with numbers: of the directions of the gradients, as all are of length 1."""
-    found, clouds, rows = [], [], []
+    found: list[dict] = []
+    clouds: list[tuple[int, np.ndarray, np.ndarray]] = []
+    rows: list[list[Cell]] = []
     for record in seen.with_("sketches"):
         step, of = record["step"], read_sketches(seen, record["step"])
         if min(of.is_anchor.sum(), (~of.is_anchor).sum()) < 2:

@@ -144,7 +144,7 @@ class Trajectory(Run):
         members = [np.flatnonzero(of & self.seen & ~left_out)
                    for of in (self.is_anchor, ~self.is_anchor)]  # fmt: skip
         targets = np.sort(np.concatenate([of[spread(len(of), half)] for of in members]))
-        sketches = sketch_gradients(context, self.rows, self.forward, targets)
+        sketches = sketch_gradients(context, self.rows, self.forward, targets.tolist())
         found = Sketches(sketches, targets, self.is_anchor[targets])
         where = get_args().analyse_output
         layout.together(lambda: write_sketches(where, self.step, found) if self.is_root else None)
