@@ -9,15 +9,13 @@ RESULT=$ROOT/benchmarks/results/plans.md
 STUDENTS=$(mktemp -d)
 trap 'rm -rf "$STUDENTS"' EXIT
 
-# student NAME: a folder with its published config.json and some tokenizer.
+# student NAME: a folder with its published config.json and nothing else.
 student() {
     mkdir -p "$STUDENTS/$1"
     PYTHONPATH=$ROOT "$PYTHON" -c '
 import json, sys
 from tests.support.published import MODELS
-from tests.support.task import make_tokenizer
-make_tokenizer(sys.argv[2])
-json.dump(MODELS[sys.argv[1]], open(f"{sys.argv[2]}/config.json", "w"))' "$1" "$STUDENTS/$1" >/dev/null
+json.dump(MODELS[sys.argv[1]], sys.stdout)' "$1" >"$STUDENTS/$1/config.json"
 }
 
 plan() {
