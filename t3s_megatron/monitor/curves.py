@@ -62,6 +62,15 @@ class Curves:
         if self.tensorboard is not None and values.size:
             self.tensorboard.add_histogram(_curve(name, teacher), values, iteration)
 
+    def page(self, html: str) -> None:
+        """The page of the finished run (`monitor.page`), as an artifact of wandb's."""
+        if self.wandb is None:
+            return
+        artifact = self.wandb.Artifact(f"t3s-report-{self.wandb.run.id}", type="report")
+        with artifact.new_file("report.html", mode="w", encoding="utf-8") as file:
+            file.write(html)
+        self.wandb.log_artifact(artifact)
+
     def flush(self) -> None:
         if self.tensorboard is not None:
             self.tensorboard.flush()
