@@ -128,7 +128,7 @@ def _thinking_only(turns: list[Turn]) -> Expected:
     return prompt, f"{thinking.strip('\n')}\n</think>\n\n{text.strip('\n')}<|im_end|>"
 
 
-# R1-Distill: thinking of every answer goes, the last too
+# R1-Distill: thinking of every answer goes, the last too; the later ones open it in the prompt
 
 _R1 = """
 {{- '<BOS>' }}
@@ -153,9 +153,12 @@ def _r1(opens: bool) -> Callable[[list[Turn]], Expected]:
             before, after = marks[role]
             prompt += before + ("\n\n" + text.strip("\n") if thinking is not None else text) + after
         _, thinking, text = turns[-1]
-        if thinking is not None or opens:
+        if (thinking is not None) != opens:
             return None
-        return prompt + "<Assistant>", text + "<END>"
+        if thinking is None:
+            return prompt + "<Assistant>", text + "<END>"
+        said = f"{thinking.strip('\n')}\n</think>\n\n{text.strip('\n')}"
+        return prompt + "<Assistant><think>\n", said + "<END>"
 
     return written
 
