@@ -10,6 +10,7 @@ import functools
 import json
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -110,9 +111,12 @@ def job_command(
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return free.getsockname()[1]
+    """One that nobody listens at, and that the system gives to no one who asks for any: between
+    this call and the job's own, other jobs connect."""
+    while True:
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("localhost", 20_000 + secrets.randbelow(12_000)))
+            return free.getsockname()[1]
 
 
 def job_environment() -> dict[str, str]:
