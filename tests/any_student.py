@@ -25,7 +25,8 @@ from transformers import AutoModelForCausalLM
 from t3s_megatron.huggingface.families.table import FAMILIES
 from tests.support.families import AHEAD, STUDENTS, reference, save_student
 from tests.support.hf_models import read_tensors
-from tests.support.launch import ROOT, free_port, job_environment
+from tests.support.launch import ROOT, job_environment
+from tests.support.ports import free_port
 from tests.support.task import make_tokenizer, write_samples
 
 LAYOUTS = {"tp2": {"TP": "2", "EP": "2"}, "pp2": {"PP": "2"}}

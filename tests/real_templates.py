@@ -31,13 +31,13 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from t3s_megatron.data.records import Record
 from t3s_megatron.data.thinking import join_thinking
 from t3s_megatron.data.tokenizing import Tokenization
 from t3s_megatron.errors import DataError
+from tests.support.byte_level import byte_level
 
 SOURCE = "llama-cpp-python==0.3.16"
 
@@ -109,15 +109,9 @@ def published(folder: str) -> list[Family]:
 def made(name: str, template: str, bos: str | None, eos: str) -> Family:
     """Byte-level BPE with the control tokens that the template names: any text has tokens."""
     control = frozenset({*_CONTROL.findall(template), eos, *([bos] if bos else [])})
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=600, special_tokens=["<|pad|>", *sorted(control)], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )  # fmt: skip
-    inner.train_from_iterator(["the sum of two and three", "user system\n\n think"], trainer)
-    inner.add_tokens([AddedToken(tag, special=False) for tag in ("<think>", "</think>")])
+    texts = ["the sum of two and three", "user system\n\n think"]
+    special = ["<|pad|>", *sorted(control)]
+    inner = byte_level(special, texts, 600, ("<think>", "</think>"))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token=eos, bos_token=bos, pad_token="<|pad|>"
     )

@@ -79,7 +79,5 @@ def _behind_a_response(tokenizer) -> str:
     turns = [{"role": "user", "content": "t3sQuestion"}, {"role": "assistant", "content": said}]
     try:
         return str(tokenizer.apply_chat_template(turns, tokenize=False)).rpartition(said)[2]
-    except (
-        Exception
-    ):  # a template may raise anything; for a record this is told when it is rendered
+    except Exception:  # a template may raise anything; each record says so when it is rendered
         return ""

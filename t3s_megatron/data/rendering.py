@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import re
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from t3s_megatron.data.records import Record
 from t3s_megatron.data.thinking import OPEN, join_thinking, split_thinking
@@ -87,12 +87,9 @@ def render_chat(record: Record, tokenizer) -> Rendered:
 
 
 def _render(record: Record, tokenizer, field: str | None) -> Rendered:
-    parts, messages, marked = _taken_apart(record, field)
-    whole = _apply(record, tokenizer, messages)
+    messages, whole, around, texts, places = _written(record, tokenizer, field)
     prompt = _apply(record, tokenizer, messages[:-1], add_generation_prompt=True)
-    around, order = _read_skeleton(_apply(record, tokenizer, marked), parts)
-    places = _find(whole, around, [parts[number] for number in order])
-    first = next(place for place, number in enumerate(order) if parts[number].of_response)
+    first = next(place for place, part in enumerate(texts) if part.of_response)
     start, end = places[first][0], places[-1][1]
     if not whole.startswith(prompt) or len(prompt) > start:
         raise _Lost(
@@ -120,15 +117,33 @@ def _render_opened(record: Record, tokenizer) -> Rendered:
     if thinking is None or answer is None or not prompt.rstrip().endswith(OPEN):
         raise _Lost
     answered = replace(record, messages=(*before, {**last, "content": answer.strip("\n")}))
-    parts, messages, marked = _taken_apart(answered, None)
-    whole = _apply(record, tokenizer, messages)
-    around, order = _read_skeleton(_apply(record, tokenizer, marked), parts)
-    places = _find(whole, around, [parts[number] for number in order])
+    _, whole, _, _, places = _written(answered, tokenizer, None)
     start, end = places[-1]
     if whole[:start].rstrip() != bare.rstrip():
         raise _Lost
     said = join_thinking(thinking, answer.rstrip()).removeprefix(OPEN).removeprefix("\n")
     return Rendered(prompt, said + whole[end:], len(said), tuple(places[:-1]))
+
+
+class _Written(NamedTuple):
+    """A conversation as the template writes it: `whole`, with what is the template's own `around`
+    the `texts`, which stand at `places`, (start, end). `messages`: as the template was given
+    them."""
+
+    messages: list[dict]
+    whole: str
+    around: list[str]
+    texts: list[_Part]
+    places: list[tuple[int, int]]
+
+
+def _written(record: Record, tokenizer, field: str | None) -> _Written:
+    """_Lost where a part of it does not come out in its place. `field`: as of `_taken_apart`."""
+    parts, messages, marked = _taken_apart(record, field)
+    whole = _apply(record, tokenizer, messages)
+    around, order = _read_skeleton(_apply(record, tokenizer, marked), parts)
+    texts = [parts[number] for number in order]
+    return _Written(messages, whole, around, texts, _find(whole, around, texts))
 
 
 def _apply(record: Record, tokenizer, turns: list[dict], **how: Any) -> str:

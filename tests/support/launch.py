@@ -10,9 +10,7 @@ import functools
 import json
 import os
 import re
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +18,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TextIO
 
+from tests.support.ports import free_port
 from tests.support.ranks import RankFork, Request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -108,15 +107,6 @@ def job_command(
         "--nproc-per-node", str(processes), "--max-restarts", str(restarts),
         "-m", module, *(model or MODEL), *map(str, arguments),
     ]  # fmt: skip
-
-
-def free_port() -> int:
-    """One that nobody listens at, and that the system gives to no one who asks for any: between
-    this call and the job's own, other jobs connect."""
-    while True:
-        with socket.socket() as free, contextlib.suppress(OSError):
-            free.bind(("localhost", 20_000 + secrets.randbelow(12_000)))
-            return free.getsockname()[1]
 
 
 def job_environment() -> dict[str, str]:
