@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Plans of the three cluster scripts, on a CPU, without data and students: bash benchmarks/plans.sh
+# Plans of the cluster scripts, on a CPU, without data and students: bash benchmarks/plans.sh
 # Writes benchmarks/results/plans.md (ten minutes); ends with an error if one does not fit 80 GiB.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -9,13 +9,19 @@ RESULT=$ROOT/benchmarks/results/plans.md
 STUDENTS=$(mktemp -d)
 trap 'rm -rf "$STUDENTS"' EXIT
 
-# student NAME: a folder with its published config.json and nothing else.
+# student NAME: a folder with its published config.json, and a tokenizer of the tests in the place of
+# its own: no sample is tokenised, and the rows of the vocabulary are those of the config.
 student() {
     mkdir -p "$STUDENTS/$1"
     PYTHONPATH=$ROOT "$PYTHON" -c '
-import json, sys
-from tests.support.published import MODELS
-json.dump(MODELS[sys.argv[1]], sys.stdout)' "$1" >"$STUDENTS/$1/config.json"
+import json, shutil, sys
+from tests.support.published import LLADA2_MINI, MODELS
+from tests.support.task import write_task
+name, folder = sys.argv[1:]
+_, tokenizer = write_task(f"{folder}/task")
+shutil.copytree(tokenizer, folder, dirs_exist_ok=True)
+json.dump((MODELS | {"LLaDA2.0-mini": LLADA2_MINI})[name], open(f"{folder}/config.json", "w"))
+' "$1" "$STUDENTS/$1"
 }
 
 plan() {
@@ -23,13 +29,16 @@ plan() {
     shift 2
     local said
     said=$(env HF_MODEL="$STUDENTS/${title%%,*}" DATA=traces.jsonl OUT=out DRY_RUN=1 "$@" bash "$ROOT/examples/$script")
-    # Without the command line, which comes first.
-    printf '\n## %s\n\n```text\n%s\n```\n' "$title" "$(sed '1,/^$/d' <<<"$said")"
+    # Without the command lines.
+    said=$(grep -Ev 'torch.distributed.run|^# beside it' <<<"$said" | cat -s | sed '1{/^$/d}')
+    printf '\n## %s\n\n```text\n%s\n```\n' "$title" "$said"
 }
 
 student Qwen3-8B
 student Qwen3-32B
 student Qwen3-235B-A22B
+student Ling-mini-2.0
+student LLaDA2.0-mini
 {
     cat <<'HEAD'
 # What the cluster scripts will need
@@ -53,5 +62,9 @@ HEAD
     plan "Qwen3-235B-A22B, 512 GPUs, live" run_t3s_qwen3_235b_a22b.sh NNODES=64 SERVE=live
     plan "Qwen3-235B-A22B, 128 GPUs, servers elsewhere" run_t3s_qwen3_235b_a22b.sh \
         SERVE="http://gpu-a:8000 http://gpu-b:8000 http://gpu-c:8000 http://gpu-d:8000"
+    plan "LLaDA2.0-mini, 8 GPUs: its selector Ling-mini-2.0 live, then the diffusion student" \
+        run_t3s_llada2_mini.sh SELECTOR_MODEL="$STUDENTS/Ling-mini-2.0"
+    plan "LLaDA2.0-mini, 8 GPUs: its selector by T3S-simple, then the diffusion student" \
+        run_t3s_llada2_mini.sh SELECTOR_MODEL="$STUDENTS/Ling-mini-2.0" T3S_SIMPLE=1
 } >"$RESULT.tmp"
 mv "$RESULT.tmp" "$RESULT"

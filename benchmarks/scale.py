@@ -178,6 +178,8 @@ def write(folder: str, n: int) -> None:
 
 def rank(number: int, ranks: int, folder: str, barrier, results) -> None:
     """What one rank of a data-parallel run on one node does, as far as it needs no model."""
+    import torch
+
     from t3s_megatron.data.arrangement import Arrangement, TrainingRows
     from t3s_megatron.data.order import EpochOrder
     from t3s_megatron.data.rows import row
@@ -194,6 +196,7 @@ def rank(number: int, ranks: int, folder: str, barrier, results) -> None:
     from t3s_megatron.method.selection import delta_c, keep_mask
     from t3s_megatron.method.selection_counts import SelectionCounts
 
+    torch.set_num_threads(1)  # as torchrun's OMP_NUM_THREADS says where a node has several ranks
     watch = Watch()
     last = time.perf_counter()
 

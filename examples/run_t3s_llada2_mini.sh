@@ -25,6 +25,9 @@ SELECTOR_STEPS=${SELECTOR_STEPS:-50}
 SELECTOR_ARGS=${SELECTOR_ARGS:-}          # appended to the selector's run
 EXTRA_ARGS=${EXTRA_ARGS:-}                # appended to the student's
 export EP=${EP:-8} SEQ_LENGTH=${SEQ_LENGTH:-16384} METHODS=
+# The selector's servers: whole on one GPU its 30 GiB of weights would not fit beside training, and
+# leave room for four answers.
+export SERVE_TP=${SERVE_TP:-2} SERVE_MEMORY=${SERVE_MEMORY:-0.35}
 
 # t3s_stage NAME=VALUE ...: one of the two runs; where the end of time has stopped it, no other follows.
 t3s_stage() {

@@ -9,7 +9,7 @@
 # a GPU: DEVICE=cuda. Knobs are environment variables, those of examples/lib/cluster.sh too.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-RUN=${RUN:-$ROOT/runs/smollm2}       # everything this script writes, about 8 GB
+RUN=${RUN:-$ROOT/runs/smollm2}       # everything this script writes, about 10 GB
 SAMPLES=${SAMPLES:-32}               # traces, and held-out prompts; 40 at the most
 SEED=${SEED:-0}                      # of the traces
 PROFILE=${PROFILE:-8}                # steps of the profile, at the most

@@ -12,7 +12,7 @@ export NPROC=${NPROC:-$(( $(nproc) < 2 ? 1 : 2 ))}
 export SEED=${SEED:-0}
 export STUDENT=${STUDENT:-$RUN/student}       # autoregressive; made when it is not there, else reused
 CONVERTED=${CONVERTED:-$RUN/converted}        # the diffusion student before it is fine-tuned; likewise
-DIFFUSION_METHODS=${DIFFUSION_METHODS:-"sft t3s random"}
+DIFFUSION_METHODS=${DIFFUSION_METHODS:-"sft t3s random"}  # each may have its own tau: t3s@0.1
 CONVERT_STEPS=${CONVERT_STEPS:-400}
 STEPS=${STEPS:-50}
 BATCH=${BATCH:-64}
@@ -20,6 +20,7 @@ LR=${LR:-1e-4}
 BLOCK=${BLOCK:-8}
 TAU=${TAU:-0.2}                               # --t3s-drop-threshold
 INTERVAL=${INTERVAL:-25}                      # steps from one measured accuracy to the next
+RESUME=${RESUME:-0}                           # 1: a method whose run is finished is kept
 EXTRA_ARGS=${EXTRA_ARGS:-}                    # appended to the runs of the diffusion student
 SELECTOR_ARGS=${SELECTOR_ARGS:-}              # appended to the selector's run
 
@@ -31,6 +32,7 @@ env -u STEPS -u BATCH -u LR RESUME=1 METHODS=t3s DATA_ARGS=--mask-token \
     bash "$ROOT/examples/run_t3s_tiny_cpu.sh"
 
 source "$ROOT/examples/lib/python.sh"
+source "$ROOT/examples/lib/compare.sh"
 source "$ROOT/examples/lib/cpu.sh"
 source "$ROOT/examples/models/tiny.sh"
 t3s_python "$ROOT"
@@ -72,20 +74,27 @@ else
 fi
 
 runs=()
-for method in $DIFFUSION_METHODS; do
-    echo "$method: $RUN/diffusion-$method"
-    rm -rf "${RUN:?}/diffusion-$method"
-    launch "diffusion-$method" --pretrained-checkpoint "$CONVERTED" \
-        --save "$RUN/diffusion-$method/checkpoints" --save-interval "$STEPS" \
-        --tensorboard-dir "$RUN/diffusion-$method/tensorboard" \
+for named in $DIFFUSION_METHODS; do
+    method=${named%@*} tau=$TAU name=""
+    [ "$named" = "$method" ] || { tau=${named#*@}; name="$named="; }
+    folder="$RUN/diffusion-$named"
+    echo "$named: $folder"
+    runs+=("$name$folder/t3s/summary.json")
+    if [ "$RESUME" = 1 ] && [ "$(t3s_summary "$folder" 'summary["finished"]')" = True ]; then
+        echo "  kept from an earlier run"
+        continue
+    fi
+    rm -rf "$folder"
+    launch "diffusion-$named" --pretrained-checkpoint "$CONVERTED" \
+        --save "$folder/checkpoints" --save-interval "$STEPS" \
+        --tensorboard-dir "$folder/tensorboard" \
         --train-iters "$STEPS" --lr "$LR" --lr-decay-style constant --weight-decay 0 \
         --seed "$(( 1234 + SEED ))" \
-        --t3s --t3s-method "$method" --t3s-dir "$RUN/diffusion-$method/t3s" \
-        --t3s-selector "$RUN/t3s/t3s" --t3s-drop-threshold "$TAU" --t3s-arrangement packed \
+        --t3s --t3s-method "$method" --t3s-dir "$folder/t3s" \
+        --t3s-selector "$RUN/t3s/t3s" --t3s-drop-threshold "$tau" --t3s-arrangement packed \
         --t3s-data "$RUN/data/train.jsonl" --t3s-heldout-data "$RUN/data/heldout.jsonl" \
         --t3s-verifier reasoning-gym --t3s-max-new-tokens 90 --t3s-accuracy-prompts 50 \
         --t3s-targeted-accuracy-interval "$INTERVAL" --t3s-report-temperatures 0 $EXTRA_ARGS
-    runs+=("$RUN/diffusion-$method/t3s/summary.json")
 done
 
 echo "report"

@@ -7,7 +7,7 @@
 #       the paper's figures beside these
 #
 # DRY_RUN=1 plans every run (time, memory, disk) and starts nothing. Knobs of the runs:
-# examples/lib/cluster.sh; on a CPU with a tiny student: DEVICE=cpu, and what test_reproduce.py sets.
+# examples/lib/cluster.sh; on a CPU with a tiny student: benchmarks/reproduce_tiny.sh.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 REPRODUCE=$ROOT/examples/reproduce

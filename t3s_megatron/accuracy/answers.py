@@ -32,13 +32,15 @@ class Sampling:
 class Answer:
     """A generated response; `truncated`: it met the length limit before its end token;
     `unfinished`: generation ran out of time before either. `forwards`: of the student that set
-    tokens of it, where one may set several; None where each sets one, or nobody counts."""
+    tokens of it, where one may set several; None where each sets one, or nobody counts. `blocks`:
+    those that hold some of it or its end, of a student that answers by blocks."""
 
     text: str
     tokens: int
     truncated: bool
     unfinished: bool = False
     forwards: int | None = None
+    blocks: int | None = None
 
 
 class Generate(Protocol):

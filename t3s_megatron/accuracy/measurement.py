@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -24,7 +24,8 @@ class Measurement:
     of the student. `retries`: how often what had failed was tried again. `marks`: those of
     `method.outcome`, one an answer, and also for each that was not asked for because the
     measurement ended early; `total` does not count those. `forwards`: of all answers that were
-    generated, None where each forward sets one token (`answers.Answer`).
+    generated, None where each forward sets one token (`answers.Answer`); `blocks`: of all answers,
+    None where they have none.
     """
 
     total: int
@@ -38,6 +39,7 @@ class Measurement:
     skipped: int
     generated_tokens: int
     forwards: int | None = None
+    blocks: int | None = None
     marks: str = ""
     void: bool = False
     retries: int = 0
@@ -148,15 +150,21 @@ def measure(
     # Something skipped is something unknown, and of nothing judged there is no share.
     void = failed > may_fail(len(answers), max_failed_share) or counts[Verdict.SKIPPED] > 0
     void = void or failed == len(asked)
-    counted = [answer.forwards for answer in asked if answer.forwards is not None]
     return Measurement(
         total=len(asked),
         generated_tokens=sum(answer.tokens for answer in asked),
-        forwards=sum(counted) if counted else None,
+        forwards=_sum_of_known(answer.forwards for answer in asked),
+        blocks=_sum_of_known(answer.blocks for answer in asked),
         marks="".join(map(mark_of, verdicts)),
         void=void,
         **counts,
     )
+
+
+def _sum_of_known(counts: Iterable[int | None]) -> int | None:
+    """None where none is known."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 _UNKNOWN = (*FAILURES, Verdict.SKIPPED)

@@ -20,12 +20,6 @@ def _line(records: Sequence[dict], value) -> list[tuple[float, float]]:
     return [(step, known) for step, known in found if known is not None]
 
 
-def _source(seen: Seen) -> str:
-    objective = seen.about["trained_on"]
-    what = "plain fine-tuning" if objective is None else f"trained on {objective}"
-    return f"{seen.path}: {what}; anchors of {seen.about['groups_of']}"
-
-
 def confidence(seen: Seen) -> Analysis:
     """Figures 4a, 4b and Table 2 at every step that was looked at: exact, over the whole corpus."""
     rows, records = [], seen.records
@@ -55,7 +49,7 @@ def confidence(seen: Seen) -> Analysis:
     return Analysis(
         "confidence",
         "Anchors and the others along a trajectory (Figure 4, Table 2)",
-        _source(seen),
+        seen.source,
         {"records": [{"step": r["step"], "groups": r["groups"]} for r in records],
          "fell": {row[0]: row[1] for row in rows}},
         [Table("By step: share below theta_0; changes since theta_0; losses", columns, rows)],
@@ -78,7 +72,7 @@ def gradients(seen: Seen) -> Analysis:
     return Analysis(
         "gradients",
         "Gradients of anchors and of the others (Figure 6)",
-        _source(seen),
+        seen.source,
         {"samples": seen.about["samples"],
          "records": [{"step": r["step"]} | r["gradients"] for r in records]},
         [Table("Over all parameters", ["step", *(key.replace("_", " ") for key in keys)], rows)],
@@ -112,7 +106,7 @@ def one_step(seen: Seen) -> Analysis:
     return Analysis(
         "one-step",
         "One step on one group alone (Figure 5)",
-        _source(seen),
+        seen.source,
         {"samples": seen.about["samples"],
          "records": [{"step": r["step"]} | r["one_step"] for r in records]},
         [Table("Losses before, and their changes by one step on a -> of b", columns, rows)],

@@ -12,7 +12,7 @@ from __future__ import annotations
 from t3s_megatron import pretrain
 
 #: What may be looked at, beside the losses and log-probs of each group.
-LOOKS = ("gradients", "one-step")
+LOOKS = ("gradients", "one-step", "sketches")
 
 
 def add_arguments(parser):
@@ -32,7 +32,8 @@ def add_arguments(parser):
         choices=LOOKS,
         default=[],
         help="gradients: norms and angle of both groups' (Figure 6); one-step: what one step on "
-        "each group alone does to the losses of both (Figure 5)",
+        "each group alone does to the losses of both (Figure 5); sketches: gradients of single "
+        "tokens along random directions (Figure 11)",
     )
     add(
         "--analyse-interval",
@@ -45,6 +46,13 @@ def add_arguments(parser):
         type=int,
         default=0,
         help="take gradients and single steps of this many samples, spread evenly (0: all)",
+    )
+    add(
+        "--analyse-tokens",
+        type=int,
+        default=256,
+        help="tokens that are sketched, half of them anchors, spread evenly over those samples; "
+        "each costs a pass forward and backward over its sample",
     )
     add(
         "--analyse-stores",

@@ -13,7 +13,7 @@ import os
 import numpy as np
 
 from t3s_megatron.analysis.groups import SUBSETS, require_both, subsets
-from t3s_megatron.analysis.records import FORMAT, TRAJECTORY
+from t3s_megatron.analysis.records import FORMAT, TRAJECTORY, Sketches, write_sketches
 from t3s_megatron.data.durable import check_folder, write_bytes
 from t3s_megatron.data.stores import LogProbStore
 from t3s_megatron.errors import T3SError
@@ -22,6 +22,7 @@ from t3s_megatron.megatron.gradients import (
     check_can_measure_gradients,
     compare_gradients,
     one_step_along,
+    sketch_gradients,
 )
 from t3s_megatron.megatron.process import get_args
 from t3s_megatron.megatron.scoring import score_corpus, spread
@@ -46,6 +47,8 @@ class Trajectory(Run):
             )
         if args.analyse_interval < 1 or args.analyse_samples < 0:
             raise T3SError("--analyse-interval has to be at least 1, --analyse-samples at least 0")
+        if args.analyse_tokens < 4:
+            raise T3SError("--analyse-tokens has to be at least 4, two of each group")
         self.looks = set(args.analyse)
         if self.looks:
             check_can_measure_gradients()
@@ -126,9 +129,26 @@ class Trajectory(Run):
                     for name, which in steps.items()
                 },
             }
+        if "sketches" in self.looks:
+            record["sketches"] = self._sketch(context)
         self.records.append(record)
         layout.together(lambda: self._write(c) if self.is_root else None)
         self.journal.tell(f"step {self.step}: looked at")
+
+    def _sketch(self, context: CallbackContext) -> dict[str, int]:
+        """Sketches of as many tokens of each group, to a file of their own on the root rank."""
+        half = get_args().analyse_tokens // 2
+        left_out = np.zeros_like(self.seen)
+        for sample in self.rows.excluded:
+            left_out[self.inputs.corpus.target_slice(sample)] = True
+        members = [np.flatnonzero(of & self.seen & ~left_out)
+                   for of in (self.is_anchor, ~self.is_anchor)]  # fmt: skip
+        targets = np.sort(np.concatenate([of[spread(len(of), half)] for of in members]))
+        sketches = sketch_gradients(context, self.rows, self.forward, targets.tolist())
+        found = Sketches(sketches, targets, self.is_anchor[targets])
+        where = get_args().analyse_output
+        layout.together(lambda: write_sketches(where, self.step, found) if self.is_root else None)
+        return {"tokens": len(targets), "directions": sketches.shape[1]}
 
     def _of_groups(self, c: np.ndarray) -> dict[str, dict]:
         assert self.c_start is not None
@@ -155,9 +175,16 @@ class Trajectory(Run):
         finite = np.isfinite(c)
         return {name: _mean(-c[of & finite].astype(np.float64)) for name, of in both.items()}
 
+    def _in_its_place(self, c: np.ndarray) -> np.ndarray:
+        """float32[n_target_tokens] with c, of the samples that are looked at, and else NaN."""
+        whole = np.full(len(self.seen), np.nan, dtype=np.float32)
+        whole[self.seen] = c
+        return whole
+
     def _after_one_step(self, context: CallbackContext, which: np.ndarray, before: dict) -> dict:
         with one_step_along(context, self.rows, self.forward, self.guard, which, self.samples):
-            after = self._losses(score_corpus(context, self.rows, self.samples))
+            some = score_corpus(context, self.rows, self.samples)
+        after = self._losses(None if some is None else self._in_its_place(some))
         known = {name: (loss, before[name]) for name, loss in after.items()}
         return {name: None if None in pair else pair[0] - pair[1] for name, pair in known.items()}
 

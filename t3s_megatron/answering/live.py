@@ -59,6 +59,7 @@ class LiveBackend:
                 one.truncated,
                 one.unfinished,
                 one.forwards,
+                one.blocks,
             )
             for one in found
         ]

@@ -17,6 +17,7 @@ from t3s_megatron.analysis import looked, stores
 from t3s_megatron.analysis.groups import SUBSETS
 from t3s_megatron.analysis.groups import subsets as labels_of
 from t3s_megatron.analysis.records import read_trajectory
+from t3s_megatron.analysis.sketches import gradient_sketches
 from t3s_megatron.analysis.sweep import selector_sweep
 from t3s_megatron.cli.reselecting import reselect
 from t3s_megatron.data.durable import check_folder
@@ -97,6 +98,8 @@ ANALYSES = {
                        lambda options: looked.gradients(read_trajectory(_one(options)))),
     "one-step": _Kind("TRAJECTORY", "one step on one group alone (Figure 5)",
                       lambda options: looked.one_step(read_trajectory(_one(options)))),
+    "sketches": _Kind("TRAJECTORY", "gradients of single tokens, and their overlap (Figure 11)",
+                      lambda options: gradient_sketches(read_trajectory(_one(options)))),
     "transfer": _Kind("TRAJECTORY ...", "losses of four subsets after training on each (Table 6)",
                       lambda options: looked.loss_transfer(
                           [read_trajectory(folder) for folder in options.folders])),

@@ -107,7 +107,7 @@ def add_command(commands) -> None:
     add(
         "--host-ms-a-layer",
         type=float,
-        default=0.7,
+        default=1.3,
         metavar="MS",
         help="that Python takes to launch a layer of a decoding step of live generation",
     )

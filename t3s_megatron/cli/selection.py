@@ -13,14 +13,16 @@ import       a mask or weights of your own, checked against the tokens, as a sel
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from t3s_megatron.cli.reselecting import reselect
 from t3s_megatron.data.corpus import Corpus
-from t3s_megatron.data.run_folder import SELECTION, Scores, read_scores
+from t3s_megatron.data.run_folder import SELECTION, Scores, files_of, read_scores
 from t3s_megatron.data.selected import read_selected
 from t3s_megatron.data.selection_file import Selection, save_selection, selection_info
 from t3s_megatron.data.selection_rows import (
@@ -37,6 +39,7 @@ from t3s_megatron.method.selection import METHODS
 from t3s_megatron.method.selection_counts import selection_counts
 from t3s_megatron.method.selection_figures import TENTHS, difference, shares_by, tenths
 from t3s_megatron.monitor.report import read_summary
+from t3s_megatron.options import LARGEST
 
 _SELECTING = [method.name for method in METHODS.values() if method.selects]
 
@@ -67,7 +70,7 @@ def add_command(commands) -> None:
     _add_folder(sweep)
     sweep.add_argument("--tau", type=_number, nargs="+", required=True, help="thresholds of Eq. 4")
     sweep.add_argument(
-        "--soft-temperature", type=_number, metavar="T", help="of t3s-soft: also its mean weight"
+        "--soft-temperature", type=_positive, metavar="T", help="of t3s-soft: also its mean weight"
     )
     sweep.set_defaults(run=_sweep)
 
@@ -78,9 +81,9 @@ def add_command(commands) -> None:
     add = again.add_argument
     add("--method", choices=_SELECTING, default="t3s", help="as --t3s-method (default: t3s)")
     add("--tau", type=_number, default=0.0, help="as --t3s-anchor-threshold (default: 0)")
-    add("--share", type=float, help="as --t3s-mask-share (default: as many as t3s)")
-    add("--seed", type=int, help="as --t3s-seed (default: that of the run)")
-    add("--soft-temperature", type=_number, help="as --t3s-soft-temperature")
+    add("--share", type=_share, help="as --t3s-mask-share (default: as many as t3s)")
+    add("--seed", type=_whole, help="as --t3s-seed (default: that of the run)")
+    add("--soft-temperature", type=_positive, help="as --t3s-soft-temperature")
     add("--reference", nargs="+", default=[], metavar="FILE", help="as --t3s-reference")
     add("--to", required=True, metavar="FILE", help="selection.safetensors, for a run")
     again.set_defaults(run=_from_stores)
@@ -112,18 +115,33 @@ def _add_data(command, required: bool) -> None:
     add = command.add_argument
     add("--data", nargs="+", required=required, help="as --t3s-data")
     add("--tokenizer-model", required=required, metavar="DIR", help="as in the run")
-    add("--seq-length", type=int, help="as in the run; needed where it dropped or cut samples")
+    add("--seq-length", type=_length, help="as in the run; needed where it dropped or cut samples")
     add("--split", help="as --t3s-data-split")
     add("--prompt-format", choices=("chat", "raw"), help="as --t3s-prompt-format")
     add("--overlong", choices=("error", "drop", "truncate"), help="as --t3s-overlong")
     add("--ignore-fields", nargs="+", help="as --t3s-ignore-fields")
 
 
-def _number(text: str) -> float:
-    value = float(text)
-    if not np.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text} is not finite")
-    return value
+def _bounded(kind: type, fits: Callable, what: str) -> Callable[[str], float]:
+    """A type of argparse: what `kind` makes of the text and `fits` is true of. `what` has to be."""
+
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not math.isfinite(value) or not fits(value):
+            raise argparse.ArgumentTypeError(f"{text}: has to be {what}")
+        return value
+
+    return read
+
+
+_number = _bounded(float, lambda value: True, "a finite number")
+_positive = _bounded(float, lambda value: value > 0, "a number above 0")
+_share = _bounded(float, lambda value: 0 <= value <= 1, "a share, from 0 to 1")
+_whole = _bounded(int, lambda value: 0 <= value <= LARGEST, f"a whole number, 0 to {LARGEST}")
+_length = _bounded(int, lambda value: value > 0, "a whole number above 0")
 
 
 # ------------------------------------------------------------------------------------- what is read
@@ -162,6 +180,11 @@ def _samples(options: argparse.Namespace, folder: str | None = None) -> tuple[Co
 
 def _corpus_if_given(options: argparse.Namespace, path: str) -> Corpus | None:
     if not options.data:
+        others = ("tokenizer_model", "seq_length", "split", "prompt_format", "overlong",
+                  "ignore_fields")  # fmt: skip
+        idle = next((name for name in others if getattr(options, name) is not None), None)
+        if idle is not None:
+            raise T3SError(f"--{idle.replace('_', '-')} says nothing without --data: give both")
         return None
     if not options.tokenizer_model:
         raise T3SError("--data needs --tokenizer-model, to know its tokens")
@@ -176,6 +199,16 @@ def _log_probs(folder: str, tag: str, corpus: Corpus, parts: list[Part]) -> np.n
         if os.path.exists(path):
             c[part.targets] = LogProbStore.load(path, part.corpus).c
     return None if np.isnan(c).all() else c
+
+
+def _check_target(to: str, read: Iterable[str], ending: str | None = None) -> None:
+    """T3SError when the result would take the place of what it is made of, or of another file of
+    the run, or is not called as such a file is."""
+    if ending is not None and not to.lower().endswith(ending):
+        raise T3SError(f"--to {to}: has to end in {ending}, as a selection does")
+    for path in read:
+        if os.path.realpath(path) == os.path.realpath(to):
+            raise T3SError(f"--to {to}: is one of the files that are read; give another name")
 
 
 # ------------------------------------------------------------------------------------- what is said
@@ -253,10 +286,10 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _from_stores(options: argparse.Namespace) -> int:
+    _check_target(options.to, [*files_of(options.folder), *options.reference], ".safetensors")
     scores = read_scores(options.folder)
     seed = _asked(options.folder).get("seed") if options.seed is None else options.seed
-    if options.reference and not METHODS[options.method].takes("reference"):
-        raise T3SError(f"--reference has no meaning with --method {options.method}: drop it")
+    _check_method(options)
     if seed is None and not METHODS[options.method].needs:  # it draws
         raise T3SError(
             f"{options.folder}: no summary.json to take the seed of the run from: give --seed"
@@ -270,6 +303,19 @@ def _from_stores(options: argparse.Namespace) -> int:
     save_selection(options.to, found.parts, found.keys, info)
     _say_saved(found.counts, options.to)
     return 0
+
+
+def _check_method(options: argparse.Namespace) -> None:
+    """T3SError for an argument that the method needs, or does not know."""
+    method = METHODS[options.method]
+    if options.share is not None and not method.baseline:
+        raise T3SError(f"--share has no meaning with --method {method.name}: drop it")
+    for name in ("reference", "soft_temperature"):
+        argument, given = f"--{name.replace('_', '-')}", bool(getattr(options, name))
+        if given and not method.takes(name):
+            raise T3SError(f"{argument} has no meaning with --method {method.name}: drop it")
+        if not given and method.takes(name):
+            raise T3SError(f"--method {method.name} needs {argument}")
 
 
 def _order(folder: str, scores: list[Scores]) -> list[str] | None:
@@ -291,8 +337,9 @@ def _say_saved(counts: dict, path: str) -> None:
 
 def _export(options: argparse.Namespace) -> int:
     checked_ending(options.to)
-    corpus, parts = _samples(options, options.folder)
     path = options.selection or os.path.join(options.folder, SELECTION)
+    _check_target(options.to, [*options.data, path])
+    corpus, parts = _samples(options, options.folder)
     selection = Selection.load(path, corpus)
     c_0, c_b = (_log_probs(options.folder, tag, corpus, parts) for tag in ("theta_0", "theta_b"))
     write_rows(options.to, selection_rows(corpus, selection.keep, c_0, c_b))
@@ -302,6 +349,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
+    _check_target(options.to, [options.rows], ".safetensors")
     corpus, _ = _samples(options)
     keep = read_keep(options.rows, corpus)
     counts = selection_counts(keep, None)

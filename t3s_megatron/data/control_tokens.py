@@ -26,6 +26,8 @@ class ControlTokens:
         # The longest one first: one may begin as another does.
         self._names = tuple(sorted(names, key=lambda name: (-len(name), name)))
         self._any = re.compile("|".join(map(re.escape, self._names)) or r"(?!)")
+        named = {str(token) for token in (tokenizer.eos_token, tokenizer.pad_token) if token}
+        self._ends = tuple(sorted(named | set(self._any.findall(_behind_a_response(tokenizer)))))
 
     def first(self, text: str) -> str | None:
         """The first control token in `text`, None without one."""
@@ -33,9 +35,10 @@ class ControlTokens:
         return None if found is None else found[0]
 
     def without_trailing(self, text: str) -> str:
-        """`text` without the control tokens at its end; as it is where it ends with none."""
-        while (shorter := text.rstrip()).endswith(self._names):
-            name = next(name for name in self._names if shorter.endswith(name))
+        """`text` without the end tokens at its end (the tokenizer's, its padding, and what its chat
+        template writes behind a response); as it is where it ends with none."""
+        while (shorter := text.rstrip()).endswith(self._ends):
+            name = next(name for name in self._ends if shorter.endswith(name))
             text = shorter[: -len(name)]
         return text
 
@@ -67,3 +70,14 @@ class ControlTokens:
         if not text:
             return []
         return self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+
+def _behind_a_response(tokenizer) -> str:
+    """What the chat template writes there; nothing where there is none, or it wants something
+    else."""
+    said = "t3sResponse"
+    turns = [{"role": "user", "content": "t3sQuestion"}, {"role": "assistant", "content": said}]
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False)).rpartition(said)[2]
+    except Exception:  # a template may raise anything; each record says so when it is rendered
+        return ""

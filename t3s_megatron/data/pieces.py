@@ -59,6 +59,19 @@ class Piece:
         shape[axis] = end - begin
         return tuple(offset), tuple(shape), begin * size
 
+    def numbers(self, begin: int, end: int, device=None) -> torch.Tensor:
+        """int64[end - begin]: places in the flattened global tensor of elements [begin, end) of the
+        box."""
+        inside = torch.arange(begin, end, device=device)
+        place, stride = torch.zeros_like(inside), 1
+        for size, offset, whole in zip(
+            reversed(self.shape), reversed(self.offset), reversed(self.global_shape), strict=True
+        ):
+            place += (inside % size + offset) * stride
+            inside = inside // size
+            stride *= whole
+        return place
+
 
 Source = tuple[Piece, Callable[[], torch.Tensor]]
 

@@ -11,12 +11,13 @@ depends on the family.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 from t3s_megatron.data.records import Record
-from t3s_megatron.data.thinking import join_thinking, split_thinking
+from t3s_megatron.data.thinking import OPEN, join_thinking, split_thinking
 from t3s_megatron.errors import DataError
 
 #: Some templates write today's date, and the same data would be other samples tomorrow: in front of
@@ -76,7 +77,9 @@ def render_chat(record: Record, tokenizer) -> Rendered:
         try:
             return _render(record, tokenizer, field)
         except _Lost as lost:
-            why = lost  # that of the last way: tags in the text
+            why = lost  # that of the last of these ways: tags in the text
+    with contextlib.suppress(_Lost):
+        return _render_opened(record, tokenizer)
     raise DataError(
         f"{record.where}: {why}. Nothing of a record may be lost: change the record, or give the "
         "tokenizer a chat template that writes it"
@@ -84,21 +87,9 @@ def render_chat(record: Record, tokenizer) -> Rendered:
 
 
 def _render(record: Record, tokenizer, field: str | None) -> Rendered:
-    parts, messages, marked = _taken_apart(record, field)
-
-    def apply(turns: list[dict], **how: Any) -> str:
-        try:
-            template = tokenizer.get_chat_template()
-            if "strftime_now" in template:
-                how["chat_template"] = _TODAY + template
-            return str(tokenizer.apply_chat_template(turns, tokenize=False, **how))
-        except Exception as error:  # a template may raise anything, jinja's own types included
-            raise DataError(f"{record.where}: the chat template refuses it ({error})") from error
-
-    whole, prompt = apply(messages), apply(messages[:-1], add_generation_prompt=True)
-    around, order = _read_skeleton(apply(marked), parts)
-    places = _find(whole, around, [parts[number] for number in order])
-    first = next(place for place, number in enumerate(order) if parts[number].of_response)
+    messages, whole, around, texts, places = _written(record, tokenizer, field)
+    prompt = _apply(record, tokenizer, messages[:-1], add_generation_prompt=True)
+    first = next(place for place, part in enumerate(texts) if part.of_response)
     start, end = places[first][0], places[-1][1]
     if not whole.startswith(prompt) or len(prompt) > start:
         raise _Lost(
@@ -113,6 +104,57 @@ def _render(record: Record, tokenizer, field: str | None) -> Rendered:
         prompt = whole[:start].rstrip() + own
     said = tuple(place for place in places if place[1] <= len(prompt))
     return Rendered(prompt, whole[len(prompt) :], end - len(prompt), said)
+
+
+def _render_opened(record: Record, tokenizer) -> Rendered:
+    """For a template that opens the thinking in its generation prompt and leaves it out of every
+    answer, as R1-Distill's does: behind that prompt a student says its thinking, the closing tag
+    and the answer, and so does the response. _Lost for any other template or response."""
+    *before, last = record.messages
+    thinking, answer = split_thinking(last["content"])
+    prompt = _apply(record, tokenizer, list(before), add_generation_prompt=True)
+    bare = prompt.rstrip().removesuffix(OPEN)
+    if thinking is None or answer is None or not prompt.rstrip().endswith(OPEN):
+        raise _Lost
+    answered = replace(record, messages=(*before, {**last, "content": answer.strip("\n")}))
+    _, whole, _, _, places = _written(answered, tokenizer, None)
+    start, end = places[-1]
+    if whole[:start].rstrip() != bare.rstrip():
+        raise _Lost
+    said = join_thinking(thinking, answer.rstrip()).removeprefix(OPEN).removeprefix("\n")
+    return Rendered(prompt, said + whole[end:], len(said), tuple(places[:-1]))
+
+
+class _Written(NamedTuple):
+    """A conversation as the template writes it: `whole`, with what is the template's own `around`
+    the `texts`, which stand at `places`, (start, end). `messages`: as the template was given
+    them."""
+
+    messages: list[dict]
+    whole: str
+    around: list[str]
+    texts: list[_Part]
+    places: list[tuple[int, int]]
+
+
+def _written(record: Record, tokenizer, field: str | None) -> _Written:
+    """_Lost where a part of it does not come out in its place. `field`: as of `_taken_apart`."""
+    parts, messages, marked = _taken_apart(record, field)
+    whole = _apply(record, tokenizer, messages)
+    around, order = _read_skeleton(_apply(record, tokenizer, marked), parts)
+    texts = [parts[number] for number in order]
+    return _Written(messages, whole, around, texts, _find(whole, around, texts))
+
+
+def _apply(record: Record, tokenizer, turns: list[dict], **how: Any) -> str:
+    """What the template writes. DataError for what it raises."""
+    try:
+        template = tokenizer.get_chat_template()
+        if "strftime_now" in template:
+            how["chat_template"] = _TODAY + template
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, **how))
+    except Exception as error:  # a template may raise anything, jinja's own types included
+        raise DataError(f"{record.where}: the chat template refuses it ({error})") from error
 
 
 def _thought(message: dict) -> str | None:

@@ -31,17 +31,18 @@ def row(
     tokens = torch.from_numpy(sample.tokens.astype(np.int64))
     made["tokens"][:length] = tokens[:-1]
     made["labels"][:length] = tokens[1:]
-    is_target = torch.from_numpy(sample.is_target[1:].copy())
-    made["target_mask"][:length] = is_target.float()
-    kept = is_target.float()
+    # In numpy: torch would ask its threads to assign by a mask, and their waiting costs more.
+    is_target = sample.is_target[1:]
+    kept = is_target.astype(np.float32)
+    made["target_mask"][:length] = torch.from_numpy(kept.copy())
     if keep is not None:
-        # Checked, because torch would spread a single value over all targets.
+        # Checked, because numpy would spread a single value over all targets.
         if keep.shape != (sample.n_targets,):
             raise ValueError(
                 f"{sample.where}: keep has shape {keep.shape} for {sample.n_targets} targets"
             )
-        kept[is_target] = torch.from_numpy(keep.astype(np.float32))
-    made["loss_mask"][:length] = kept
+        kept[is_target] = keep
+    made["loss_mask"][:length] = torch.from_numpy(kept)
     return made
 
 

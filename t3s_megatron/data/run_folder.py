@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
@@ -60,6 +61,23 @@ class Bits:
     header: dict
 
 
+def files_of(folder: str) -> list[str]:
+    """The tables that a run leaves in its folder: of log-probs those that are there, and its
+    selection."""
+    tables = [path for tag in _TABLES for path, _ in _files_of(folder, tag)]
+    return [*tables, os.path.join(folder, SELECTION)]
+
+
+def _files_of(folder: str, tag: str) -> Iterator[tuple[str, str | None]]:
+    """(file, its teacher or None) of a table."""
+    for path in sorted(glob.glob(os.path.join(glob.escape(folder), f"{tag}*.safetensors"))):
+        name = os.path.basename(path).removesuffix(".safetensors").removeprefix(tag)
+        if not name:
+            yield path, None
+        elif name.startswith("-"):  # another is a file of somebody else's
+            yield path, unquote(name[1:])
+
+
 def read_scores(folder: str) -> list[Scores]:
     """The log-probs in a run's folder, by teacher in the order of their names.
 
@@ -67,11 +85,7 @@ def read_scores(folder: str) -> list[Scores]:
     """
     found: dict[str | None, Scores] = {}
     for tag in _TABLES:
-        for path in sorted(glob.glob(os.path.join(glob.escape(folder), f"{tag}*.safetensors"))):
-            name = os.path.basename(path).removesuffix(".safetensors").removeprefix(tag)
-            if name and not name.startswith("-"):
-                continue  # a file of somebody else's
-            teacher = unquote(name[1:]) if name else None
+        for path, teacher in _files_of(folder, tag):
             scores = _read_scores(path, teacher, tag)
             if teacher in found:
                 scores = _joined(found[teacher], scores, path)

@@ -11,7 +11,7 @@ import numpy as np
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.run_folder import SELECTION, read_bits, read_scores
 from t3s_megatron.data.selection_file import Selection
-from t3s_megatron.data.selection_rows import read_row_columns
+from t3s_megatron.data.selection_rows import read_keep, read_kept_rows
 from t3s_megatron.errors import DataError, MismatchError
 
 
@@ -57,15 +57,16 @@ def read_selected(
 ) -> Selected:
     """`path`: a run's folder, a selection file, or rows that `selection export` wrote.
 
-    A selection file leaves the numbers of targets to the samples: those of `corpus` or of `alike`,
-    a selection of the same samples, or else of the log-probs in its folder. MismatchError,
-    DataError for what cannot be read.
+    With a `corpus`, all are checked against its samples. A selection file leaves the numbers of
+    targets to the samples: those of `corpus` or of `alike`, a selection of the same samples, or
+    else of the log-probs in its folder. MismatchError, DataError for what cannot be read.
     """
-    if path.lower().endswith((".parquet", ".jsonl")):
+    are_rows = path.lower().endswith((".parquet", ".jsonl"))
+    if are_rows and corpus is None:
         return _from_rows(path)
     file = os.path.join(path, SELECTION) if os.path.isdir(path) else path
     if corpus is not None:
-        keep = Selection.load(file, corpus).keep
+        keep = read_keep(path, corpus) if are_rows else Selection.load(file, corpus).keep
         return Selected(
             [sample.uid for sample in corpus.samples],
             [sample.teacher for sample in corpus.samples],
@@ -107,21 +108,13 @@ def _beside(file: str) -> tuple[dict[str, int], dict[str, str | None]]:
 
 
 def _from_rows(path: str) -> Selected:
-    uids, teachers, parts = [], [], []
-    for where, row in read_row_columns(path, ("id", "teacher", "target", "mask", "weight")):
-        try:
-            target, mask = np.array(row["target"]), np.array(row["mask"]) == 1
-            if row.get("weight") is not None:
-                mask = np.array(row["weight"], dtype=np.float32)
-            parts.append(mask[target == 1])
-            uids.append(row["id"])
-            teachers.append(row.get("teacher"))
-        except (KeyError, IndexError, ValueError, TypeError) as error:
-            raise DataError(
-                f"{where}: not a row that `selection export` wrote, with `id`, `target` and "
-                f"`mask` ({type(error).__name__}: {error})"
-            ) from None
-    if not parts:
-        raise DataError(f"{path}: no rows in it")
-    sizes = np.array([len(part) for part in parts], dtype=np.int64)
-    return Selected(uids, teachers, [None] * len(uids), sizes, np.concatenate(parts))
+    rows = list(read_kept_rows(path))
+    if not sum(len(row.keep) for row in rows):
+        raise DataError(f"{path}: no rows in it, or none with a target")
+    return Selected(
+        [row.uid for row in rows],
+        [row.teacher for row in rows],
+        [None] * len(rows),
+        np.array([len(row.keep) for row in rows], dtype=np.int64),
+        np.concatenate([row.keep for row in rows]),
+    )

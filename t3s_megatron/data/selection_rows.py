@@ -178,6 +178,9 @@ def read_row_columns(path: str, columns: tuple[str, ...]) -> Iterator[tuple[str,
     try:
         with ParquetFile(path) as file:
             there = [name for name in columns if name in file.schema_arrow.names]
+            twice = [name for name in there if file.schema_arrow.names.count(name) > 1]
+            if twice:
+                raise DataError(f"{path}: two columns are called `{twice[0]}`; rename one")
             for batch in file.iter_batches(_ROWS_AT_ONCE, columns=there):
                 batch.validate(full=True)
                 for row in batch.to_pylist():
@@ -226,17 +229,50 @@ def read_keep(path: str, corpus: Corpus) -> np.ndarray:
     return keep == 1 if np.isin(keep, (0, 1)).all() else keep
 
 
+@dataclass(frozen=True)
+class KeptRow:
+    """One sample of rows that `selection export` wrote. `keep`: bool of its targets where all are 0
+    or 1 and it has no `weight`, else float32."""
+
+    uid: str
+    teacher: str | None
+    keep: np.ndarray
+
+
+def read_kept_rows(path: str) -> Iterator[KeptRow]:
+    """The samples of rows that `selection export` wrote, without the data that they are of.
+
+    DataError, naming row and position, for a row that it did not write, a weight as of `read_keep`,
+    and a sample that is there twice.
+    """
+    places: dict[str, str] = {}
+    for where, row in read_row_columns(path, ("id", "teacher", "target", "mask", "weight")):
+        uid, teacher, target = row.get("id"), row.get("teacher"), row.get("target")
+        if not isinstance(uid, str) or not isinstance(teacher, str | None):
+            raise _not_exported(where, f"its `id` is {uid!r} and its `teacher` {teacher!r}")
+        if uid in places:
+            raise DataError(f"{where}: sample {uid!r} was already in {places[uid]}")
+        places[uid] = where
+        whose = f"{where}: sample {uid!r}"
+        if not isinstance(target, list) or not all(entry in (0, 1) for entry in target):
+            raise _not_exported(whose, "`target` is no list of 0 and 1")
+        of_tokens = f"`target` has {len(target)}"
+        weights = _weights_of(row, target, of_tokens, whose)[np.array(target, dtype=bool)]
+        is_mask = row.get("weight") is None and bool(np.isin(weights, (0, 1)).all())
+        yield KeptRow(uid, teacher, weights == 1 if is_mask else weights)
+
+
+def _not_exported(where: str, why: str) -> DataError:
+    return DataError(
+        f"{where}: not a row that `selection export` wrote, with `id`, `target` and `mask`: {why}"
+    )
+
+
 def _checked_weights(row: dict, sample: Sample, whose: str) -> np.ndarray:
     """float32[L]; see `read_keep`."""
-    given = [name for name in ("weight", "mask") if row.get(name) is not None]
-    if not given:
-        other = next((name for name in _OTHERS_WEIGHTS if row.get(name) is not None), None)
-        hint = f"; call `{other}` so, if it has one entry for each token, not shifted"
-        raise DataError(
-            f"{whose} has no `weight` and no `mask`, a list with one entry for each token"
-            f"{hint if other else ''}"
-        )
     tokens = row.get("input_ids")
+    of_tokens = f"the sample has {len(sample.tokens)} tokens ({sample.where})"
+    _require_weights(row, whose)
     if not isinstance(tokens, list):
         raise DataError(f"{whose} has no `input_ids`, a list with one entry for each token")
     for position, (found, token) in enumerate(zip(tokens, sample.tokens.tolist(), strict=False)):
@@ -245,8 +281,29 @@ def _checked_weights(row: dict, sample: Sample, whose: str) -> np.ndarray:
                 f"{whose}, position {position}: token {found!r}, where the data has {token} "
                 f"({sample.where}); the mask was made for other text or with another tokenizer"
             )
-    _require_length("input_ids", tokens, sample, whose)
-    weights, *masks = (_checked_column(name, row[name], sample, whose) for name in given)
+    _require_length("input_ids", tokens, len(sample.tokens), of_tokens, whose)
+    return _weights_of(row, sample.is_target.tolist(), of_tokens, whose)
+
+
+def _require_weights(row: dict, whose: str) -> list[str]:
+    """Which of `weight` and `mask` a row has."""
+    given = [name for name in ("weight", "mask") if row.get(name) is not None]
+    if not given:
+        other = next((name for name in _OTHERS_WEIGHTS if row.get(name) is not None), None)
+        hint = f"; call `{other}` so, if it has one entry for each token, not shifted"
+        raise DataError(
+            f"{whose} has no `weight` and no `mask`, a list with one entry for each token"
+            f"{hint if other else ''}"
+        )
+    return given
+
+
+def _weights_of(row: dict, is_target: list, of_tokens: str, whose: str) -> np.ndarray:
+    """float32[L] of a row, from `weight` or else `mask`; `of_tokens` says why there are L."""
+    weights, *masks = (
+        _checked_column(name, row[name], is_target, of_tokens, whose)
+        for name in _require_weights(row, whose)
+    )
     for mask in masks:
         differs = np.flatnonzero((mask > 0) != (weights > 0))
         if differs.size:
@@ -258,19 +315,21 @@ def _checked_weights(row: dict, sample: Sample, whose: str) -> np.ndarray:
     return weights
 
 
-def _checked_column(name: str, values: object, sample: Sample, whose: str) -> np.ndarray:
+def _checked_column(
+    name: str, values: object, is_target: list, of_tokens: str, whose: str
+) -> np.ndarray:
     """float32[L] of `weight` or `mask`."""
     if not isinstance(values, list):
         raise DataError(f"{whose}: `{name}` is no list with one entry for each token")
-    _require_length(name, values, sample, whose)
-    for position, (value, is_target) in enumerate(zip(values, sample.is_target, strict=True)):
+    _require_length(name, values, len(is_target), of_tokens, whose)
+    for position, (value, target) in enumerate(zip(values, is_target, strict=True)):
         number = isinstance(value, (bool, int, float))
         if not number or not 0 <= value <= _LARGEST:
             raise DataError(
                 f"{whose}, position {position}: the {name} is {value!r}, and has to be a finite "
                 "number, not below 0 (0: masked, 1: the token counts as ever)"
             )
-        if value and not is_target:
+        if value and not target:
             raise DataError(
                 f"{whose}, position {position}: the {name} is {value:g} where nothing is learned; "
                 "only tokens of the response can be kept"
@@ -278,12 +337,9 @@ def _checked_column(name: str, values: object, sample: Sample, whose: str) -> np
     return np.array(values, dtype=np.float32)
 
 
-def _require_length(name: str, values: list, sample: Sample, whose: str) -> None:
-    if len(values) != len(sample.tokens):
-        raise DataError(
-            f"{whose} has {len(values)} entries in `{name}`, and the sample has "
-            f"{len(sample.tokens)} tokens ({sample.where})"
-        )
+def _require_length(name: str, values: list, tokens: int, of_tokens: str, whose: str) -> None:
+    if len(values) != tokens:
+        raise DataError(f"{whose} has {len(values)} entries in `{name}`, and {of_tokens}")
 
 
 #: Of float32, which a weight is stored in.

@@ -29,13 +29,19 @@ class Noise:
         ones, those that are masked in any case.
         """
         uniform = self._uniform(uid, epoch, 1 + n)
-        rate = self.low + (self.high - self.low) * uniform[0]
-        masked = uniform[1:] < rate
+        masked = uniform[1:] < self._rate(uniform)
         if forced is not None:
             masked[: len(forced)] |= forced
         if not masked.any():
             masked[uniform[1:].argmin()] = True
         return masked
+
+    def rate(self, uid: str, epoch: int) -> float:
+        """The rate at which `masked` masks this sample, before anything is forced."""
+        return self._rate(self._uniform(uid, epoch, 1))
+
+    def _rate(self, uniform: np.ndarray) -> float:
+        return float(self.low + (self.high - self.low) * uniform[0])
 
     def _uniform(self, uid: str, epoch: int, n: int) -> np.ndarray:
         """float64[n] in [0, 1). By the sample's id and not its place, so that a part of the data

@@ -16,6 +16,9 @@ import torch
 
 from t3s_megatron.data.tokenizing import Sample
 
+#: In the place of a target's number: an end token that fills a sample's last block.
+FILL = -2
+
 
 def maskable(sample: Sample, length: int) -> np.ndarray:
     """int64[k]: positions of a copy of `length` that may be masked, ascending: the targets, then
@@ -39,7 +42,7 @@ def noisy_segment(
     target in the corpus. ValueError where they are not of this sample.
 
     tokens, labels int64[2 * length]; masked_index int64[k], the masked positions; target_index
-    int64[k], the number of the target there, -1 for fill; loss_mask float32[k], all 1.
+    int64[k], the number of the target there, or FILL; loss_mask float32[k], all 1.
     """
     places = maskable(sample, length)
     if masked.shape != places.shape:
@@ -48,7 +51,7 @@ def noisy_segment(
     clean[: len(sample.tokens)] = sample.tokens
     noisy = clean.copy()
     noisy[places[masked]] = mask_token
-    numbers = np.full(len(places), -1, dtype=np.int64)
+    numbers = np.full(len(places), FILL, dtype=np.int64)
     numbers[: sample.n_targets] = np.arange(first_target, first_target + sample.n_targets)
     return {
         "tokens": torch.from_numpy(np.concatenate([noisy, clean])),
@@ -74,8 +77,8 @@ def joined(segments: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """One row of these pairs of copies, as a batch of one: tokens, labels [1, t]; masked_index [k];
     target_index, loss_mask [1, k]; cu_seqlens int32[1, 2 n + 1], the boundaries of all copies.
 
-    Where nothing is masked, k is 1 all the same and its loss_mask 0: a loss over no position at all
-    is none that every rank could take part in.
+    Where nothing is masked, k is 1 all the same, its loss_mask 0 and its target_index -1: a loss
+    over no position at all is none that every rank could take part in.
     """
     ends = np.cumsum([len(one["tokens"]) for one in segments])
     starts = ends - [len(one["tokens"]) for one in segments]

@@ -19,6 +19,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
@@ -93,7 +94,15 @@ class BlockDecoder(Decoder):
                 break
             if live <= (1 - SHARE_TO_LEAVE) * len(batch.lines):
                 cache.keep(batch.shrink(live, end - 1))
-        return [self._answer(*left) for left in batch.finish(end - 1)]
+        found = [self._answer(*left) for left in batch.finish(end - 1)]
+        return [self._counted(*pair) for pair in zip(prompts, found, strict=True)]
+
+    def _counted(self, prompt: list[int], answer: Generated) -> Generated:
+        """`answer` with its blocks, from the one that the prompt ends in."""
+        first, size = len(prompt), self.block_size
+        has_end = not (answer.truncated or answer.unfinished)
+        last = first + len(answer.tokens) + has_end - 1
+        return replace(answer, blocks=last // size - first // size + 1)
 
     def _finish_block(self, batch: Batch, first: int, cache: KeyValueCache) -> None:
         """Set every masked token of the block, on all ranks in step, and keep its keys."""

@@ -7,8 +7,7 @@ real schedules and the real optimizers run unchanged: that is how every parallel
 without a GPU. It is never active when CUDA is in use: `choose_device` decides once, before
 Megatron is imported, and `install_*` refuse to run on a machine where CUDA was asked for.
 
-Two steps, because some targets live in torch and some in Megatron:
-`install_torch_layer()` before `import megatron`, `install_megatron_layer()` after it.
+Two steps: `install_torch_layer()` before `import megatron`, `install_megatron_layer()` after it.
 File and line numbers below are megatron-core 0.19.2 unless a release is named.
 """
 
@@ -167,7 +166,10 @@ def install_torch_layer() -> None:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         raise T3SError("the CPU device layer was asked for after CUDA was initialised")
     _active = True
-    _hide_cuda_packages()
+    # Megatron takes their kernels where they are installed, and asks for no device: the norm behind
+    # the last layer (transformer_block.py:53), Adam, the norm of the gradients.
+    for name in ("transformer_engine", "apex", "amp_C"):
+        sys.modules[name] = None
     _install_cuda_namespace()
     _install_tensor_methods()
     _install_distributed()
@@ -176,14 +178,6 @@ def install_torch_layer() -> None:
     torch.compile = lambda model=None, **kwargs: model if model is not None else (lambda f: f)
     # torch >= 2.14 asks torch.accelerator about graph capture in each optimizer step.
     torch.optim.Optimizer._accelerator_graph_capture_health_check = lambda self: None
-
-
-def _hide_cuda_packages() -> None:
-    """Where they are installed, Megatron takes their kernels without asking for a device: the norm
-    behind the last layer (transformer_block.py:53), Adam, the norm of the gradients. To it they
-    are not there."""
-    for package in ("transformer_engine", "apex", "amp_C"):
-        sys.modules[package] = None  # type: ignore[assignment]
 
 
 def _install_cuda_namespace() -> None:

@@ -51,12 +51,14 @@ SHARE_TO_LEAVE = 1 / 8
 @dataclass(frozen=True)
 class Generated:
     """Token ids without the end token; `truncated` when the limit came before the end token,
-    `unfinished` when the time was up before either. `forwards`: as in `accuracy.answers.Answer`."""
+    `unfinished` when the time was up before either. `forwards`, `blocks`: as in
+    `accuracy.answers.Answer`."""
 
     tokens: list[int]
     truncated: bool
     unfinished: bool = False
     forwards: int | None = None
+    blocks: int | None = None
 
 
 def generate(

@@ -29,7 +29,9 @@ from t3s_megatron.megatron.guard import StepGuard
 from t3s_megatron.megatron.pause import beside_training
 from t3s_megatron.megatron.random_state import capture_rng, restore_rng
 from t3s_megatron.megatron.releases import counted_gradients
+from t3s_megatron.megatron.scoring import another_arrangement, rearranged
 from t3s_megatron.megatron.seam import CallbackContext
+from t3s_megatron.megatron.sketches import DIRECTIONS, Directions
 from t3s_megatron.megatron.weights import (
     WeightSnapshot,
     inner_optimizers,
@@ -110,6 +112,45 @@ def compare_gradients(
     counts = tuple(_count(rows, which, samples) for which in (first, second))
     norms = (math.sqrt(first_squared), math.sqrt(second_squared))
     return GradientPair(norms, dot, (counts[0], counts[1]))
+
+
+def sketch_gradients(
+    context: CallbackContext,
+    rows: RowMaker,
+    forward: TrainingForward,
+    targets: Sequence[int],
+) -> np.ndarray:
+    """float32[n, DIRECTIONS] on every rank: the gradients of the losses of these target tokens,
+    one by one, along random directions (`sketches`). `targets`: their numbers in the corpus, none
+    of a sample that the run has left out. Costs a pass forward and backward over its sample for
+    each token, in a row of the sample's length where the run's arguments allow it."""
+    chain = _chain(context.optimizer)
+    device = torch.cuda.current_device()
+    found = torch.zeros(len(chain), len(targets), DIRECTIONS, dtype=torch.float64, device=device)
+    directions = Directions(context)
+    with _in_short_rows(context, rows) as short, _beside_training(context, forward):
+        which = np.zeros(rows.corpus.n_targets, dtype=bool)
+        for number, target in enumerate(targets):
+            which[target] = True
+            sample = int(rows.corpus.sample_index(np.asarray([target]))[0])
+            _backward(context, short, forward, which, [sample])
+            which[target] = False
+            context.optimizer.prepare_grads()
+            for place, gradients in enumerate(_counted(context.optimizer)):
+                found[place, number] = directions.project(gradients)
+        _let_go(context)
+    for one, sketches in zip(chain, found, strict=True):
+        dist.all_reduce(sketches, group=one.get_grad_stats_parallel_group())
+    return found.sum(0).float().cpu().numpy()
+
+
+def _in_short_rows(
+    context: CallbackContext, rows: RowMaker
+) -> contextlib.AbstractContextManager[RowMaker]:
+    short = None
+    if rows.arrangement.kind == "padded":
+        short = another_arrangement(rows.arrangement, get_args())
+    return contextlib.nullcontext(rows) if short is None else rearranged(context, rows, short)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import importlib.util
 
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.device import is_cpu_layer_active
+from t3s_megatron.megatron.optimizer_state import save_states_with_their_parameters
 from t3s_megatron.megatron.releases import (
     load_optimizer_without_gradient,
     use_shipped_dataset_helpers,
@@ -25,6 +26,7 @@ def repair_installation() -> None:
 
     use_shipped_dataset_helpers()
     load_optimizer_without_gradient(distributed)
+    save_states_with_their_parameters(distributed)
 
 
 def check_installation(args: argparse.Namespace, *, trains: bool = True) -> None:

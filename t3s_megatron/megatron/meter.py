@@ -12,7 +12,7 @@ anchors are known.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ import torch.distributed as dist
 
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.kept_bits import Kept, n_kept_of
+from t3s_megatron.diffusion.rows import FILL
 from t3s_megatron.megatron.layout import (
     data_and_context_group,
     on_last_stage,
@@ -29,10 +30,12 @@ from t3s_megatron.method.selection import anchors, delta_c
 
 @dataclass
 class TokenScores:
-    """This rank's target tokens: numbers in the corpus's flat order, and their c_t."""
+    """This rank's target tokens: numbers in the corpus's flat order, and their c_t; and the c_t of
+    the end tokens that fill a diffusion student's blocks, which are no targets."""
 
     target: np.ndarray  # int64[n]
     c: np.ndarray  # float32[n]
+    fill: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32), kw_only=True)
 
 
 class TokenReader:
@@ -50,12 +53,15 @@ class TokenReader:
         """Empty on the stages before the last."""
         torch.cuda.synchronize()
         targets, values = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
+        fill = [np.zeros(0, np.float32)]
         for target_index, losses in self._pending:
             is_target = target_index >= 0
             targets.append(target_index[is_target].numpy())
             values.append(-losses[is_target].numpy())
+            fill.append(-losses[target_index == FILL].numpy())
         self._pending.clear()
-        return TokenScores(np.concatenate(targets), np.concatenate(values))
+        joined = (np.concatenate(parts) for parts in (targets, values))
+        return TokenScores(*joined, fill=np.concatenate(fill))
 
 
 @dataclass
@@ -86,12 +92,13 @@ class TokenMeter(TokenReader):
         """Forget what `read_step` has seen of these corpus indices."""
         assert self._read is not None
         stays = ~np.isin(corpus.sample_index(self._read.target), list(samples))
-        self._read = TokenScores(self._read.target[stays], self._read.c[stays])
+        of_samples = self._read.target[stays], self._read.c[stays]
+        self._read = TokenScores(*of_samples, fill=self._read.fill)
 
     def finish_step(self, step: int) -> StepTokens:
         seen = self._read or self.take()
         self._read = None
-        return StepTokens(seen.target, seen.c, step)
+        return StepTokens(seen.target, seen.c, step, fill=seen.fill)
 
 
 #: Sets of target tokens by which the losses of masked ones are told apart, and the rest of each.
@@ -103,20 +110,21 @@ def masked_figures(tokens: StepTokens, sets: Mapping[str, np.ndarray]) -> dict[s
     ranks. `sets`: by a name in {forced, fell}, bool[n_target_tokens]. Collective over last-stage
     ranks; empty elsewhere.
 
-    Keys: masked, and by set masked_forced, loss_forced, loss_random and masked_fell, loss_fell,
-    loss_other: how many are of it, and the mean losses of those and of the rest; NaN for none.
+    Keys: masked, loss_fill, and by set masked_forced, loss_forced, loss_random and masked_fell,
+    loss_fell, loss_other: how many are of it, and the mean losses of those and of the rest; NaN for
+    none.
     """
     if not on_last_stage():
         return {}
-    c = tokens.c.astype(np.float64)
-    sums = [len(c), -c.sum()]
+    c, fill = tokens.c.astype(np.float64), tokens.fill.astype(np.float64)
+    sums = [len(fill), -fill.sum(), len(c), -c.sum()]
     for of_set in sets.values():
         which = of_set[tokens.target]
         sums += [which.sum(), -c[which].sum()]
     summed = torch.tensor(sums, dtype=torch.float64, device=torch.cuda.current_device())
     dist.all_reduce(summed, group=data_and_context_group())
-    masked, loss, *of_sets = summed.tolist()
-    made = {"masked": masked}
+    filled, loss_of_fill, masked, loss, *of_sets = summed.tolist()
+    made = {"masked": masked, "loss_fill": _mean(loss_of_fill, filled)}
     for name, count, of_set in zip(sets, of_sets[::2], of_sets[1::2], strict=True):
         made[f"masked_{name}"] = count
         made[f"loss_{name}"] = _mean(of_set, count)

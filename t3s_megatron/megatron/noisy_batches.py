@@ -44,6 +44,18 @@ class NoisyRowMaker(RowMaker):
         )
         return masked / (2 * step.computed_tokens)
 
+    def mask_rate(self, step: StepRows) -> float:
+        """Mean rate of the noise over the samples of a step, before anything is forced; NaN where
+        all of them are left out."""
+        rates = [
+            self.noising.noise.rate(self.corpus.samples[sample].uid, epoch)
+            for ranks in step.micro_batches
+            for rows in ranks
+            for row in rows
+            for sample, epoch in self._learned(row)
+        ]
+        return float(np.mean(rates)) if rates else float("nan")
+
     def batch(self, rows: list[Row]) -> dict[str, torch.Tensor]:
         """A micro-batch of one row, as `diffusion.rows.joined` says; also `lengths` int32[1, n], of
         all copies of samples."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -117,6 +117,17 @@ def score_again(
     arrangement = another_arrangement(rows.arrangement, get_args())
     if arrangement is None:
         return None
+    with rearranged(context, rows, arrangement) as other, _another_attention(context.model):
+        places = spread(len(samples), _SCORED_AGAIN)
+        c = score_corpus(context, other, [samples[place] for place in places])
+        return None if c is None else (places, c)
+
+
+@contextlib.contextmanager
+def rearranged(
+    context: CallbackContext, rows: RowMaker, arrangement: Arrangement
+) -> Iterator[RowMaker]:
+    """The same rows in this arrangement, whose lengths the pipeline exchanges meanwhile."""
     other = copy.copy(rows)
     other.arrangement = arrangement
     configs = [get_model_config(chunk) for chunk in context.model]
@@ -124,10 +135,7 @@ def score_again(
     try:
         for config in configs:
             config.variable_seq_lengths = True
-        with _another_attention(context.model):
-            places = spread(len(samples), _SCORED_AGAIN)
-            c = score_corpus(context, other, [samples[place] for place in places])
-            return None if c is None else (places, c)
+        yield other
     finally:
         for config, varied in zip(configs, before, strict=True):
             config.variable_seq_lengths = varied

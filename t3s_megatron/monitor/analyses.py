@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 
 from t3s_megatron.data.durable import write_bytes
 from t3s_megatron.errors import T3SError
-from t3s_megatron.monitor.charts import Point, Series, histogram, line_chart
+from t3s_megatron.monitor.charts import Point, Series, histogram, line_chart, scatter
 from t3s_megatron.monitor.markup import Markup, table, tag
 
 FORMAT = 1
@@ -38,6 +38,16 @@ class Lines:
 
 
 @dataclass(frozen=True)
+class Scatter:
+    """`groups`: by name, points (x, y) that nothing joins."""
+
+    title: str
+    x: str
+    y: str
+    groups: dict[str, list[tuple[float, float]]]
+
+
+@dataclass(frozen=True)
 class Bars:
     """A histogram. `edges`: n + 1 of n bins; `counts`: by name, n each."""
 
@@ -56,9 +66,14 @@ class Ranking:
     values: list[tuple[str, float]]
 
 
-type Chart = Lines | Bars | Ranking
+type Chart = Lines | Scatter | Bars | Ranking
 
-_CHARTS: dict[str, type] = {"lines": Lines, "bars": Bars, "ranking": Ranking}
+_CHARTS: dict[str, type] = {
+    "lines": Lines,
+    "scatter": Scatter,
+    "bars": Bars,
+    "ranking": Ranking,
+}
 
 
 @dataclass(frozen=True)
@@ -164,6 +179,8 @@ def _drawn(chart: Chart) -> Markup:
             for colour, (name, points) in enumerate(chart.series.items())
         ]
         return line_chart(chart.title, series, x_title=chart.x, y_title=chart.y)
+    if isinstance(chart, Scatter):
+        return scatter(chart.title, chart.groups, x_title=chart.x, y_title=chart.y)
     if isinstance(chart, Bars):
         return histogram(chart.title, chart.edges, list(chart.counts.items()), x_title=chart.x)
     return Markup("")  # its numbers stand in a table

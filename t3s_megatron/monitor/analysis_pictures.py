@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from t3s_megatron.monitor.analyses import Analysis, Bars, Chart, Lines
+from t3s_megatron.monitor.analyses import Analysis, Bars, Chart, Lines, Scatter
 from t3s_megatron.monitor.figures import pyplot_without_screen, write_figure
 
 _COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
@@ -34,6 +34,13 @@ def _draw(panel, chart: Chart) -> None:
             across, up = zip(*points, strict=True) if points else ((), ())
             panel.plot(across, up, marker="o", markersize=3, linewidth=1, label=name, color=colour)
         panel.axhline(0, color="grey", linewidth=0.5)
+        panel.set_xlabel(chart.x)
+        panel.set_ylabel(chart.y)
+        panel.legend(fontsize=8)
+    elif isinstance(chart, Scatter):
+        for colour, (name, points) in zip(_COLOURS * 4, chart.groups.items(), strict=False):
+            across, up = zip(*points, strict=True) if points else ((), ())
+            panel.scatter(across, up, s=9, alpha=0.6, linewidths=0, label=name, color=colour)
         panel.set_xlabel(chart.x)
         panel.set_ylabel(chart.y)
         panel.legend(fontsize=8)

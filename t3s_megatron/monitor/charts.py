@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Line charts and histograms as inline SVG, in the colours of the page they stand in."""
+"""Line charts, clouds of points and histograms as inline SVG, in the colours of the
+page they stand in."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from t3s_megatron.monitor.markup import Markup, joined, tag
@@ -85,6 +86,35 @@ def line_chart(
         _titles(x_title, y_title),
     ]
     legend = [_legend(one.name, _stroke(one)) for one in series] if len(series) > 1 else []
+    return _figure(title, drawn, legend)
+
+
+def scatter(
+    title: str,
+    groups: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x_title: str,
+    y_title: str,
+) -> Markup:
+    """Points (x, y) of each group. Empty where there is none."""
+    points = [point for of in groups.values() for point in of]
+    if not points:
+        return Markup("")
+    axes = Axes(_with_room([x for x, _ in points]), _with_room([y for _, y in points]))
+    # One of each group after the other: the last to be drawn would cover the first.
+    by_turns = sorted(
+        ((place / len(of), f"c{colour % COLOURS}", *point)
+         for colour, of in enumerate(groups.values()) for place, point in enumerate(of)),
+    )  # fmt: skip
+    dots = [
+        tag("circle", class_=f"cloud {kind}", cx=_round(axes.across(x)), cy=_round(axes.up(y)), r=3)
+        for _, kind, x, y in by_turns
+    ]
+    drawn = [_grid(axes, ticks(*axes.x), ticks(*axes.y)), *dots, _titles(x_title, y_title)]
+    legend = [
+        _legend(name, tag("circle", cx=12, cy=6, r=4, class_=f"cloud c{colour % COLOURS}"))
+        for colour, name in enumerate(groups)
+    ]
     return _figure(title, drawn, legend)
 
 

@@ -16,8 +16,9 @@ from t3s_megatron.accuracy.measurement import Measurement
 
 
 def measurement_figures(measured: Measurement) -> dict[str, float | None]:
-    """Curves of an accuracy measurement; a void one has no accuracy, and most have no forwards."""
-    forwards = measured.forwards
+    """Curves of an accuracy measurement; a void one has no accuracy, and only students that answer
+    by blocks have forwards and blocks."""
+    forwards, blocks = measured.forwards, measured.blocks
     return {
         "accuracy": measured.accuracy,
         "accuracy_standard_error": measured.standard_error,
@@ -25,6 +26,7 @@ def measurement_figures(measured: Measurement) -> dict[str, float | None]:
         "answer_tokens": measured.generated_tokens / measured.total,
         "answer_forwards": None if forwards is None else forwards / measured.total,
         "tokens_per_forward": measured.tokens_per_forward,
+        "answer_blocks": None if blocks is None else blocks / measured.total,
         "answers_timed_out": measured.timed_out,
         "answers_crashed": measured.crashed,
         "answers_unfinished": measured.unfinished,
@@ -59,6 +61,15 @@ class Curves:
         values = values[np.isfinite(values)]  # TensorBoard has no bin for anything else
         if self.tensorboard is not None and values.size:
             self.tensorboard.add_histogram(_curve(name, teacher), values, iteration)
+
+    def page(self, html: str) -> None:
+        """The page of the finished run (`monitor.page`), as an artifact of wandb's."""
+        if self.wandb is None:
+            return
+        artifact = self.wandb.Artifact(f"t3s-report-{self.wandb.run.id}", type="report")
+        with artifact.new_file("report.html", mode="w", encoding="utf-8") as file:
+            file.write(html)
+        self.wandb.log_artifact(artifact)
 
     def flush(self) -> None:
         if self.tensorboard is not None:

@@ -29,8 +29,8 @@ _FIGURE_4 = ("loss_anchor", "loss_other", "delta_anchor", "delta_other")
 
 #: Those of a diffusion student's step.
 _MASKED = (
-    "masked_share", "forced_share", "forced_of_masked", "loss_forced", "loss_random",
-    "masked_fell", "loss_fell", "loss_other",
+    "mask_rate", "masked_share", "forced_share", "forced_of_masked", "loss_forced", "loss_random",
+    "loss_fill", "masked_fell", "loss_fell", "loss_other",
 )  # fmt: skip
 
 
@@ -144,8 +144,9 @@ class Journal:
         self._draw({"anchor_share": share}, teacher)
 
     def masked(self, step: int, figures: dict) -> None:
-        """A step of a diffusion student: `megatron.meter.masked_figures`, the share of its targets
-        that were masked and forced, and of the masked ones that were forced."""
+        """A step of a diffusion student: `megatron.meter.masked_figures`, the rate of its noise,
+        the share of its targets that were masked and forced, and of the masked ones that were
+        forced."""
         self._draw({name: figures[name] for name in _MASKED if name in figures})
         finite = {name: None if value != value else value for name, value in figures.items()}
         self.summary.append("masked_losses", {"step": step} | finite)

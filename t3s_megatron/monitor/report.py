@@ -94,7 +94,7 @@ def _masked_losses(summaries: list[dict]) -> str:
         ]
         masked = _mean(steps, "masked_share")
         lines.append(
-            f"  {summary['method']:<28}{cells[0]}; {cells[1]}   "
+            f"  {called(summary):<28}{cells[0]}; {cells[1]}   "
             f"forced {about['forced_share']:.1%}, masked {masked} of the targets"
         )
     return "\n".join(lines)

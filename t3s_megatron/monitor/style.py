@@ -39,12 +39,13 @@ svg text.strong { fill: var(--text); font-weight: 600; }
 .b0 { fill: var(--band0); } .b1 { fill: var(--band1); }
 .line { fill: none; stroke-width: 1.8; } .error { stroke-width: 1.2; }
 .dashed { stroke-dasharray: 6 4; }
-.line.c0, .error.c0 { stroke: var(--c0); } .dot.c0, .bar.c0 { fill: var(--c0); }
-.line.c1, .error.c1 { stroke: var(--c1); } .dot.c1, .bar.c1 { fill: var(--c1); }
-.line.c2, .error.c2 { stroke: var(--c2); } .dot.c2, .bar.c2 { fill: var(--c2); }
-.line.c3, .error.c3 { stroke: var(--c3); } .dot.c3, .bar.c3 { fill: var(--c3); }
-.line.c4, .error.c4 { stroke: var(--c4); } .dot.c4, .bar.c4 { fill: var(--c4); }
-.line.c5, .error.c5 { stroke: var(--c5); } .dot.c5, .bar.c5 { fill: var(--c5); }
+.line.c0, .error.c0 { stroke: var(--c0); } .dot.c0, .bar.c0, .cloud.c0 { fill: var(--c0); }
+.line.c1, .error.c1 { stroke: var(--c1); } .dot.c1, .bar.c1, .cloud.c1 { fill: var(--c1); }
+.line.c2, .error.c2 { stroke: var(--c2); } .dot.c2, .bar.c2, .cloud.c2 { fill: var(--c2); }
+.line.c3, .error.c3 { stroke: var(--c3); } .dot.c3, .bar.c3, .cloud.c3 { fill: var(--c3); }
+.line.c4, .error.c4 { stroke: var(--c4); } .dot.c4, .bar.c4, .cloud.c4 { fill: var(--c4); }
+.line.c5, .error.c5 { stroke: var(--c5); } .dot.c5, .bar.c5, .cloud.c5 { fill: var(--c5); }
+.cloud { fill-opacity: .55; }
 .small.rise { fill: var(--c1); } .small.fall { fill: var(--c0); }
 .wide { overflow-x: auto; max-width: 100%; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }

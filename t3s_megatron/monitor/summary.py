@@ -25,9 +25,9 @@ class Summary:
 
     `noise`: `method.noise.ScoringNoise`, of a sample of tokens that was scored twice.
 
-    `masked_losses`: of each step of a diffusion student, the losses of its masked tokens, apart for
-    those that are masked every time, and for those that fell in the selector; `targeting`: what was
-    forced into its masks.
+    `masked_losses`: of each step of a diffusion student, the rate of its noise and the losses of
+    its masked tokens, apart for those that are masked every time, for those that fell in the
+    selector, and for the end tokens that fill blocks; `targeting`: what was forced into its masks.
 
     `measurements` are the accuracies on training prompts by step; `evaluations` those asked for
     with --t3s-report-temperatures at named weights (theta_0, theta_f, theta_rrt, theta_t3s, ...);

@@ -23,7 +23,7 @@ class Speed:
     memory_bandwidth: float
     generation: float | None = None
     export: float = 2e9
-    host: float = 0.7e-3
+    host: float = 1.3e-3
 
 
 @dataclass(frozen=True)

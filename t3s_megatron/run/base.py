@@ -7,9 +7,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -43,7 +44,9 @@ from t3s_megatron.megatron.vocabulary import leave_out_padding
 from t3s_megatron.method.selection_counts import selection_counts
 from t3s_megatron.monitor.curves import Curves
 from t3s_megatron.monitor.journal import Journal
+from t3s_megatron.monitor.page import ReportedRun, page
 from t3s_megatron.monitor.progress import Progress
+from t3s_megatron.monitor.report import read_summary
 from t3s_megatron.monitor.summary import Summary
 from t3s_megatron.run.identity import provenance
 from t3s_megatron.run.inputs import Inputs
@@ -203,6 +206,8 @@ class Run(Callback):
         self.pool.close()
         self.backend.close()
         self.journal.close(self.finished)
+        if self.finished and getattr(get_args(), "wandb_project", None):
+            self._hand_in_page()
 
     # --------------------------------------------------------------------- what a subclass may use
 
@@ -280,6 +285,20 @@ class Run(Callback):
         """Megatron's loop ends at args.train_iters: with the step under way, once all are done."""
         get_args().train_iters = self.train_iters
 
+    def _hand_in_page(self) -> None:
+        """The page of `report --html` to wandb, which another rank than the root writes to. Nothing
+        that fails here ends the run: its last checkpoint is not saved yet."""
+        html = None
+        with _told_if_it_fails("the report was not made for wandb"):
+            if self.is_root:
+                path = os.path.join(self.config.dir, "summary.json")
+                why = "Single tokens: t3s-megatron report --html --data --tokenizer-model"
+                html = page([ReportedRun(path, read_summary(path), None, why)])
+        html = layout.broadcast(html, self.root)
+        with _told_if_it_fails("the report is not with wandb"):
+            if html is not None:
+                self.journal.curves.page(html)
+
     # -------------------------------------------------------------------------------------- set up
 
     def _say_what_is_read(self) -> None:
@@ -343,6 +362,14 @@ class Run(Callback):
 #: A kind of run: a subclass of `Run`; or a function that makes one, for a script that can import
 #: its subclass only after the device layer is there.
 type KindOfRun = Callable[[Inputs, RowMaker, TrainingForward], Run]
+
+
+@contextlib.contextmanager
+def _told_if_it_fails(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        _tell_here(f"{what}: {error!r}")
 
 
 def _tell_here(line: str) -> None:

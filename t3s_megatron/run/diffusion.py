@@ -17,6 +17,7 @@ from t3s_megatron.megatron.block_attention import require_block_attention
 from t3s_megatron.megatron.block_decoding import generating_by_blocks
 from t3s_megatron.megatron.generation import Generated
 from t3s_megatron.megatron.meter import StepTokens, masked_figures
+from t3s_megatron.megatron.noisy_batches import NoisyRowMaker
 from t3s_megatron.megatron.seam import CallbackContext
 from t3s_megatron.run.t3s import T3SRun
 
@@ -58,7 +59,7 @@ class DiffusionRun(T3SRun):
 
     def _report_step(self, tokens: StepTokens, iteration: int) -> None:
         targeting, corpus = self.inputs.targeting, self.inputs.corpus
-        assert targeting is not None
+        assert targeting is not None and isinstance(self.rows, NoisyRowMaker)
         sets = {"forced": targeting.forced, "fell": targeting.fell}
         known = {name: of_set for name, of_set in sets.items() if of_set is not None}
         figures = masked_figures(tokens, known)
@@ -69,6 +70,7 @@ class DiffusionRun(T3SRun):
         targets = int((corpus.offsets[samples + 1] - corpus.offsets[samples]).sum())
         self.journal.step(int(figures["masked"]), rows, self.machine.phase)
         shares = {
+            "mask_rate": self.rows.mask_rate(rows),
             "masked_share": figures["masked"] / targets,
             "forced_share": figures["masked_forced"] / targets,  # all of them are masked
             "forced_of_masked": figures["masked_forced"] / max(1, figures["masked"]),

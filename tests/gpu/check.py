@@ -21,6 +21,7 @@ import numpy as np
 
 from tests.gpu.jobs import LAYOUTS, TE, TE_LAYOUTS, arguments, run_job, sharing_a_gpu
 from tests.support.launch import ROOT
+from tests.support.ports import free_port
 from tests.support.resumable import assert_same
 
 DEVICE = os.environ.get("DEVICE", "cuda")
@@ -369,16 +370,8 @@ def two_ranks() -> None:
     import torch.multiprocessing as multiprocessing
 
     os.environ.update(sharing_a_gpu())
-    multiprocessing.spawn(_collectives, args=(_free_port(),), nprocs=2)
+    multiprocessing.spawn(_collectives, args=(free_port(),), nprocs=2)
     row("all_reduce, send, objects gathered and broadcast over two ranks", "work", True)
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return free.getsockname()[1]
 
 
 def _collectives(rank: int, port: int) -> None:

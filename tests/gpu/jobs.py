@@ -5,12 +5,12 @@ share one GPU, which torchrun would not let them."""
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from dataclasses import dataclass
 
 from tests.support.launch import MODEL, MOE, ROOT
+from tests.support.ports import free_port
 
 SECONDS = 100
 
@@ -105,13 +105,10 @@ def run_job(
 ) -> Finished:
     """To its end, or to `SECONDS`; the output of rank r is in folder/NAME.r.log."""
     os.makedirs(folder, exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     common = os.environ | {
         "WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks if device == "cpu" else 1),
-        "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "CUDA_DEVICE_MAX_CONNECTIONS": "1",
-        "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore",
+        "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port()),
+        "CUDA_DEVICE_MAX_CONNECTIONS": "1", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore",
         "PYTHONPATH": os.pathsep.join([ROOT, os.environ.get("PYTHONPATH", "")]),
         "PROBE_FILE": f"{folder}/probe.json", "LOSS_FILE": f"{folder}/losses.json",
     }  # fmt: skip

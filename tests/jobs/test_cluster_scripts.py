@@ -24,7 +24,8 @@ from t3s_megatron.data.records import load_records
 from t3s_megatron.data.selection_file import Selection
 from tests.support.families import VOCABULARY, save_student
 from tests.support.hub import Hub
-from tests.support.launch import ROOT, end_processes, free_port, job_environment
+from tests.support.launch import ROOT, end_processes, job_environment
+from tests.support.ports import free_port
 from tests.support.published import MODELS
 from tests.support.task import make_samples
 

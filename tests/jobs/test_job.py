@@ -6,6 +6,7 @@ Numbers of the parallel layouts are in tests/parallel; here is the rest of a run
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -46,16 +47,24 @@ def summary_of(folder) -> dict:
         return json.load(file)
 
 
+#: Where it is not installed, nothing is logged to it and the test of its artifact is skipped.
+HAS_WANDB = importlib.util.find_spec("wandb") is not None
+
+
 @pytest.fixture(scope="session")
 def whole(once, start):
     """(folder, job) of one run of the default method at two processes, with all its outputs."""
 
     def make(folder: str) -> None:
+        wandb = ["--wandb-project", "t3s", "--wandb-exp-name", "whole",
+                 "--wandb-save-dir", f"{folder}/wandb"] if HAS_WANDB else []  # fmt: skip
         job = run(
             [*start, *T3S, "--save", folder, "--save-interval", 3,
              "--tensorboard-dir", f"{folder}/tensorboard", "--t3s-heldout-data", start[1],
-             "--t3s-report-temperatures", 0, 0.7, "--t3s-report-samples", 2],
+             "--t3s-report-temperatures", 0, 0.7, "--t3s-report-samples", 2, *wandb],
             processes=2,
+            environment={"WANDB_MODE": "offline"}
+            | {f"WANDB_{what}_DIR": f"{folder}/wandb" for what in ("DATA", "CACHE", "CONFIG")},
         )  # fmt: skip
         job.write(folder)
 
@@ -114,6 +123,17 @@ def test_selection_and_stores_belong_together(whole, corpus):
     assert counts["target_tokens"] == corpus.n_targets
     assert counts["anchors"] == counts["masked"] == int((~selection.keep).sum())
     assert c_0.model["num_layers"] == selection.model["num_layers"] == 4
+
+
+@pytest.mark.skipif(not HAS_WANDB, reason="wandb is not installed")
+def test_wandb_has_the_page_of_the_run(whole):
+    """Made by the root rank, the first, and handed in by the last, which writes to wandb."""
+    folder, job = whole
+    assert "the report" not in job.output  # that it failed
+    staged = [path.read_text() for path in Path(folder, "wandb/artifacts/staging").iterdir()]
+    (page,) = [text for text in staged if text.startswith("<!DOCTYPE html>")]  # beside Megatron's
+    theta_b = summary_of(f"{folder}/t3s")["theta_b_step"]
+    assert f"step {theta_b}" in page
 
 
 def test_tensorboard_shows_the_run(whole, corpus):

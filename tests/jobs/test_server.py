@@ -22,9 +22,10 @@ from t3s_megatron.servers.client import Client
 from t3s_megatron.servers.completion import Request
 from tests.support.hf_models import save_model
 from tests.support.launch import run
+from tests.support.ports import free_port
 from tests.support.reference import read_tensors
 from tests.support.resumable import SCHEDULE, errors_of
-from tests.support.servers import free_port, scripted_server
+from tests.support.servers import scripted_server
 
 GREEDY = ["--t3s", "--t3s-max-new-tokens", 16, "--t3s-temperature", 0, "--t3s-patience", 2,
           "--t3s-profile-iters", 8, "--t3s-simple-step", 2,

@@ -3,16 +3,20 @@
 
 What a teacher's profile is (batches, losses, answers, theta_b, log-probs, its part of the
 selection) has to be, bit for bit, what it is in a run on this teacher's samples only: nothing of
-one teacher may be felt in the profile of the other.
+one teacher may be felt in the profile of the other. The run of both reads them from shards, of one
+compressed and of the other Parquet; the runs of one, from one file of lines.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoTokenizer
@@ -61,20 +65,37 @@ def data(once) -> dict[str, str]:
 
     def make(folder: str) -> None:
         for name, samples in files.items():
-            lines = "".join(json.dumps(sample) + "\n" for sample in samples)
-            Path(folder, f"{name}.jsonl").write_text(lines)
+            Path(folder, f"{name}.jsonl").write_bytes(lines_of(samples))
+        for shard, path in enumerate(shards_of(folder, "forward")):
+            Path(path).write_bytes(gzip.compress(lines_of(files["forward"][shard * 9 :][:9])))
+        for shard, path in enumerate(shards_of(folder, "backward")):
+            table = pyarrow.Table.from_pylist(files["backward"][shard * 3 :][:3])
+            pyarrow.parquet.write_table(table, path)
 
     folder = once("teachers", make)
     return {name: f"{folder}/{name}.jsonl" for name in files}
 
 
+def lines_of(samples: list[dict]) -> bytes:
+    return "".join(json.dumps(sample) + "\n" for sample in samples).encode()
+
+
+def shards_of(folder: str, teacher: str) -> list[str]:
+    """Of one teacher's file in `folder`."""
+    ending = {"forward": "jsonl.gz", "backward": "parquet"}[teacher]
+    return [f"{folder}/{teacher}-{shard:05d}-of-00003.{ending}" for shard in range(3)]
+
+
 @pytest.fixture(scope="session")
 def start(data, task, student):
-    """start(folder, names...): the command of a run on these files."""
+    """start(folder, names...): the command of a run on these files; of several, on their shards."""
 
     def command(folder, *names: str) -> list:
+        files = [data[name] for name in names]
+        if len(names) > 1:
+            files = [shard for file in files for shard in shards_of(*os.path.split(file[:-6]))]
         return [
-            "--t3s-data", *(data[name] for name in names), "--tokenizer-model", task[1], *T3S,
+            "--t3s-data", *files, "--tokenizer-model", task[1], *T3S,
             # So that a fall can be seen among seven prompts.
             "--t3s-max-new-tokens", 28, "--t3s-accuracy-samples", 4,
             "--train-iters", BUDGET, *"--lr 2e-3 --min-lr 1e-4 --lr-warmup-iters 1".split(),

@@ -10,6 +10,7 @@ greedy answers            PyTorch, whole forwards without a cache, token for tok
                           forwards have set tokens
 losses of later steps     one process, 1e-5 relative: masks do not depend on layout or arrangement
 a run killed in its last step, and started again: bit-exact
+a run that goes on in another layout: the losses of one process, 1e-5 relative
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -28,7 +30,7 @@ from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.order import EpochOrder
 from t3s_megatron.data.records import load_records
 from t3s_megatron.data.stores import LogProbStore
-from tests.support.launch import FRESH, MOE, ArrangedLayout, run
+from tests.support.launch import FRESH, MOE, ArrangedLayout, Job, run
 from tests.support.reference import HALF, Reference, read_gradient, read_tensors, read_weights
 
 BLOCK, BATCH, STEPS, SEED = 4, 8, 4, 1234
@@ -44,6 +46,12 @@ LAYOUTS = {
     "1": ArrangedLayout(1, "", "own"),
     "tp2-sp": ArrangedLayout(2, "--tensor-model-parallel-size 2 --sequence-parallel"),
     "pp2": ArrangedLayout(2, "--pipeline-model-parallel-size 2"),
+    "pp2-vpp2": ArrangedLayout(
+        2, "--pipeline-model-parallel-size 2 --num-layers-per-virtual-pipeline-stage 1"
+    ),
+    "dp2-distributed-optimizer": ArrangedLayout(
+        2, "--use-distributed-optimizer --overlap-grad-reduce --overlap-param-gather", "own"
+    ),
     "moe-ep2": ArrangedLayout(2, "--expert-model-parallel-size 2", "own", moe=True),
 }
 
@@ -104,7 +112,7 @@ def fell(selector, corpus) -> np.ndarray:
     return c_b - c_0 < -TAU
 
 
-def job(folder: str, name: str, student: str, task, tokenizer: str, selector: str, **how) -> None:
+def job(folder: str, name: str, student: str, task, tokenizer: str, selector: str, **how) -> Job:
     """Begins, or goes on. `how`: of `launch.run`."""
     layout = LAYOUTS[name]
     given = ["--t3s-data", task[0], "--tokenizer-model", tokenizer, *ROWS]
@@ -114,7 +122,7 @@ def job(folder: str, name: str, student: str, task, tokenizer: str, selector: st
     # Nothing is clipped, and the norm is still computed.
     optimizer = ["--adam-beta1", HALF, "--clip-grad", 1e9, "--dist-ckpt-optim-fully-reshardable"]
     schedule = ["--train-iters", STEPS, "--lr", 1e-3, "--min-lr", 1e-4, "--lr-warmup-iters", 1]
-    run(
+    return run(
         [*given, *(MOE if layout.moe else []), *layout.arguments.split(), *method, *optimizer,
          *schedule, "--pretrained-checkpoint", student, "--load", f"{folder}/save",
          "--save", f"{folder}/save", "--save-interval", 1],
@@ -148,12 +156,24 @@ def figures(found: list) -> np.ndarray:
     return np.array([[float.fromhex(value) for value in step] for step in found])
 
 
-def drawn(uid: str, epoch: int, n: int) -> np.ndarray:
-    """Ordinary noise, as it is documented."""
+def drawn(uid: str, epoch: int, n: int) -> tuple[float, np.ndarray]:
+    """Rate and mask of ordinary noise, as it is documented."""
     digest = hashlib.sha256(f"{uid}\0{epoch}".encode()).digest()
     raw = np.random.Philox(key=[SEED, int.from_bytes(digest[:8], "little")]).random_raw(n + 1)
     uniform = [(int(number) >> 11) / 2**53 for number in raw]
-    return np.array([u < 0.3 + 0.5 * uniform[0] for u in uniform[1:]])
+    rate = 0.3 + 0.5 * uniform[0]
+    return rate, np.array([u < rate for u in uniform[1:]])
+
+
+def first_batch(samples: Corpus) -> list[int]:
+    order = EpochOrder(len(samples.samples), SEED)
+    return [order.sample_at(position) for position in range(BATCH)]
+
+
+def noise_of(samples: Corpus, index: int) -> tuple[float, np.ndarray]:
+    """`drawn` the first time, of a sample's targets and then its fill."""
+    sample = samples.samples[index]
+    return drawn(sample.uid, 0, samples.lengths[index] - sample.prompt_length)
 
 
 def block_by_block(reference: Reference, tokens, n_prompt: int, masked, mask_token: int, end: int):
@@ -214,11 +234,10 @@ def wanted(samples, fell, diffusion_student, masking_tokenizer):
     @functools.cache
     def of(moe: bool) -> tuple[float, dict[str, torch.Tensor], list]:
         reference = Reference(read_weights(diffusion_student(moe)))
-        order, total, count = EpochOrder(len(samples.samples), SEED), 0.0, 0
-        for position in range(BATCH):
-            index = order.sample_at(position)
+        total, count = 0.0, 0
+        for index in first_batch(samples):
             sample = samples.samples[index]
-            masked = drawn(sample.uid, 0, samples.lengths[index] - sample.prompt_length)
+            _, masked = noise_of(samples, index)
             masked[: sample.n_targets] |= fell[samples.target_slice(index)]
             loss, n = block_by_block(
                 reference, sample.tokens, sample.prompt_length, masked, mask_token, end
@@ -257,9 +276,8 @@ def test_what_a_run_says(made, fell, samples):
     assert summary["targeting"]["selector"]["unaligned"] == 0
     steps = summary["masked_losses"]
     assert [step["step"] for step in steps] == [1, 2, 3, 4]
-    order, first = EpochOrder(len(samples.samples), SEED), steps[0]
-    drawn_first = [order.sample_at(position) for position in range(BATCH)]
-    assert first["masked_fell"] == sum(fell[samples.target_slice(i)].sum() for i in drawn_first)
+    first, batch = steps[0], first_batch(samples)
+    assert first["masked_fell"] == sum(fell[samples.target_slice(i)].sum() for i in batch)
     assert 0.3 < first["masked_share"] < 1
     assert first["loss_fell"] > 0 and first["loss_other"] > 0
     # What is forced are those that fell, and all of them are masked.
@@ -270,6 +288,15 @@ def test_what_a_run_says(made, fell, samples):
     )
     assert first["forced_of_masked"] == first["masked_forced"] / first["masked"]
     assert first["forced_share"] == pytest.approx(first["forced_of_masked"] * first["masked_share"])
+    # The end tokens that fill blocks are the rest of the step's loss.
+    rates, masks = zip(*(noise_of(samples, index) for index in batch), strict=True)
+    assert first["mask_rate"] == pytest.approx(np.mean(rates))
+    sizes = [samples.samples[index].n_targets for index in batch]
+    filled = sum(int(mask[n:].sum()) for mask, n in zip(masks, sizes, strict=True))
+    parts = {"forced": first["masked_forced"], "fill": filled}
+    parts["random"] = first["masked"] - first["masked_forced"]
+    mean = sum(first[f"loss_{name}"] * n for name, n in parts.items()) / sum(parts.values())
+    assert filled and mean == pytest.approx(figures(losses(made("1")))[0, 0], rel=1e-6)
 
 
 def test_a_killed_run_ends_as_it_would_have(
@@ -285,6 +312,22 @@ def test_a_killed_run_ends_as_it_would_have(
     assert losses(folder) == losses(made("1"))[STEPS - 1 :]
     once, again = (read_tensors(f"{f}/save", STEPS) for f in (made("1"), folder))
     assert all(torch.equal(once[key], again[key]) for key in once)
+
+
+def test_goes_on_in_another_layout(
+    made, tmp_path, task, masking_tokenizer, diffusion_student, selector
+):
+    """From tensor parallelism to virtual pipeline stages, before the last step."""
+    folder, left = tmp_path / "moved", STEPS - 1  # of the last two there are states
+    shutil.copytree(made("tp2-sp"), folder)
+    (folder / "save/latest_checkpointed_iteration.txt").write_text(str(left))
+    shutil.rmtree(folder / f"save/iter_{STEPS:07}")  # a job that has left there has no more
+    only_losses = {"LOSS_FILE": f"{folder}/losses.json"}
+    again = str(folder), "pp2-vpp2", diffusion_student(False), task, masking_tokenizer, selector
+    moved = job(*again, module="tests.parallel.probed_job", environment=only_losses)
+    assert f"resumed at iteration {left} in another layout" in moved.output
+    expected = figures(losses(made("1")))[left:]
+    np.testing.assert_allclose(figures(losses(str(folder))), expected, rtol=1e-5)
 
 
 def test_a_selectors_run_ends_with_its_selection(selector, student):

@@ -47,6 +47,7 @@ SETTINGS = {
         multiple=2,
     ),
     "own-pp2": Setting("--pipeline-model-parallel-size 2", processes=2, stages=2),
+    "own-cp2": Setting("--context-parallel-size 2", processes=2, multiple=4),
 }
 
 

@@ -29,9 +29,10 @@ from t3s_megatron.servers.completion import Finish, Request
 from t3s_megatron.servers.sleeping import wake_for_answers, wake_for_weights
 from tests.conftest import pretrain_student
 from tests.support.launch import run
+from tests.support.ports import free_port
 from tests.support.reference import read_tensors
 from tests.support.resumable import SCHEDULE, errors_of
-from tests.support.servers import free_port, scripted_server
+from tests.support.servers import scripted_server
 
 VLLM = os.environ.get("T3S_TEST_VLLM")
 pytestmark = pytest.mark.skipif(VLLM is None, reason="bash tests/servers/run_vllm.sh runs these")

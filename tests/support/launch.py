@@ -11,7 +11,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TextIO
 
+from tests.support.ports import free_port
 from tests.support.ranks import RankFork, Request
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -107,12 +107,6 @@ def job_command(
         "--nproc-per-node", str(processes), "--max-restarts", str(restarts),
         "-m", module, *(model or MODEL), *map(str, arguments),
     ]  # fmt: skip
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return free.getsockname()[1]
 
 
 def job_environment() -> dict[str, str]:

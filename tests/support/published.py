@@ -340,3 +340,6 @@ MODELS: dict[str, dict] = {name: _QWEN3_SHARED | config for name, config in _QWE
         rope_scaling=None,
     ),
 }
+
+#: Made of Ling-mini-2.0, tensor by tensor; its configuration as inclusionAI/dFactory has it.
+LLADA2_MINI = MODELS["Ling-mini-2.0"] | dict(model_type="llada2_moe", max_position_embeddings=16384)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.servers import free_port, scripted_server
+from tests.support.ports import free_port
+from tests.support.servers import scripted_server
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = "run_t3s_qwen3_8b.sh"

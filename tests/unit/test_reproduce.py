@@ -6,14 +6,18 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoConfig, AutoTokenizer
 
 from t3s_megatron.monitor.comparison import FORMAT, Answers, compare
 from tests.support.launch import ROOT
+from tests.support.published import MODELS
+from tests.support.task import write_samples
 
 #: Instead of a run: a line that says what was asked, and a finished summary.
 RUN = """
@@ -79,6 +83,70 @@ def test_a_table_is_planned(table, number):
     if number != "6":
         assert "paper AIME24" in done.stdout and "71.46" in done.stdout
         assert "--suite aime" in done.stdout
+
+
+#: Python, but for what takes time: what is to be planned is written down, and planned below.
+PLANNER = """#!/usr/bin/env bash
+case "$*" in
+    "-m t3s_megatron.cli arguments "*) echo --num-layers 36 ;;
+    "-m torch.distributed.run --help") echo --shutdown-timeout ;;
+    "-c import t3s_megatron" | "- "*) ;;  # nothing is lacking, nothing was run before
+    "-m t3s_megatron.cli plan "*) shift 2; printf '%q ' "$@" >>"$PLANS"; echo >>"$PLANS" ;;
+    *) exec {python} "$@" ;;
+esac
+"""
+
+#: Plans in one process, each line as the command does it.
+PLAN_ALL = """
+import shlex, sys
+from t3s_megatron.cli import main
+for line in open(sys.argv[1]):
+    print(main(shlex.split(line)))
+"""
+
+
+def test_every_dry_run_is_of_runs_that_megatron_takes(table, tmp_path, task):
+    """The real run script, with few layers of the student it is for: what the tables have in common
+    is planned once."""
+    student, plans = tmp_path / "student", tmp_path / "plans"
+    AutoConfig.for_model(**MODELS["Qwen3-8B"] | {"num_hidden_layers": 4}).save_pretrained(student)
+    AutoTokenizer.from_pretrained(task[1]).save_pretrained(student)
+    python = tmp_path / "python"
+    python.write_text(PLANNER.format(python=sys.executable))
+    python.chmod(0o755)
+    data = [write_samples(str(tmp_path / f"{n}.jsonl"), 4, seed=n) for n in range(3)]
+    asked: dict[str, list[str]] = {}
+    for number in PLANNED:
+        plans.unlink(missing_ok=True)
+        done, _ = table(
+            number, DRY_RUN="1", HF_MODEL=str(student), PYTHON=str(python), PLANS=str(plans),
+            RUN_SCRIPT=f"{ROOT}/examples/run_t3s_qwen3_8b.sh", SELECTORS="2 8",
+            TARGETED_INTERVAL="0",
+            DATA=" ".join(data) if number == "4" else data[0],
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        asked[number] = plans.read_text().splitlines()
+    lines = {tuple(_in_one_folder(shlex.split(line))) for of in asked.values() for line in of}
+    methods = [line[line.index("--t3s-method") + 1] for line in lines]
+    assert {*methods} == {"sft", "rrt", "inverse", "t3s", "mask-top-confidence",
+                          "mask-bottom-confidence"}  # fmt: skip
+    assert len(asked["4"]) == 6 and len(lines) < sum(map(len, asked.values()))
+    plans.write_text("".join(f"{shlex.join(line)}\n" for line in sorted(lines)))
+    done = subprocess.run(
+        [sys.executable, "-c", PLAN_ALL, str(plans)],
+        env=os.environ | {"PYTHONPATH": ROOT}, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    said = done.stdout.splitlines()
+    assert said.count("0") == len(lines) == sum(line.startswith("fits: ") for line in said)
+
+
+def _in_one_folder(words: list[str]) -> list[str]:
+    """With every folder of the run's own called the same."""
+    own = ("--load", "--save", "--tensorboard-dir", "--t3s-dir", "--t3s-hf-export",
+           "--t3s-server-weights")  # fmt: skip
+    return ["/out" if before in own else word
+            for before, word in zip(["", *words], words, strict=False)]  # fmt: skip
 
 
 def test_what_is_finished_is_not_trained_again(table):

@@ -64,9 +64,8 @@ def test_a_set_without_any_gold_answer_that_can_be_read():
 
 def test_a_gold_answer_that_takes_too_long_is_refused_by_name():
     """Leaving it out would depend on the machine: ranks could come to different ends."""
-    with pytest.raises(
-        DataError, match="line of slow: .x . 1. cannot be checked .no verdict within 1e-05"
-    ):
+    why = "(no verdict within 1e-05|.*takes more than)"  # by the clock, or by the verifier itself
+    with pytest.raises(DataError, match=f"line of slow: .x . 1. cannot be checked .{why}"):
         check_verifier("math", [[gold("x + 1", uid="slow")]], Limits(timeout=1e-5))
 
 

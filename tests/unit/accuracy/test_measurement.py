@@ -99,9 +99,10 @@ def test_what_a_person_reads():
 
 
 def test_forwards_are_counted_where_they_set_several_tokens():
-    answers = [Answer("1", 9, False, forwards=3), Answer("2", 3, True, forwards=5)]
+    answers = [Answer("1", 9, False, forwards=3, blocks=2), Answer("2", 3, True, False, 5, 1)]
     found = measure(answers, [Verdict.CORRECT, Verdict.TRUNCATED], 0.1)
     assert (found.forwards, found.generated_tokens, found.tokens_per_forward) == (8, 12, 1.5)
+    assert found.blocks == 3 and counted(correct=1).blocks is None
     assert found.to_dict()["forwards"] == 8 and found.to_dict()["tokens_per_forward"] == 1.5
     assert found.describe() == (
         "0.500 +- 0.354 (1/2, 1 truncated, 6.0 tokens an answer, 1.50 a forward)"

@@ -9,12 +9,13 @@ import json
 import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.records import Record
 from t3s_megatron.data.tokenizing import Sample
+from tests.support.byte_level import byte_level
 
 #: Qwen's shape: role headers, <|im_end|> as the end token, a newline after it.
 QWEN = (
@@ -70,17 +71,9 @@ def word_tokenizer(template: str | None = QWEN, bos: bool = False) -> PreTrained
 
 def byte_tokenizer(template: str = QWEN) -> PreTrainedTokenizerFast:
     """Byte-level BPE, trained here on a few lines: any text has tokens."""
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
     special = ["<|im_start|>", "<|im_end|>", "<|endoftext|>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=320,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    inner.train_from_iterator(["the sum of two and three is five", "think and answer"], trainer)
+    texts = ["the sum of two and three is five", "think and answer"]
+    inner = byte_level(special, texts, 320)
     made = PreTrainedTokenizerFast(
         tokenizer_object=inner,
         eos_token="<|im_end|>",

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+from tests.support.byte_level import byte_level
 
 Turn = tuple[str, str | None, str]
 Expected = tuple[str, str] | None
@@ -27,17 +28,9 @@ class Family:
 
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """Byte-level BPE: any text has tokens, and comes back as it was."""
-        inner = Tokenizer(models.BPE())
-        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        inner.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=400,
-            special_tokens=["<|pad|>", *self.special],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        inner.train_from_iterator(["the sum of two and three", "user system\n\n think"], trainer)
-        inner.add_tokens([AddedToken(tag, special=False) for tag in ("<think>", "</think>")])
+        texts = ["the sum of two and three", "user system\n\n think"]
+        special = ["<|pad|>", *self.special]
+        inner = byte_level(special, texts, 400, ("<think>", "</think>"))
         made = PreTrainedTokenizerFast(
             tokenizer_object=inner, eos_token=self.end, pad_token="<|pad|>"
         )
@@ -128,7 +121,7 @@ def _thinking_only(turns: list[Turn]) -> Expected:
     return prompt, f"{thinking.strip('\n')}\n</think>\n\n{text.strip('\n')}<|im_end|>"
 
 
-# R1-Distill: thinking of every answer goes, the last too
+# R1-Distill: thinking of every answer goes, the last too; the later ones open it in the prompt
 
 _R1 = """
 {{- '<BOS>' }}
@@ -153,9 +146,12 @@ def _r1(opens: bool) -> Callable[[list[Turn]], Expected]:
             before, after = marks[role]
             prompt += before + ("\n\n" + text.strip("\n") if thinking is not None else text) + after
         _, thinking, text = turns[-1]
-        if thinking is not None or opens:
+        if (thinking is not None) != opens:
             return None
-        return prompt + "<Assistant>", text + "<END>"
+        if thinking is None:
+            return prompt + "<Assistant>", text + "<END>"
+        said = f"{thinking.strip('\n')}\n</think>\n\n{text.strip('\n')}"
+        return prompt + "<Assistant><think>\n", said + "<END>"
 
     return written
 

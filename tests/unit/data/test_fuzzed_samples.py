@@ -108,7 +108,7 @@ def check(path: str, content: bytes, tokenizer) -> list[Record] | None:
 # ------------------------------------------------------------------------------------------- JSONL
 
 
-@settings(max_examples=2000, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1000, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(rows | likely_rows | values, max_size=3))
 @example([GOOD[0] | {"answer": float("nan")}])
 @example([GOOD[0] | {"answer": float("inf")}])
@@ -121,7 +121,7 @@ def test_any_json(folder, tokenizer, samples):
     check(f"{folder}/any.jsonl", "\n".join(lines).encode(), tokenizer)
 
 
-@settings(max_examples=2000)
+@settings(max_examples=1000)
 @given(
     st.lists(
         st.tuples(

@@ -42,6 +42,14 @@ def values_of(whole: torch.Tensor, piece: Piece) -> torch.Tensor:
     return whole[index].reshape(-1)[piece.first : piece.last]
 
 
+@given(st.data(), st.lists(st.integers(1, 5), min_size=1, max_size=3))
+def test_elements_know_their_places_in_the_whole(data, shape):
+    numbers = torch.arange(torch.Size(shape).numel()).view(shape)
+    for piece in data.draw(cuts(tuple(shape))):
+        found = piece.numbers(piece.first, piece.last)
+        assert torch.equal(found, values_of(numbers, piece))
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_any_cut_is_made_of_any_other(data):

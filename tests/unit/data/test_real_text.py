@@ -12,7 +12,6 @@ import json
 from pathlib import Path
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from t3s_megatron.accuracy.gold import check_gold
@@ -22,6 +21,7 @@ from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.records import load_records
 from t3s_megatron.data.thinking import join_thinking
 from t3s_megatron.errors import DataError
+from tests.support.byte_level import byte_level
 
 GSM8K = Path(__file__).parents[2] / "data" / "gsm8k.jsonl"
 
@@ -69,17 +69,12 @@ def problems() -> list[dict]:
 @pytest.fixture(scope="module")
 def tokenizer(problems, tmp_path_factory) -> PreTrainedTokenizerFast:
     """Saved and loaded, as a run meets it."""
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=1000,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+    inner = byte_level(
+        ["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        [p["question"] + p["solution"] for p in problems],
+        1000,
+        ("<think>", "</think>"),
     )
-    inner.train_from_iterator([p["question"] + p["solution"] for p in problems], trainer)
-    inner.add_tokens([AddedToken(tag, special=False) for tag in ("<think>", "</think>")])
     made = PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )

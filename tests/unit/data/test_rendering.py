@@ -8,7 +8,7 @@ import os
 import unicodedata
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from made_families import FAMILIES, Turn
 
@@ -90,6 +90,7 @@ def test_every_token_is_accounted_for(name, tokenizations, turns):
     family, tokenization = FAMILIES[name], tokenizations[name]
     tokenizer = tokenization._tokenizer
     expected = family.written(turns)
+    assume(not turns[-1][2].rstrip().endswith(family.special))  # its own end tokens are taken off
     if any(mark in turns[-1][2] or mark in (turns[-1][1] or "") for mark in family.special):
         expected = None  # no response may have one
     if expected is None:
@@ -118,9 +119,9 @@ def test_every_family_learns_something_and_refuses_something():
     good = [("user", None, "q"), ("assistant", None, "a")]
     thinks = [("user", None, "q"), ("assistant", "t", "a")]
     learned = {name for name, family in FAMILIES.items() if family.written(good)}
-    assert set(FAMILIES) - learned == {"thinking only", "r1"}
+    assert set(FAMILIES) - learned == {"thinking only", "r1"}  # they open what is not there
     learned = {name for name, family in FAMILIES.items() if family.written(thinks)}
-    assert set(FAMILIES) - learned == {"r1 old", "r1"}
+    assert set(FAMILIES) - learned == {"r1 old"}
 
 
 CASES = {

@@ -77,19 +77,18 @@ def test_an_end_token_is_added_where_the_template_has_none():
     check(made, [USER, LINE, A, ASSISTANT, LINE], [C, END])
 
 
-@pytest.mark.parametrize(
-    "response", ["c<|im_end|>", "c <|im_end|>\n<|im_end|> \n", "c<|im_start|>"]
-)
+@pytest.mark.parametrize("response", ["c<|im_end|>", "c <|im_end|>\n<|im_end|> \n"])
 @pytest.mark.parametrize("prompt_format", ["chat", "raw"])
 def test_one_end_token_is_the_last_target_whatever_the_response_ends_with(response, prompt_format):
     made = tokenize(record("a", response), word_tokenizer(), prompt_format=prompt_format)
     assert made.tokens[made.prompt_length :].tolist() == [C, END]
 
 
+@pytest.mark.parametrize("response", ["c <|im_end|> d", "c<|im_start|>", "c<|im_start|><|im_end|>"])
 @pytest.mark.parametrize("prompt_format", ["chat", "raw"])
-def test_a_control_token_inside_a_response(prompt_format):
-    with pytest.raises(DataError, match=r"line of r: .*control token '<\|im_end\|>' inside"):
-        tokenize(record("a", "c <|im_end|> d"), word_tokenizer(), prompt_format=prompt_format)
+def test_a_control_token_inside_a_response(response, prompt_format):
+    with pytest.raises(DataError, match=r"line of r: .*control token '<\|im_\w+\|>' inside"):
+        tokenize(record("a", response), word_tokenizer(), prompt_format=prompt_format)
 
 
 def test_no_special_tokens_are_added_to_what_the_template_renders():
@@ -141,20 +140,24 @@ def test_raw_goes_on_in_thinking_that_the_prompt_opens():
     check(made, [A, THINK], [B, LINE, UNTHINK, LINE, LINE, C, END])
 
 
+def test_a_template_that_opens_the_thinking_only_for_generation():
+    """R1-Distill's: behind its prompt the student says what the template leaves out of answers."""
+    tokenizer = word_tokenizer(R1_THINKING)
+    made = tokenize(record("a", "<think>b</think>c"), tokenizer, prompt_format="chat")
+    given = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "a"}], add_generation_prompt=True, return_dict=False
+    )
+    assert THINK in given
+    check(made, given, [B, LINE, UNTHINK, LINE, LINE, C, END])
+    assert made.opens_thinking
+
+
 # --------------------------------------------------------------------------------------- refusals
 
 
 def test_no_template():
     with pytest.raises(DataError, match="no chat template.*--t3s-prompt-format raw"):
         tokenize(record(), word_tokenizer(None), prompt_format="chat")
-
-
-def test_a_template_that_opens_the_thinking_only_for_generation():
-    one = record("a", "<think>b</think>c")
-    with pytest.raises(
-        DataError, match="line of r: the chat template does not write the thinking of"
-    ):
-        tokenize(one, word_tokenizer(R1_THINKING), prompt_format="chat")
 
 
 def test_a_template_that_refuses():

@@ -20,6 +20,7 @@ def test_the_mask_by_hand():
     uniform = [(number >> 11) / 2**53 for number in raw]
     rate = 0.3 + 0.5 * uniform[0]
     assert NOISE.masked("s1", 2, 5).tolist() == [u < rate for u in uniform[1:]]
+    assert NOISE.rate("s1", 2) == rate
 
 
 def test_another_sample_epoch_or_seed_has_another_mask_and_the_same_has_the_same():

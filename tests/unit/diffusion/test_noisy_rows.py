@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from t3s_megatron.data.corpus import Corpus
-from t3s_megatron.diffusion.rows import blank_segment, joined, maskable, noisy_segment
+from t3s_megatron.diffusion.rows import FILL, blank_segment, joined, maskable, noisy_segment
 from tests.unit.data.made_data import sample
 
 MASK, END, PAD = 99, 7, 0
@@ -31,7 +31,7 @@ def test_a_segment_by_hand():
     ]
     assert made["labels"].tolist() == 2 * [11, 12, 13, 14, END, END, END, END]
     assert made["masked_index"].tolist() == [3, 4, 6]
-    assert made["target_index"].tolist() == [21, 22, -1]
+    assert made["target_index"].tolist() == [21, 22, FILL]
     assert made["loss_mask"].tolist() == [1, 1, 1]
 
 
@@ -45,7 +45,7 @@ def test_segments_follow_one_another_with_the_boundaries_of_all_copies():
     assert row["tokens"].shape == row["labels"].shape == (1, 40)
     assert row["cu_seqlens"].tolist() == [[0, 8, 16, 20, 24, 32, 40]]
     assert row["masked_index"].tolist() == [2, 24 + 7]
-    assert row["target_index"].tolist() == [[20, -1]] and row["loss_mask"].tolist() == [[1, 1]]
+    assert row["target_index"].tolist() == [[20, FILL]] and row["loss_mask"].tolist() == [[1, 1]]
 
 
 def test_a_row_with_nothing_to_learn_has_one_position_that_does_not_count():

@@ -14,6 +14,7 @@ import pytest
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _ROOT = os.path.dirname(os.path.dirname(os.path.dirname(_HERE)))
+_CUDA_PACKAGES = os.path.join(_HERE, "cuda_packages")
 _SECONDS = 120
 
 
@@ -27,8 +28,9 @@ def fork_server():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["cpu_layer"])
     before = dict(os.environ)
-    path = [_HERE, _ROOT, os.environ.get("PYTHONPATH", "")]
+    path = [_HERE, _CUDA_PACKAGES, _ROOT, os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
+    os.environ["HF_HUB_OFFLINE"] = "1"
     try:
         forkserver.ensure_running()
     finally:

@@ -8,6 +8,8 @@ Megatron are there at once, and what a test changes in them ends with the child.
 
 from __future__ import annotations
 
+import importlib
+import importlib.machinery
 import multiprocessing
 import os
 import traceback
@@ -16,12 +18,22 @@ import warnings
 import torch
 
 from t3s_megatron.megatron.device import install_megatron_layer, install_torch_layer
+from tests.support.ranks import IMPORTED
+
+#: Where cuda_packages/ has these, as a machine with GPUs does.
+FOUND = {
+    package
+    for package in ("transformer_engine", "apex", "amp_C")
+    if importlib.machinery.PathFinder.find_spec(package)
+}
 
 torch.set_num_threads(1)
 install_torch_layer()
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Transformer Engine and Apex are missing, as they should
-install_megatron_layer()
+    install_megatron_layer()
+    for name in IMPORTED:  # once for all children
+        importlib.import_module(name)
 
 
 def call(connection, function, arguments: dict, rank: int, processes: int, store: str) -> None:

@@ -80,7 +80,10 @@ def by_whole_forwards(made, prompt: list[int], number: int, temperature: float, 
         if END in answer:
             break
     answer = canvas[len(prompt) : len(prompt) + LIMIT].tolist()
-    return (answer[: answer.index(END)] if END in answer else answer), steps
+    ended = END in answer
+    whole = answer[: answer.index(END)] if ended else answer
+    blocks = {at // BLOCK for at in range(len(prompt), len(prompt) + len(whole) + ended)}
+    return whole, steps, len(blocks)
 
 
 @pytest.mark.parametrize(("temperature", "threshold"), [(0.0, 0.95), (0.0, 0.2), (1.0, 0.3)])
@@ -91,8 +94,9 @@ def test_the_cache_and_the_batch_change_no_token(temperature, threshold):
     with torch.no_grad():
         for number, answer in zip(numbers, found, strict=True):
             prompt = PROMPTS[number % len(PROMPTS)]
-            wanted, count = by_whole_forwards(made, prompt, number, temperature, threshold)
+            wanted, count, blocks = by_whole_forwards(made, prompt, number, temperature, threshold)
             assert answer.tokens == wanted and answer.forwards == count
+            assert answer.blocks == blocks
             assert answer.truncated == (len(wanted) == LIMIT) and not answer.unfinished
             steps += count
     if not temperature and threshold < 0.9:  # several tokens a step, few of them after an end

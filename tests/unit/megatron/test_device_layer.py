@@ -6,6 +6,7 @@ Tests without `child` run in pytest's own process, which never has the layer.
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -152,6 +153,20 @@ def test_installing_twice_changes_nothing():
     install_torch_layer()
     assert once == (torch.empty, torch.Tensor.to, torch.cuda.Stream, torch.distributed.isend)
     assert is_cpu_layer_active()
+
+
+@child
+@pytest.mark.parametrize("package", ["transformer_engine", "apex", "amp_C"])
+def test_packages_for_cuda_are_not_there_for_megatron(package):
+    """They were there when Megatron was imported, and their import raises."""
+    import cpu_layer
+    from megatron.core.transformer.torch_norm import WrappedTorchNorm
+    from megatron.core.transformer.transformer_block import LayerNormImpl
+
+    assert package in cpu_layer.FOUND
+    assert LayerNormImpl is WrappedTorchNorm
+    with pytest.raises(ImportError):
+        importlib.import_module(package)
 
 
 # ----------------------------------------------------------------------------- standing in for CUDA

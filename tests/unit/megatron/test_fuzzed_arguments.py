@@ -61,7 +61,6 @@ def test_any_command_line(task, tmp_path):
     from t3s_megatron.run.inputs import Inputs, check_tokenizer_argument, read_inputs
     from tests.support.launch import MODEL
 
-    os.environ["HF_HUB_OFFLINE"] = "1"
     # Once, since it takes a tenth of a second. What validation fills in has its default here.
     parser = argparse.ArgumentParser("pretrain", allow_abbrev=False)
     parser = T3S().add_arguments(add_megatron_arguments(parser))

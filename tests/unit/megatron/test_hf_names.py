@@ -34,11 +34,13 @@ PARAMETERS = {
     "DeepSeek-V3, eight layers": 61_140_245_504,
     "Moonlight-16B-A3B, four layers": 2_508_607_488,
     "Kimi-K2-Instruct, three layers": 36_965_047_296,
-    # Without the bias that chooses experts (19 x 256), which is a buffer here as in transformers.
-    "Ling-mini-2.0": 16_255_638_528,
+    # Four of its 20 layers. All together have 16,255,638,528 without the bias that chooses experts
+    # (19 x 256), which is a buffer here as in transformers.
+    "Ling-mini-2.0": 16_255_638_528 - 16 * 819_466_496,
 }
 
-CUT = {"Qwen3-235B-A22B": {"num_hidden_layers": 4}}  # the others are the same
+# The other layers are the same.
+CUT = {name: {"num_hidden_layers": 4} for name in ("Qwen3-235B-A22B", "Ling-mini-2.0")}
 
 _QKVO = [f"self_attn.{x}_proj.weight" for x in "qkvo"]
 _QKV_BIAS = [f"self_attn.{x}_proj.bias" for x in "qkv"]

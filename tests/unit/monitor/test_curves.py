@@ -84,14 +84,14 @@ def test_a_measurement_has_curves_of_its_faults_and_a_void_one_no_accuracy(board
 
 
 def test_answers_of_which_a_forward_sets_several_tokens(board):
-    answers = [Answer("", 9, False, forwards=3), Answer("", 3, False, forwards=5)]
+    answers = [Answer("", 9, False, forwards=3, blocks=3), Answer("", 3, False, False, 5, 2)]
     measured = measure(answers, [Verdict.CORRECT] * 2, max_failed_share=0.1)
     writer, read = board
     Curves(writer).scalars(measurement_figures(measured), 5)
     found = read()
     values = {tag: found.Scalars(tag)[0].value for tag in found.Tags()["scalars"]}
     assert values["t3s/tokens_per_forward"] == 1.5 and values["t3s/answer_forwards"] == 4
-    assert values["t3s/answer_tokens"] == 6
+    assert values["t3s/answer_tokens"] == 6 and values["t3s/answer_blocks"] == 2.5
 
 
 def test_a_histogram_holds_every_value(board):

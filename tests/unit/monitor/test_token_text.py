@@ -4,23 +4,18 @@
 from __future__ import annotations
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from t3s_megatron.monitor.charts import ticks
 from t3s_megatron.monitor.tokens import pieces, token_text
+from tests.support.byte_level import byte_level
 
 
 @pytest.fixture(scope="module")
 def by_bytes() -> PreTrainedTokenizerFast:
     """Every byte is a token, so that most characters are several."""
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    inner.train_from_iterator(
-        [], trainers.BpeTrainer(special_tokens=["<eos>"], initial_alphabet=alphabet)
-    )
+    inner = byte_level(["<eos>"], [], 257)
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<eos>")
 
 

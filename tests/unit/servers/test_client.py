@@ -12,7 +12,8 @@ from t3s_megatron.errors import T3SError
 from t3s_megatron.servers.client import Client
 from t3s_megatron.servers.completion import Finish, Request
 from t3s_megatron.servers.exchange import API_KEY, ServerError, exchange
-from tests.support.servers import free_port, scripted_server
+from tests.support.ports import free_port
+from tests.support.servers import scripted_server
 
 #: The time for a reply is what a busy machine may need; only who does not answer uses it up.
 QUICK = dict(timeout=30.0, retries=1, pause=0.02)

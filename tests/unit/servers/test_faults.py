@@ -16,7 +16,8 @@ import pytest
 
 from t3s_megatron.servers.client import Client
 from t3s_megatron.servers.completion import Dialect, Finish, Request
-from tests.support.servers import free_port, scripted_server
+from tests.support.ports import free_port
+from tests.support.servers import scripted_server
 
 QUICK = dict(timeout=30.0, retries=3, pause=0.01, concurrency=4)
 OVERLONG = {"object": "error", "message": "maximum context length is 4096 tokens", "code": 400}

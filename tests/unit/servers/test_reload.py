@@ -10,7 +10,8 @@ import pytest
 
 from t3s_megatron.servers import reload
 from t3s_megatron.servers.exchange import ServerError
-from tests.support.servers import free_port, scripted_server
+from tests.support.ports import free_port
+from tests.support.servers import scripted_server
 
 
 def calls_of(kind: str, reply=None, status: int = 200) -> list[tuple]:

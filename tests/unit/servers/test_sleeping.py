@@ -8,7 +8,8 @@ import pytest
 from t3s_megatron.errors import T3SError
 from t3s_megatron.servers.exchange import ServerError
 from t3s_megatron.servers.sleeping import put_to_sleep, wake_for_answers, wake_for_weights
-from tests.support.servers import free_port, scripted_server
+from tests.support.ports import free_port
+from tests.support.servers import scripted_server
 
 
 def test_it_wakes_in_two_steps_and_gives_everything_back():
