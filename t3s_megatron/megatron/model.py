@@ -12,6 +12,7 @@ import copy
 import re
 
 from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel.layers import RowParallelLinear
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.multi_latent_attention import MLASelfAttention
 from megatron.core.transformer.spec_utils import import_module
@@ -116,6 +117,7 @@ def model_provider(
         pg_collection=pg_collection,
     )
     _mark_reductions(model)
+    _let_biases_be_added(model)
     if arrangement != "padded":
         let_lengths_vary([model])
     return model
@@ -136,6 +138,15 @@ def _mark_reductions(model) -> None:
         elif name.endswith(".core_attention.softmax_offset"):
             parameter.tensor_model_parallel = True
             parameter.partition_dim, parameter.partition_stride = 0, 1
+
+
+def _let_biases_be_added(model) -> None:
+    """Megatron 0.19's local experts add their second bias in place to what was reduced over the
+    ranks that cut an expert; over one rank that is a view, which torch refuses (mlp.py,
+    `_ReduceFromModelParallelRegion`). There is nothing to reduce then."""
+    for module in model.modules():
+        if isinstance(module, RowParallelLinear) and module.is_expert and module.bias is not None:
+            module.explicit_expert_comm = True
 
 
 def _use_cpu_attention(spec, args, arrangement: str) -> None:

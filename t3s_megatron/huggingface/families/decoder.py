@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from t3s_megatron.huggingface.families.family import (
@@ -36,25 +37,31 @@ def _longest(config) -> int:
     return min(longest, getattr(config, "sliding_window", None) or longest)
 
 
-POSITIONS = Argument(
-    "max_position_embeddings",
-    "--max-position-embeddings, which may be less,",
-    wanted=_longest,
-    found=lambda args: args.max_position_embeddings,
-    options=lambda config: {"--max-position-embeddings": _longest(config)},
-    written=lambda args: {"max_position_embeddings": args.max_position_embeddings},
-    holds=lambda wanted, found: found <= wanted,
-)
+def _positions(longest: Callable) -> Argument:
+    return Argument(
+        "max_position_embeddings",
+        "--max-position-embeddings, which may be less,",
+        wanted=longest,
+        found=lambda args: args.max_position_embeddings,
+        options=lambda config: {"--max-position-embeddings": longest(config)},
+        written=lambda args: {"max_position_embeddings": args.max_position_embeddings},
+        holds=lambda wanted, found: found <= wanted,
+    )
 
-NUMBERS = (
+
+POSITIONS = _positions(_longest)
+#: Where Megatron has the model's windows.
+POSITIONS_WITH_WINDOWS = _positions(lambda config: config.max_position_embeddings)
+
+SIZES = (
     same("num_hidden_layers", "--num-layers"),
     same("hidden_size", "--hidden-size"),
     same("num_attention_heads", "--num-attention-heads"),
     same("rms_norm_eps", "--norm-epsilon", "layernorm_epsilon"),
     flag("tie_word_embeddings", "--untie-embeddings-and-output-weights", opposite=True),
-    POSITIONS,
     same("attention_dropout", "--attention-dropout", kind=lambda share: float(share or 0)),
 )
+NUMBERS = (*SIZES, POSITIONS)
 
 
 def _key_value_heads(args) -> int:

@@ -134,7 +134,8 @@ _CLAMPED_EXPERTS = (
 GPT_OSS = Family(
     "gpt_oss",
     arguments=(
-        *decoder.NUMBERS,
+        *decoder.SIZES,
+        decoder.POSITIONS_WITH_WINDOWS,
         *decoder.HEADS,
         *decoder.ROPE_BASE,
         *_YARN,
