@@ -94,6 +94,7 @@ STUDENTS: dict[str, dict] = {
         num_local_experts=4,
         num_experts_per_tok=2,
         sliding_window=8,
+        pad_token_id=None,  # of which transformers learns no embedding
         swiglu_limit=0.5,  # is met
         rope_parameters={
             "rope_type": "yarn",
