@@ -126,8 +126,8 @@ def test_round_trip(layout, tmp_path, folders, expected, gradients, task):
             assert after[key].dtype == value.dtype and torch.equal(after[key], value), (name, key)
         found = read_tensors(f"{tmp_path / name}-gradients")
         for key, gradient in gradients.get(name, {}).items():
-            apart = (found[key] - gradient).abs().max() / gradient.abs().max()
-            assert apart < 1e-4, (name, key)
+            apart = (found[key] - gradient).abs().max()  # 0 of an expert that no token chose
+            assert apart <= 1e-4 * gradient.abs().max(), (name, key)
     assert (tmp_path / names[0] / "tokenizer.json").is_file()
     if "glm4_moe" in names:
         written = json.loads((tmp_path / "glm4_moe" / "config.json").read_text())

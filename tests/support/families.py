@@ -30,7 +30,7 @@ _SHAPE = SHAPE | dict(
     tie_word_embeddings=False,
     bos_token_id=None,
     eos_token_id=1,
-    pad_token_id=0,
+    pad_token_id=None,  # transformers would not learn its embedding
 )
 WIDE_HEADS = dict(head_dim=32)  # not hidden_size / num_attention_heads, as in Qwen3-32B
 EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
@@ -94,7 +94,6 @@ STUDENTS: dict[str, dict] = {
         num_local_experts=4,
         num_experts_per_tok=2,
         sliding_window=8,
-        pad_token_id=None,  # of which transformers learns no embedding
         swiglu_limit=0.5,  # is met
         rope_parameters={
             "rope_type": "yarn",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import torch
 from safetensors.torch import load_file
@@ -75,7 +76,13 @@ def gradients_of(
     )
     logits = model.train()(tokens).logits
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
-    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    nothing = torch.full((), torch.nan)
+    with torch.no_grad(), tempfile.TemporaryDirectory() as written:
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.copy_(nothing if tensor.grad is None else tensor.grad)
+        model.save_pretrained(written)  # which knows the folder's names of experts
+        found = read_tensors(written)
+    return {name: tensor for name, tensor in found.items() if not tensor.isnan().any()}
 
 
 def read_tensors(folder: str) -> dict[str, torch.Tensor]:
