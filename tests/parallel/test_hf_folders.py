@@ -3,7 +3,7 @@
 
 Against transformers, which made the folders: logits within 1e-5 in float32, greedy answers with the
 key-value cache token for token, every tensor bit for bit after the round trip, and every gradient,
-as the optimizer gets it, within 1e-4 of its largest entry. The command line says nothing of the
+as the optimizer gets it, within 1e-4 of its largest entry, and the norm of all. The command line says nothing of the
 models. One launch a layout, every family in it: tied and untied embeddings, experts in all layers
 and in some, input in one file and in many, and (at two tensor-parallel ranks) 23 vocabulary rows
 padded to 24, which takes nothing from a loss.
@@ -128,6 +128,9 @@ def test_round_trip(layout, tmp_path, folders, expected, gradients, task):
         for key, gradient in gradients.get(name, {}).items():
             apart = (found[key] - gradient).abs().max()  # 0 of an expert that no token chose
             assert apart <= 1e-4 * gradient.abs().max(), (name, key)
+        if name in gradients:
+            norm = torch.stack([gradient.norm() for gradient in gradients[name].values()]).norm()
+            assert abs(got["norm"] - norm) < 1e-4 * norm, name
     assert (tmp_path / names[0] / "tokenizer.json").is_file()
     if "glm4_moe" in names:
         written = json.loads((tmp_path / "glm4_moe" / "config.json").read_text())
