@@ -16,6 +16,7 @@ from megatron.core.tensor_parallel.layers import RowParallelLinear
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.multi_latent_attention import MLASelfAttention
 from megatron.core.transformer.spec_utils import import_module
+from megatron.core.utils import get_te_version
 from megatron.training import get_args
 from megatron.training.arguments import core_transformer_config_from_args
 
@@ -67,6 +68,7 @@ def check_model_arguments(args) -> None:
             f"--expert-tensor-parallel-size {cut}: Megatron does not "
             "cut experts with biases. Give 1, and spread them: --expert-model-parallel-size"
         )
+    _check_sinks(args)
     local = args.transformer_impl == "local"
     if getattr(args, "multi_latent_attention", False) and local and not is_cpu_layer_active():
         raise T3SError(
@@ -77,6 +79,35 @@ def check_model_arguments(args) -> None:
         raise T3SError(
             "--qk-l2-norm does nothing in --transformer-impl local: drop it, or use "
             "--transformer-impl transformer_engine"
+        )
+
+
+def _check_sinks(args) -> None:
+    """T3SError for arguments with which no kernel of Transformer Engine's has attention sinks
+    (attention/dot_product_attention/utils.py, `get_attention_backend`)."""
+    softmax = getattr(args, "softmax_type", "vanilla")
+    if softmax == "vanilla" or args.transformer_impl != "transformer_engine":
+        return
+    backend = args.attention_backend.name
+    if backend == "flash":
+        raise T3SError(
+            f"--attention-backend flash: FlashAttention has no --softmax-type {softmax}. Give fused"
+        )
+    if backend == "fused" and args.deterministic_mode:
+        raise T3SError(
+            f"--deterministic-mode: the gradient of cuDNN's --softmax-type {softmax} is not. Give "
+            "--attention-backend unfused with it"
+        )
+    if args.context_parallel_size > 1 and set(args.cp_comm_type) != {"a2a"}:
+        raise T3SError(
+            f"--context-parallel-size {args.context_parallel_size} with --softmax-type {softmax}: "
+            "give --cp-comm-type a2a, the only one with it"
+        )
+    release = get_te_version().release[:2]  # (0, 0) where a run is planned without it
+    if getattr(args, "t3s_arrangement", None) == "packed" and (0, 0) < release < (2, 12):
+        raise T3SError(
+            f"--t3s-arrangement packed with --softmax-type {softmax} needs Transformer Engine "
+            f"2.12, found {get_te_version()}. Choose own"
         )
 
 
@@ -157,21 +188,23 @@ def _use_cpu_attention(spec, args, arrangement: str) -> None:
         PackedAttention,
     )
 
+    plain = not args.window_size and getattr(args, "softmax_type", "vanilla") == "vanilla"
     if args.multi_latent_attention:
         if args.context_parallel_size > 1:
             raise T3SError("--context-parallel-size with latent attention does not run on a CPU")
+        if not plain:
+            raise T3SError("latent attention with --window-size or --softmax-type is not built")
         attention: type = LatentAttention
     elif args.context_parallel_size > 1:
+        if not plain:
+            raise T3SError(
+                "--context-parallel-size with --window-size or --softmax-type does not run on a CPU"
+            )
         attention = ContextParallelAttention
     elif arrangement == "packed":
         attention = PackedAttention
     else:
         return
-    plain = not args.window_size and getattr(args, "softmax_type", "vanilla") == "vanilla"
-    if attention is not PackedAttention and not plain:
-        raise T3SError(
-            "--context-parallel-size with --window-size or --softmax-type does not run on a CPU"
-        )
     for layer in _layers(spec):
         layer.submodules.self_attention.submodules.core_attention = attention
 

@@ -4,8 +4,8 @@
 The command line has the layout and nothing of the models. CASES=FILE names a JSON list of
 {"folder", "out", "arguments"}; into each `out` goes the exported folder, and beside it `out`.pt
 with the logits of TOKENS, the losses of the tokens that follow, the greedy answers to PROMPTS, and
-the norm of the gradient.
-`out`-gradients is a folder too: instead of each weight the gradient of the mean of those losses.
+the number of entries of which a gradient's norm is. `out`-gradients is a folder too: instead of
+each weight the gradient of the mean of those losses.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def main() -> None:
         }
         folders.export(model, 0)
         become_gradients(model, args)
-        found["norm"] = norm(model)
+        found["counted"] = counted(model)
         if found["logits"] is not None:
             torch.save(found, case["out"] + ".pt")
         folders.export_to += "-gradients"
@@ -146,9 +146,8 @@ def become_gradients(model: list, args) -> None:
             parameter.data.copy_(parameter.main_grad)
 
 
-def norm(model: list) -> torch.Tensor:
-    """float32 scalar: the norm of all parameters, each part counted where Megatron's optimizer
-    counts that of a gradient."""
+def counted(model: list) -> int:
+    """Entries of the gradient that go into its norm, on all ranks together."""
     from megatron.core import mpu
     from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
     from megatron.core.transformer.module import param_is_not_shared
@@ -158,14 +157,14 @@ def norm(model: list) -> torch.Tensor:
         False: mpu.get_expert_tensor_model_pipeline_parallel_group(),
     }
     tensor_groups = mpu.get_tensor_model_parallel_group(), mpu.get_expert_tensor_parallel_group()
-    squares = {common: torch.zeros(()) for common in groups}
+    entries = {common: torch.zeros((), dtype=torch.long) for common in groups}
     for parameter in (parameter for chunk in model for parameter in chunk.parameters()):
         counts = param_is_not_tensor_parallel_duplicate(parameter, *tensor_groups)
         if counts and param_is_not_shared(parameter):
-            squares[getattr(parameter, "allreduce", True)] += parameter.detach().square().sum()
+            entries[getattr(parameter, "allreduce", True)] += parameter.numel()
     for common, group in groups.items():
-        torch.distributed.all_reduce(squares[common], group=group)
-    return sum(squares.values()).sqrt()
+        torch.distributed.all_reduce(entries[common], group=group)
+    return sum(entry.item() for entry in entries.values())
 
 
 def answers(model: list, args) -> list[list[int]]:
