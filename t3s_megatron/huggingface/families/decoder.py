@@ -53,15 +53,21 @@ POSITIONS = _positions(_longest)
 #: Where Megatron has the model's windows.
 POSITIONS_WITH_WINDOWS = _positions(lambda config: config.max_position_embeddings)
 
-SIZES = (
-    same("num_hidden_layers", "--num-layers"),
-    same("hidden_size", "--hidden-size"),
-    same("num_attention_heads", "--num-attention-heads"),
-    same("rms_norm_eps", "--norm-epsilon", "layernorm_epsilon"),
-    flag("tie_word_embeddings", "--untie-embeddings-and-output-weights", opposite=True),
-    same("attention_dropout", "--attention-dropout", kind=lambda share: float(share or 0)),
-)
-NUMBERS = (*SIZES, POSITIONS)
+
+def numbers(positions: Argument) -> tuple[Argument, ...]:
+    """What a decoder's size is, and how many positions it may have."""
+    return (
+        same("num_hidden_layers", "--num-layers"),
+        same("hidden_size", "--hidden-size"),
+        same("num_attention_heads", "--num-attention-heads"),
+        same("rms_norm_eps", "--norm-epsilon", "layernorm_epsilon"),
+        flag("tie_word_embeddings", "--untie-embeddings-and-output-weights", opposite=True),
+        positions,
+        same("attention_dropout", "--attention-dropout", kind=lambda share: float(share or 0)),
+    )
+
+
+NUMBERS = numbers(POSITIONS)
 
 
 def _key_value_heads(args) -> int:

@@ -134,8 +134,7 @@ _CLAMPED_EXPERTS = (
 GPT_OSS = Family(
     "gpt_oss",
     arguments=(
-        *decoder.SIZES,
-        decoder.POSITIONS_WITH_WINDOWS,
+        *decoder.numbers(decoder.POSITIONS_WITH_WINDOWS),
         *decoder.HEADS,
         *decoder.ROPE_BASE,
         *_YARN,
