@@ -75,6 +75,8 @@ def words(config, where: str) -> list[str]:
 
 
 def _text(value) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     if not isinstance(value, list):
         return str(value)
     runs = ((number, len(list(run))) for number, run in groupby(value))

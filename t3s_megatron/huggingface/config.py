@@ -17,7 +17,8 @@ from t3s_megatron.huggingface.families.table import FAMILIES
 
 #: Keys of config.json that make a folder one of another kind.
 _KINDS = {
-    "quantization_config": "its weights are quantised: give the folder in bfloat16",
+    "quantization_config": "its weights are quantised: give the folder in bfloat16, as "
+    "transformers saves what it has loaded with dequantize=True (docs/huggingface.md, gpt-oss)",
     "compression_config": "its weights are compressed: give the folder in bfloat16",
     "vision_config": "it is a model of images and text: only text models are students",
     "audio_config": "it is a model of sound and text: only text models are students",

@@ -114,6 +114,39 @@ class GateUp(Packing):
         return [_join(half, 0) for half in zip(*halves, strict=True)]
 
 
+class Transposed(Packing):
+    """[i, o] in the folder, as experts that stand in one tensor are; cut by input features."""
+
+    dim = 1
+
+    def fits(self, shapes, shape, size, config):
+        return len(shapes) == 1 and _cut(shapes[0][::-1], self.dim, size) == shape
+
+    def read(self, sources, shape, part, config):
+        return _slice(sources[0][:].t(), self.dim, part)
+
+    def unpack(self, parts, config):
+        return [_join(parts, self.dim).t()]
+
+
+class GateUpInTurns(Packing):
+    """gate and up in turns, [i, 2 o] or a bias [2 o], as `GateUp` has them: [2 o, i] or [2 o]."""
+
+    dim = 0
+
+    def fits(self, shapes, shape, size, config):
+        half = _cut(shapes[0][::-1], 0, 2 * size)
+        return half is not None and (2 * half[0], *half[1:]) == shape
+
+    def read(self, sources, shape, part, config):
+        rows = sources[0][:].t()
+        return torch.cat([_slice(rows[first::2], 0, part) for first in (0, 1)])
+
+    def unpack(self, parts, config):
+        halves = GateUp().unpack(parts, config)
+        return [torch.stack(halves, dim=1).flatten(0, 1).t()]
+
+
 class QueryKeyValue(Packing):
     """q [g r d, i], k [g d, i] and v [g d, i] in one parameter, in which the r + 2 heads of each
     key-value head stand together; biases likewise, without i."""

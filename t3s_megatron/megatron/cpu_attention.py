@@ -18,6 +18,7 @@ import itertools
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
+from megatron.core.tensor_parallel import copy_to_tensor_model_parallel_region
 from megatron.core.transformer.dot_product_attention import DotProductAttention
 
 
@@ -125,6 +126,12 @@ class LatentAttention(DotProductAttention):
         )
 
     def _attend(self, query, key, value):
+        # The part that is rotated is one for all heads, also for those of other tensor-parallel
+        # ranks, and Megatron's local layers leave their share out of its gradient
+        # (multi_latent_attention.py:739).
+        config = self.config
+        content, rotated = key.split([config.qk_head_dim, config.qk_pos_emb_head_dim], dim=-1)
+        key = torch.cat([content, copy_to_tensor_model_parallel_region(rotated)], dim=-1)
         queries, keys = query.size(0), key.size(0)
         visible = torch.ones(queries, keys, dtype=torch.bool, device=query.device)
         out = torch.nn.functional.scaled_dot_product_attention(

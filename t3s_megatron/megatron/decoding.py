@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+from collections.abc import Callable
 
 import megatron.core.transformer.attention as attention
 import torch
@@ -72,12 +73,12 @@ class KeyValueCache(StaticInferenceContext):
 @contextlib.contextmanager
 def decoding(chunks: list[torch.nn.Module]):
     """Every forward of `chunks` (unwrapped) has a `KeyValueCache`."""
-    taken = _plain_layers(chunks)
+    taken = _layers(chunks, _is_known)
     try:
         for layer in taken:
             layer._adjust_key_value_for_inference = functools.partial(_append, layer)
             core = layer.core_attention
-            core.forward = functools.partial(_attend, core.forward)
+            core.forward = functools.partial(_attend, layer, core.forward)
         with sdpa_kernel(_BACKENDS), inference_mode():
             yield
     finally:
@@ -90,7 +91,7 @@ def decoding(chunks: list[torch.nn.Module]):
 def torch_attention(chunks: list[torch.nn.Module]):
     """Causal self-attention of `chunks` (unwrapped) is torch's own, which sums and rounds in
     another order than that of training. Not for rows that are cut up or packed."""
-    taken = [layer.core_attention for layer in _plain_layers(chunks)]
+    taken = [layer.core_attention for layer in _layers(chunks, _is_plain)]
     try:
         for core in taken:
             core.forward = functools.partial(_attend_causally, core.forward)
@@ -101,24 +102,46 @@ def torch_attention(chunks: list[torch.nn.Module]):
             vars(core).pop("forward", None)
 
 
-def _plain_layers(chunks: list[torch.nn.Module]) -> list:
+def _layers(chunks: list[torch.nn.Module], which: Callable) -> list:
     return [
         layer
         for chunk in chunks
         for layer in chunk.modules()
-        if isinstance(layer, attention.SelfAttention) and _is_plain(layer)
+        if isinstance(layer, attention.SelfAttention) and which(layer)
     ]
 
 
-def _is_plain(layer) -> bool:
-    """Whether softmax(q k / sqrt(size)) v over all keys is what this layer computes."""
+def _is_known(layer) -> bool:
+    """Whether softmax(q k / sqrt(size)) v is what this layer computes, over all keys or those of a
+    window, with a learned sink or without."""
     config = layer.config
     return (
         not config.flash_decode
-        and getattr(config, "window_size", None) is None
         and getattr(config, "softmax_scale", None) is None
-        and getattr(config, "softmax_type", "vanilla") == "vanilla"
+        and getattr(config, "softmax_type", "vanilla") in ("vanilla", "learnable")
     )
+
+
+def _is_plain(layer) -> bool:
+    """Whether it is over all keys and nothing else."""
+    return _is_known(layer) and _reach(layer) is None and _sinks(layer) is None
+
+
+def _reach(layer) -> int | None:
+    """Keys before its own that a query of this layer sees; None: all."""
+    config = layer.config
+    if getattr(config, "window_size", None) is None:
+        return None
+    from megatron.core.transformer.utils import is_layer_window_attention
+
+    pattern = config.window_attn_skip_freq
+    windowed = is_layer_window_attention(config.window_size, pattern, layer.layer_number)
+    return config.window_size[0] if windowed and config.window_size[0] >= 0 else None
+
+
+def _sinks(layer) -> torch.Tensor | None:
+    """[h]"""
+    return getattr(layer.core_attention, "softmax_offset", None)
 
 
 def _append(layer, cache, query, key, value, rotary_pos_emb, *_unused, **_unused_too):
@@ -142,11 +165,19 @@ def _append(layer, cache, query, key, value, rotary_pos_emb, *_unused, **_unused
     return query, keys, values, rotary_pos_emb, AttnMaskType.no_mask, None
 
 
-def _attend(original, query, key, value, *args, **kwargs):
+def _attend(layer, original, query, key, value, *args, **kwargs):
     """In the place of the core attention's: query [1, b, h, k], key and value [s, b, g, k]."""
     if query.size(0) > 1 or key.size(0) == 1:  # a prompt
         return original(query, key, value, *args, **kwargs)
-    return _by_torch(query, key, value, is_causal=False)
+    if (reach := _reach(layer)) is not None:
+        key, value = key[-reach - 1 :], value[-reach - 1 :]
+    bias = None
+    if (sinks := _sinks(layer)) is not None:
+        # A key more, of zeros, and nothing to take from it.
+        key, value = (torch.nn.functional.pad(x, (0, 0, 0, 0, 0, 0, 0, 1)) for x in (key, value))
+        bias = query.new_zeros(1, query.size(2), 1, key.size(0))
+        bias[..., -1] = sinks.view(-1, 1)
+    return _by_torch(query, key, value, is_causal=False, bias=bias)
 
 
 def _attend_causally(original, query, key, value, *args, packed_seq_params=None, **kwargs):
@@ -156,12 +187,13 @@ def _attend_causally(original, query, key, value, *args, packed_seq_params=None,
     return _by_torch(query, key, value, is_causal=True)
 
 
-def _by_torch(query, key, value, *, is_causal: bool) -> torch.Tensor:
-    """[s, b, h * k] of queries [s, b, h, k]."""
+def _by_torch(query, key, value, *, is_causal: bool, bias=None) -> torch.Tensor:
+    """[s, b, h * k] of queries [s, b, h, k]. `bias`: of their products with keys."""
     out = torch.nn.functional.scaled_dot_product_attention(
         query.permute(1, 2, 0, 3),
         key.permute(1, 2, 0, 3),
         value.permute(1, 2, 0, 3),
+        attn_mask=bias,
         is_causal=is_causal,
         enable_gqa=query.size(2) != key.size(2),
     )

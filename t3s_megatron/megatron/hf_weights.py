@@ -113,15 +113,50 @@ class _LiveModel:
                 )
             yield _Parameter(name, tensor, known[0].packing)
 
+    def expert(self, parameter: str, expert_rank: int | None = None) -> int | None:
+        """The number in its layer of the expert that a parameter of this rank is of, or of
+        expert-parallel rank `expert_rank`; None where it is of none."""
+        found = _EXPERT.search(parameter)
+        rank = _expert_group().rank() if expert_rank is None else expert_rank
+        return None if found is None else rank * self.experts + int(found[0])
+
+    def sources(self, parameter: str, reader: _Reader) -> list:
+        """The tensors of a folder that a parameter of this rank is made of."""
+        found = [reader.source(name) for name in self.names(parameter)]
+        expert = self.expert(parameter)
+        if expert is None or not self.family.stacked:
+            return found
+        return [_OfExpert(source, expert, self.all_experts) for source in found]
+
+    @property
+    def all_experts(self) -> int:
+        """Experts of a layer."""
+        return self.experts * _expert_group().size()
+
     def names(self, parameter: str, expert_rank: int | None = None) -> tuple[str, ...]:
         """Of the tensors of a parameter of this stage, or of expert-parallel rank `expert_rank`."""
-        rank = _expert_group().rank() if expert_rank is None else expert_rank
-        parameter = _EXPERT.sub(lambda found: str(rank * self.experts + int(found[0])), parameter)
+        expert = self.expert(parameter, expert_rank)
+        parameter = _EXPERT.sub(str(expert), parameter)
         if parameter == _OUTPUT and self.config.tie_word_embeddings:
             parameter = _EMBEDDING  # a copy, on the last stage
         known = self.family.tensor(parameter)
         assert known is not None
         return known[1]
+
+
+class _OfExpert:
+    """What one expert has of a tensor of the folder whose first dimension counts the experts."""
+
+    def __init__(self, source, expert: int, experts: int):
+        self._source, self._expert, self._experts = source, expert, experts
+
+    def get_shape(self) -> list[int]:
+        """Without the first dimension, where that counts the experts."""
+        experts, *shape = self._source.get_shape()
+        return shape if experts == self._experts else [experts, *shape]
+
+    def __getitem__(self, index) -> torch.Tensor:
+        return self._source[self._expert][index]
 
 
 def _unwrapped(chunk):
@@ -174,7 +209,7 @@ def _is_ahead(name: str, layers: int) -> bool:
 
 def _read(live: _LiveModel, reader: _Reader) -> None:
     for parameter in live.parameters:
-        sources = [reader.source(name) for name in live.names(parameter.name)]
+        sources = live.sources(parameter.name, reader)
         shape = tuple(parameter.tensor.shape)
         try:
             found = parameter.packing.read(sources, shape, parameter.part, live.config)
@@ -200,7 +235,7 @@ def _check_shapes(live: _LiveModel, reader: _Reader) -> None:
     """MismatchError for tensors that are no parts of their parameter."""
     for parameter in live.parameters:
         names = live.names(parameter.name)
-        shapes = [tuple(reader.source(name).get_shape()) for name in names]
+        shapes = [tuple(source.get_shape()) for source in live.sources(parameter.name, reader)]
         shape, part = tuple(parameter.tensor.shape), parameter.part
         if not parameter.packing.fits(shapes, shape, part.size, live.config):
             found = ", ".join(
@@ -288,17 +323,41 @@ def export_weights(model: list, config) -> Iterator[tuple[str, torch.Tensor]]:
     ]
     dist.all_gather_object(described, mine, group=stages)
     seen: set[str] = set()
+    stacks = _Stacks(live.all_experts)
     for stage, parameters in enumerate(described):
         for i, parameter in enumerate(parameters):
             if parameter.name == _OUTPUT and config.tie_word_embeddings:
                 continue  # the last stage's own copy of the embedding
             own = live.parameters[i].tensor if stage == stages.rank() else None
             local = _from_stage(own, parameter, stages, stage)
-            for name, tensor in _whole(local, parameter, live):
+            for name, expert, part in _whole(local, parameter, live):
+                tensor: torch.Tensor | None = part
+                if expert is not None and live.family.stacked:
+                    tensor = stacks.put(name, expert, part)
+                if tensor is None:
+                    continue
                 if name in seen:
                     raise T3SError(f"two parameters of the model became {name}: please report this")
                 seen.add(name)
                 yield name, tensor
+
+
+class _Stacks:
+    """Tensors of the folder that hold all experts of a layer, made of one expert's at a time."""
+
+    def __init__(self, experts: int):
+        self.experts = experts
+        self._made: dict[str, torch.Tensor] = {}
+        self._there: dict[str, int] = {}
+
+    def put(self, name: str, expert: int, part: torch.Tensor) -> torch.Tensor | None:
+        """The whole tensor when this was the last part of it."""
+        if name not in self._made:
+            self._made[name] = part.new_empty(self.experts, *part.shape)
+            self._there[name] = 0
+        self._made[name][expert] = part
+        self._there[name] += 1
+        return self._made.pop(name) if self._there[name] == self.experts else None
 
 
 def _from_stage(own: torch.Tensor | None, parameter: _Described, stages, stage) -> torch.Tensor:
@@ -314,15 +373,18 @@ def _from_stage(own: torch.Tensor | None, parameter: _Described, stages, stage) 
 
 def _whole(
     local: torch.Tensor, parameter: _Described, live: _LiveModel
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """The folder's tensors of what every rank of a stage has a part of: (name, tensor)."""
+) -> Iterator[tuple[str, int | None, torch.Tensor]]:
+    """The folder's tensors of what every rank of a stage has a part of: (name, number of the expert
+    or None, tensor)."""
     of_expert = _EXPERT.search(parameter.name) is not None
     experts = _gathered(local, _expert_group()) if of_expert else [local]
     for rank, tensor in enumerate(experts):
         group = _tensor_group(of_expert)
         parts = _gathered(tensor, group) if parameter.is_cut else [tensor]
         names = live.names(parameter.name, rank)
-        yield from zip(names, parameter.packing.unpack(parts, live.config), strict=True)
+        expert = live.expert(parameter.name, rank)
+        for name, whole in zip(names, parameter.packing.unpack(parts, live.config), strict=True):
+            yield name, expert, whole
 
 
 def _gathered(tensor: torch.Tensor, group) -> list[torch.Tensor]:

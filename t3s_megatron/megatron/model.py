@@ -9,11 +9,14 @@ by name what it does not build.
 from __future__ import annotations
 
 import copy
+import re
 
 from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel.layers import RowParallelLinear
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.multi_latent_attention import MLASelfAttention
 from megatron.core.transformer.spec_utils import import_module
+from megatron.core.utils import get_te_version
 from megatron.training import get_args
 from megatron.training.arguments import core_transformer_config_from_args
 
@@ -25,6 +28,8 @@ from t3s_megatron.megatron.device import is_cpu_layer_active
 from t3s_megatron.megatron.releases import layer_spec
 from t3s_megatron.megatron.uneven import let_lengths_vary
 
+#: Of local layers, and of Transformer Engine's, where the experts are one module.
+_EXPERT_BIAS = re.compile(r"\.mlp\.experts\..*bias\d*$")
 #: Arguments whose models this provider does not build: it ...
 _NOT_BUILT = {
     "hybrid_layer_pattern": "makes a hybrid model of other layers",
@@ -57,6 +62,13 @@ def check_model_arguments(args) -> None:
                 f"--{name.replace('_', '-')} {getattr(args, name)}: there is one pipeline stage, "
                 "which has all layers. Drop it, or give --pipeline-model-parallel-size"
             )
+    cut = getattr(args, "expert_tensor_parallel_size", None) or 1
+    if getattr(args, "num_experts", None) and args.add_bias_linear and cut > 1:
+        raise T3SError(
+            f"--expert-tensor-parallel-size {cut}: Megatron does not "
+            "cut experts with biases. Give 1, and spread them: --expert-model-parallel-size"
+        )
+    _check_sinks(args)
     local = args.transformer_impl == "local"
     if getattr(args, "multi_latent_attention", False) and local and not is_cpu_layer_active():
         raise T3SError(
@@ -67,6 +79,35 @@ def check_model_arguments(args) -> None:
         raise T3SError(
             "--qk-l2-norm does nothing in --transformer-impl local: drop it, or use "
             "--transformer-impl transformer_engine"
+        )
+
+
+def _check_sinks(args) -> None:
+    """T3SError for arguments with which no kernel of Transformer Engine's has attention sinks
+    (attention/dot_product_attention/utils.py, `get_attention_backend`)."""
+    softmax = getattr(args, "softmax_type", "vanilla")
+    if softmax == "vanilla" or args.transformer_impl != "transformer_engine":
+        return
+    backend = args.attention_backend.name
+    if backend == "flash":
+        raise T3SError(
+            f"--attention-backend flash: FlashAttention has no --softmax-type {softmax}. Give fused"
+        )
+    if backend == "fused" and args.deterministic_mode:
+        raise T3SError(
+            f"--deterministic-mode: the gradient of cuDNN's --softmax-type {softmax} is not. Give "
+            "--attention-backend unfused with it"
+        )
+    if args.context_parallel_size > 1 and set(args.cp_comm_type) != {"a2a"}:
+        raise T3SError(
+            f"--context-parallel-size {args.context_parallel_size} with --softmax-type {softmax}: "
+            "give --cp-comm-type a2a, the only one with it"
+        )
+    release = get_te_version().release[:2]  # (0, 0) where a run is planned without it
+    if getattr(args, "t3s_arrangement", None) == "packed" and (0, 0) < release < (2, 12):
+        raise T3SError(
+            f"--t3s-arrangement packed with --softmax-type {softmax} needs Transformer Engine "
+            f"2.12, found {get_te_version()}. Choose own"
         )
 
 
@@ -106,9 +147,37 @@ def model_provider(
         vp_stage=vp_stage,
         pg_collection=pg_collection,
     )
+    _mark_reductions(model)
+    _let_biases_be_added(model)
     if arrangement != "padded":
         let_lengths_vary([model])
     return model
+
+
+def _mark_reductions(model) -> None:
+    """What Megatron 0.19 says wrongly of two kinds of parameters, read over ranks of tensor
+    parallelism.
+
+    With sequence parallelism, the gradient of an expert's bias is summed over them as a norm's is
+    (layers.py, `RowParallelLinear`), although these ranks have different experts, or have been
+    summed as data-parallel ones. A sink is cut over them like its head, and the gradient norm does
+    not know it (dot_product_attention.py).
+    """
+    for name, parameter in model.named_parameters():
+        if _EXPERT_BIAS.search(name):
+            parameter.sequence_parallel = False
+        elif name.endswith(".core_attention.softmax_offset"):
+            parameter.tensor_model_parallel = True
+            parameter.partition_dim, parameter.partition_stride = 0, 1
+
+
+def _let_biases_be_added(model) -> None:
+    """Megatron 0.19's local experts add their second bias in place to what was reduced over the
+    ranks that cut an expert; over one rank that is a view, which torch refuses (mlp.py,
+    `_ReduceFromModelParallelRegion`). There is nothing to reduce then."""
+    for module in model.modules():
+        if isinstance(module, RowParallelLinear) and module.is_expert and module.bias is not None:
+            module.explicit_expert_comm = True
 
 
 def _use_cpu_attention(spec, args, arrangement: str) -> None:
@@ -119,11 +188,18 @@ def _use_cpu_attention(spec, args, arrangement: str) -> None:
         PackedAttention,
     )
 
+    plain = not args.window_size and getattr(args, "softmax_type", "vanilla") == "vanilla"
     if args.multi_latent_attention:
         if args.context_parallel_size > 1:
             raise T3SError("--context-parallel-size with latent attention does not run on a CPU")
+        if not plain:
+            raise T3SError("latent attention with --window-size or --softmax-type is not built")
         attention: type = LatentAttention
     elif args.context_parallel_size > 1:
+        if not plain:
+            raise T3SError(
+                "--context-parallel-size with --window-size or --softmax-type does not run on a CPU"
+            )
         attention = ContextParallelAttention
     elif arrangement == "packed":
         attention = PackedAttention

@@ -3,7 +3,9 @@
 
 The command line has the layout and nothing of the models. CASES=FILE names a JSON list of
 {"folder", "out", "arguments"}; into each `out` goes the exported folder, and beside it `out`.pt
-with the logits of TOKENS, the losses of the tokens that follow, and the greedy answers to PROMPTS.
+with the logits of TOKENS, the losses of the tokens that follow, the greedy answers to PROMPTS, and
+the number of entries of which a gradient's norm is. `out`-gradients is a folder too: instead of
+each weight the gradient of the mean of those losses.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ def main() -> None:
 
     with open(os.environ["CASES"]) as file:
         cases = json.load(file)
-    layout = sys.argv
+    # Megatron checks gradients inside its own training step only.
+    layout = [*sys.argv, "--no-check-for-nan-in-loss-and-grad"]
     for number, case in enumerate(cases):
         folders = ["--t3s-hf-model", case["folder"], "--t3s-hf-export", case["out"]]
         sys.argv = [*layout, *folders, *case["arguments"]]
@@ -52,7 +55,7 @@ def main() -> None:
             set_args(args)
         args = get_args()
         folders = HuggingFaceFolders(args)
-        model = get_model(model_provider, wrap_with_ddp=False)
+        model = get_model(model_provider)
         folders.load(model)
         leave_out_padding(model, args)  # as a run does
         found = {
@@ -60,8 +63,12 @@ def main() -> None:
             "losses": forward(model, args, LABELS),
             "answers": answers(model, args),
         }
+        folders.export(model, 0)
+        become_gradients(model, args)
+        found["counted"] = counted(model)
         if found["logits"] is not None:
             torch.save(found, case["out"] + ".pt")
+        folders.export_to += "-gradients"
         folders.export(model, 0)
     torch.distributed.barrier()
 
@@ -104,6 +111,60 @@ def forward(model: list, args, labels: torch.Tensor | None = None) -> torch.Tens
         and mpu.get_data_parallel_rank() == 0
     )
     return logits[0] if speaks else None
+
+
+def become_gradients(model: list, args) -> None:
+    """Every parameter becomes its gradient, as it is when the optimizer takes its step."""
+    from megatron.core.distributed import finalize_model_grads
+    from megatron.core.pipeline_parallel import get_forward_backward_func
+    from megatron.core.utils import get_model_config
+
+    positions = torch.arange(TOKENS.shape[1]).expand_as(TOKENS).contiguous()
+    get_model_config(model[0]).finalize_model_grads_func = finalize_model_grads
+
+    def total(losses):
+        return losses.sum(), torch.tensor(losses.numel(), dtype=torch.int), {}
+
+    def step(data_iterator, chunk):
+        return chunk(TOKENS, positions, None, labels=LABELS), total
+
+    for chunk in model:
+        chunk.train()
+        chunk.zero_grad_buffer()
+    many = len(model) > 1
+    get_forward_backward_func()(
+        forward_step_func=step,
+        data_iterator=[None] * len(model) if many else None,
+        model=model if many else model[0],
+        num_microbatches=args.pipeline_model_parallel_size,
+        seq_length=TOKENS.shape[1],
+        micro_batch_size=TOKENS.shape[0],
+        forward_only=False,
+    )
+    for chunk in model:
+        for parameter in chunk.parameters():
+            parameter.data.copy_(parameter.main_grad)
+
+
+def counted(model: list) -> int:
+    """Entries of the gradient that go into its norm, on all ranks together."""
+    from megatron.core import mpu
+    from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate
+    from megatron.core.transformer.module import param_is_not_shared
+
+    groups = {
+        True: mpu.get_model_parallel_group(),
+        False: mpu.get_expert_tensor_model_pipeline_parallel_group(),
+    }
+    tensor_groups = mpu.get_tensor_model_parallel_group(), mpu.get_expert_tensor_parallel_group()
+    entries = {common: torch.zeros((), dtype=torch.long) for common in groups}
+    for parameter in (parameter for chunk in model for parameter in chunk.parameters()):
+        counts = param_is_not_tensor_parallel_duplicate(parameter, *tensor_groups)
+        if counts and param_is_not_shared(parameter):
+            entries[getattr(parameter, "allreduce", True)] += parameter.numel()
+    for common, group in groups.items():
+        torch.distributed.all_reduce(entries[common], group=group)
+    return sum(entry.item() for entry in entries.values())
 
 
 def answers(model: list, args) -> list[list[int]]:

@@ -20,9 +20,12 @@ import os
 
 import numpy as np
 import pytest
+import torch
 
 from tests.parallel.arranged_job import PROBE_STEPS
-from tests.support.launch import FRESH, MOE, ArrangedLayout, run
+from tests.support.families import save_student
+from tests.support.hf_models import logits_of
+from tests.support.launch import FRESH, MOE, RUNTIME, ArrangedLayout, run
 from tests.support.reference import Reference, read_weights
 
 PROFILE_STEPS = 3
@@ -125,3 +128,39 @@ def test_arrangements(name, tmp_path, request, corpus, padded, data_arguments):
     assert 0.7 < summary["arrangement"]["balance_efficiency"] <= 1
     rows = summary["arrangement"]["micro_batches_per_step"] * summary["layout"]["data"]
     assert rows < 24 if layout.kind == "packed" else rows == 24
+
+
+def test_windows_and_sinks_in_packed_rows(tmp_path, corpus, data_arguments):
+    """A gpt-oss student with windows of 8 positions: log-probs as transformers has them, and the
+    same steps, in every arrangement."""
+    folder = save_student("gpt_oss", str(tmp_path / "student"))
+    run(
+        [*data_arguments, "--seq-length", 64, "--global-batch-size", 24, *SCHEDULE,
+         "--micro-batch-size", 1, "--train-iters", 2 * PROBE_STEPS + 1, "--t3s",
+         "--t3s-dir", tmp_path, "--t3s-simple", "--t3s-simple-step", PROFILE_STEPS,
+         "--t3s-arrangement", "packed", "--t3s-hf-model", folder],
+        model=RUNTIME,
+        module="tests.parallel.arranged_job",
+        environment={
+            "PROBE_FILE": os.path.join(tmp_path, "probe.json"),
+            "LOSS_FILE": os.path.join(tmp_path, "losses.json"),
+        },
+    )  # fmt: skip
+    probe = json.loads((tmp_path / "probe.json").read_text())
+    losses = json.loads((tmp_path / "losses.json").read_text())
+    wanted = np.concatenate(
+        [
+            torch.log_softmax(logits_of(folder, torch.tensor(sample.tokens)[None])[0, :-1], -1)
+            .gather(1, torch.tensor(sample.tokens[1:])[:, None])
+            .numpy()[sample.is_target[1:], 0]
+            for sample in corpus.samples
+        ]
+    )
+    assert set(probe["scores"]) == {"padded", "own", "packed"}
+    for kind, scores in probe["scores"].items():
+        assert np.abs(np.array(scores) - wanted).max() < 1e-5, kind
+    packed, again, own = (losses[first:][:PROBE_STEPS] for first in (0, 3, 3 + PROBE_STEPS))
+    np.testing.assert_allclose(figures(own), figures(packed), rtol=1e-5)
+    assert again == packed
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["arrangement"]["micro_batches_per_step"] < 24, "no row holds several samples"

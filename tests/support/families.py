@@ -30,7 +30,7 @@ _SHAPE = SHAPE | dict(
     tie_word_embeddings=False,
     bos_token_id=None,
     eos_token_id=1,
-    pad_token_id=0,
+    pad_token_id=None,  # transformers would not learn its embedding
 )
 WIDE_HEADS = dict(head_dim=32)  # not hidden_size / num_attention_heads, as in Qwen3-32B
 EXPERTS = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32)
@@ -86,6 +86,24 @@ STUDENTS: dict[str, dict] = {
         n_group=1,
         topk_group=1,
         partial_rotary_factor=0.5,
+    ),
+    "gpt_oss": dict(
+        model_type="gpt_oss",
+        **WIDE_HEADS,
+        intermediate_size=32,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        sliding_window=8,
+        swiglu_limit=0.5,  # is met
+        rope_parameters={
+            "rope_type": "yarn",
+            "rope_theta": 150000.0,
+            "factor": 4.0,
+            "beta_fast": 4.0,
+            "beta_slow": 0.5,
+            "truncate": False,
+            "original_max_position_embeddings": 512,
+        },
     ),
     "kimi_k2": dict(
         model_type="deepseek_v3",  # renamed by `_as_kimi`
@@ -162,7 +180,7 @@ def _save(name: str, folder: str, shard_size: str, seed: int) -> str:
         for key, tensor in model.state_dict().items():
             if "norm" in key:
                 tensor.uniform_(0.5, 1.5)
-            elif "bias" in key:
+            elif "bias" in key or "sinks" in key:
                 tensor.uniform_(-0.3, 0.3)
     model.save_pretrained(folder, max_shard_size=shard_size)
     return folder

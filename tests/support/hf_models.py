@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import torch
 from safetensors.torch import load_file
@@ -63,6 +64,25 @@ def logits_of(folder: str, tokens: torch.Tensor) -> torch.Tensor:
         folder, dtype=torch.float32, attn_implementation="eager"
     )
     return model.eval()(tokens).logits
+
+
+def gradients_of(
+    folder: str, tokens: torch.Tensor, labels: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """By the folder's names: the gradient of the mean loss of `labels` [b, s] given `tokens`, in
+    what transformers loads from `folder`."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
+    logits = model.train()(tokens).logits
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
+    nothing = torch.full((), torch.nan)
+    with torch.no_grad(), tempfile.TemporaryDirectory() as written:
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.copy_(nothing if tensor.grad is None else tensor.grad)
+        model.save_pretrained(written)  # which knows the folder's names of experts
+        found = read_tensors(written)
+    return {name: tensor for name, tensor in found.items() if not tensor.isnan().any()}
 
 
 def read_tensors(folder: str) -> dict[str, torch.Tensor]:

@@ -29,7 +29,7 @@ RUNTIME = """
 --lr-decay-style cosine --log-interval 1 --eval-interval 1000 --eval-iters 0 --num-workers 0
 --transformer-impl local --distributed-backend gloo --attention-backend unfused
 --no-persist-layer-norm --no-gradient-accumulation-fusion --no-masked-softmax-fusion
---no-bias-swiglu-fusion --no-rope-fusion --no-bias-dropout-fusion
+--no-bias-swiglu-fusion --no-bias-gelu-fusion --no-rope-fusion --no-bias-dropout-fusion
 --tokenizer-type HuggingFaceTokenizer
 """.split()
 

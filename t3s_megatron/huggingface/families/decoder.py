@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from t3s_megatron.huggingface.families.family import (
@@ -36,25 +37,37 @@ def _longest(config) -> int:
     return min(longest, getattr(config, "sliding_window", None) or longest)
 
 
-POSITIONS = Argument(
-    "max_position_embeddings",
-    "--max-position-embeddings, which may be less,",
-    wanted=_longest,
-    found=lambda args: args.max_position_embeddings,
-    options=lambda config: {"--max-position-embeddings": _longest(config)},
-    written=lambda args: {"max_position_embeddings": args.max_position_embeddings},
-    holds=lambda wanted, found: found <= wanted,
-)
+def _positions(longest: Callable) -> Argument:
+    return Argument(
+        "max_position_embeddings",
+        "--max-position-embeddings, which may be less,",
+        wanted=longest,
+        found=lambda args: args.max_position_embeddings,
+        options=lambda config: {"--max-position-embeddings": longest(config)},
+        written=lambda args: {"max_position_embeddings": args.max_position_embeddings},
+        holds=lambda wanted, found: found <= wanted,
+    )
 
-NUMBERS = (
-    same("num_hidden_layers", "--num-layers"),
-    same("hidden_size", "--hidden-size"),
-    same("num_attention_heads", "--num-attention-heads"),
-    same("rms_norm_eps", "--norm-epsilon", "layernorm_epsilon"),
-    flag("tie_word_embeddings", "--untie-embeddings-and-output-weights", opposite=True),
-    POSITIONS,
-    same("attention_dropout", "--attention-dropout", kind=lambda share: float(share or 0)),
-)
+
+POSITIONS = _positions(_longest)
+#: Where Megatron has the model's windows.
+POSITIONS_WITH_WINDOWS = _positions(lambda config: config.max_position_embeddings)
+
+
+def numbers(positions: Argument) -> tuple[Argument, ...]:
+    """What a decoder's size is, and how many positions it may have."""
+    return (
+        same("num_hidden_layers", "--num-layers"),
+        same("hidden_size", "--hidden-size"),
+        same("num_attention_heads", "--num-attention-heads"),
+        same("rms_norm_eps", "--norm-epsilon", "layernorm_epsilon"),
+        flag("tie_word_embeddings", "--untie-embeddings-and-output-weights", opposite=True),
+        positions,
+        same("attention_dropout", "--attention-dropout", kind=lambda share: float(share or 0)),
+    )
+
+
+NUMBERS = numbers(POSITIONS)
 
 
 def _key_value_heads(args) -> int:
@@ -112,7 +125,7 @@ def _whole(number: float) -> float | int:
     return int(number) if float(number).is_integer() else number
 
 
-ROPE = (
+ROPE_BASE = (
     Argument(
         "rope_theta",
         "--rotary-base",
@@ -121,9 +134,9 @@ ROPE = (
         options=lambda config: {"--rotary-base": _whole(_rope(config)["rope_theta"])},
         written=lambda args: {"rope_theta": args.rotary_base},
     ),
-    fixed("--position-embedding-type", "rope"),
     unused("--rotary-interleaved"),
 )
+ROPE = (*ROPE_BASE, fixed("--position-embedding-type", "rope"))
 NO_SCALING = (
     Argument(
         "rope_type",
@@ -185,9 +198,19 @@ LLAMA3_ROPE = (
     ),
 )
 
-#: The rest of a pre-norm decoder without biases.
-SHAPE = (
+#: Of every decoder here, all pre-norm.
+PRE_NORM = (
     fixed("--normalization", "RMSNorm"),
+    unused("--apply-layernorm-1p", False, "layernorm_zero_centered_gamma"),
+    unused("--apply-residual-connection-post-layernorm"),
+    unused("--attention-output-gate"),
+    unused("--qk-l2-norm"),
+    unused("--no-rope-freq", None),
+    unused("--mtp-num-layers", None),
+)
+#: The rest of one without biases, windows or sinks.
+SHAPE = (
+    *PRE_NORM,
     Argument(
         "hidden_act",
         "--swiglu",
@@ -204,17 +227,11 @@ SHAPE = (
         options=lambda config: {"--disable-bias-linear": True},
         written=lambda args: {},
     ),
-    unused("--apply-layernorm-1p", False, "layernorm_zero_centered_gamma"),
-    unused("--apply-residual-connection-post-layernorm"),
-    unused("--attention-output-gate"),
-    unused("--qk-l2-norm"),
     unused("--softmax-type", "vanilla"),
     unused("--window-size", None),
-    unused("--no-rope-freq", None),
     unused("--glu-linear-offset", 0.0),
     unused("--activation-func-clamp-value", None),
     unused("--quick-geglu"),
-    unused("--mtp-num-layers", None),
 )
 NO_MLA = (unused("--multi-latent-attention"),)
 NO_QKV_BIAS = (unused("--add-qkv-bias"),)

@@ -70,9 +70,10 @@ class Family:
     `arguments`: all that decides what the weights mean. `unless_asked`: options that the
     architecture leaves open, and what they are where the command line does not say.
     `predicts_ahead`: the field with the number of layers for multi-token prediction, which follow
-    the others in a folder and are left out. `defaults`: the fields a config.json may leave out, for
-    a model_type that transformers does not know. `architecture`: the class in transformers, for a
-    config.json that is made of arguments.
+    the others in a folder and are left out. `stacked`: the folder has all experts of a layer in one
+    tensor, the first dimension of which counts them. `defaults`: the fields a config.json may leave
+    out, for a model_type that transformers does not know. `architecture`: the class in
+    transformers, for a config.json that is made of arguments.
     """
 
     model_type: str
@@ -81,6 +82,7 @@ class Family:
     limits: tuple[Limit, ...] = ()
     unless_asked: Options = field(default_factory=dict)
     predicts_ahead: str | None = None
+    stacked: bool = False
     defaults: dict | None = None
     architecture: str | None = None
 

@@ -21,12 +21,6 @@ _SPARSE = (
 _IMAGES = "it is a model of images and text: only text models are students"
 
 REFUSED: dict[str, str] = {
-    "gpt_oss": (
-        "Megatron's layers have its sinks, windows and clamped activation, but a folder has all "
-        "experts of a layer in one tensor, gate and up in turns, released in MXFP4: this project "
-        "has no table for that. Megatron-Bridge converts it into a checkpoint for a pretrain "
-        "script of your own with the plugin (--t3s)"
-    ),
     "qwen3_next": _GATED_DELTA_NET,
     "qwen3_5_text": _GATED_DELTA_NET,
     "qwen3_5_moe_text": _GATED_DELTA_NET,

@@ -5,6 +5,7 @@ from t3s_megatron.huggingface.families.bailing_moe import BAILING_MOE_V2, LLADA2
 from t3s_megatron.huggingface.families.deepseek_v3 import DEEPSEEK_V3, KIMI_K2
 from t3s_megatron.huggingface.families.family import Family
 from t3s_megatron.huggingface.families.glm4_moe import GLM4_MOE
+from t3s_megatron.huggingface.families.gpt_oss import GPT_OSS
 from t3s_megatron.huggingface.families.llama import LLAMA, MISTRAL
 from t3s_megatron.huggingface.families.mixtral import MIXTRAL
 from t3s_megatron.huggingface.families.qwen2 import QWEN2, QWEN2_MOE
@@ -19,6 +20,7 @@ _ALL = (
     QWEN2_MOE,
     MIXTRAL,
     GLM4_MOE,
+    GPT_OSS,
     DEEPSEEK_V3,
     KIMI_K2,
     BAILING_MOE_V2,

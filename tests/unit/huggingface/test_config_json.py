@@ -30,6 +30,10 @@ def test_what_transformers_knows_is_filled_in(tmp_path):
 
 KINDS = {
     "quantised": (QWEN | {"quantization_config": {"quant_method": "fp8"}}, "weights are quantised"),
+    "gpt-oss as released": (
+        MODELS["gpt-oss-20b"] | {"quantization_config": {"quant_method": "mxfp4"}},
+        "weights are quantised: give the folder in bfloat16",
+    ),
     "vision": ({"model_type": "qwen3_vl", "vision_config": {"depth": 2}}, "images and text"),
     "remote code": (
         {"model_type": "mine", "auto_map": {"AutoConfig": "configuration_mine.C"}},

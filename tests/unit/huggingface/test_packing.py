@@ -13,11 +13,13 @@ from safetensors.torch import save_file
 from t3s_megatron.huggingface.packing import (
     Column,
     GateUp,
+    GateUpInTurns,
     Packing,
     Part,
     QueryKeyValue,
     QueryKeyValueInOne,
     Row,
+    Transposed,
     Vocabulary,
 )
 
@@ -29,6 +31,9 @@ CASES = {
     "whole": (Packing(), [(6,)], (6,)),
     "column": (Column(), [(8, 6)], (8, 6)),
     "row": (Row(), [(6, 8)], (6, 8)),
+    "turned": (Transposed(), [(8, 6)], (6, 8)),
+    "gate and up in turns": (GateUpInTurns(), [(6, 16)], (16, 6)),
+    "their bias": (GateUpInTurns(), [(16,)], (16,)),
     "vocabulary": (Vocabulary(), [(22, 6)], (24, 6)),
     "gate and up": (GateUp(), [(8, 6), (8, 6)], (16, 6)),
     "qkv": (QueryKeyValue(), [(8 * D, 6), (2 * D, 6), (2 * D, 6)], (12 * D, 6)),
@@ -87,3 +92,13 @@ def test_rows_of_padding_are_zeros():
 )
 def test_tensors_of_another_shape_do_not_fit(case, shapes, shape, size):
     assert not CASES[case][0].fits(shapes, shape, size, CONFIG)
+
+
+def test_gate_and_up_in_turns_become_gate_above_up():
+    in_turns = torch.tensor([[0, 10, 1, 11, 2, 12]])  # [i, 2 o]
+    read = GateUpInTurns().read([in_turns], (6, 1), Part(0, 1), CONFIG)
+    assert read[:, 0].tolist() == [0, 1, 2, 10, 11, 12]
+    read = GateUpInTurns().read([in_turns], (2, 1), Part(1, 3), CONFIG)
+    assert read[:, 0].tolist() == [1, 11]
+    assert not GateUpInTurns().fits([(1, 6)], (6, 2), 1, CONFIG)
+    assert not GateUpInTurns().fits([(1, 7)], (7, 1), 1, CONFIG)

@@ -29,6 +29,7 @@ PARAMETERS = {
     "Qwen2.5-7B": 7_615_616_512,
     "Qwen1.5-MoE-A2.7B": 14_315_784_192,
     "Mixtral-8x7B-v0.1": 46_702_792_704,
+    "gpt-oss-20b": 20_914_757_184,
     "GLM-4.5-Air, eight layers": 17_875_521_536,
     "DeepSeek-V3, eight layers": 61_140_245_504,
     "Moonlight-16B-A3B, four layers": 2_508_607_488,
@@ -57,6 +58,8 @@ _LATENT = [
     "o_proj",
 ]
 
+_STACKS = ("gate_up_proj", "gate_up_proj_bias", "down_proj", "down_proj_bias")
+
 #: (in every layer's attention, number of experts, router, experts, shared experts)
 SCHEMES = {
     "qwen3": (_QKVO + _QK_NORM, None, [], "", None),
@@ -76,6 +79,14 @@ SCHEMES = {
         "num_local_experts",
         ["block_sparse_moe.gate.weight"],
         "block_sparse_moe.experts",
+        None,
+    ),
+    # All experts of a layer in one tensor: a name for each of them.
+    "gpt_oss": (
+        _QKVO + _QKV_BIAS + ["self_attn.o_proj.bias", "self_attn.sinks"],
+        "num_local_experts",
+        ["mlp.router.weight", "mlp.router.bias"],
+        "mlp.experts",
         None,
     ),
     "glm4_moe": (
@@ -121,7 +132,11 @@ def published_names(config: dict) -> list[str]:
         inside = ["input_layernorm.weight", "post_attention_layernorm.weight", *attention]
         if experts is not None and i >= config.get("first_k_dense_replace", 0):
             inside += router
-            blocks = [f"{block}.{k}" for k in range(config[experts])]
+            if family == "gpt_oss":
+                blocks = []
+                inside += [f"{block}.{name}" for name in _STACKS] * config[experts]
+            else:
+                blocks = [f"{block}.{k}" for k in range(config[experts])]
             blocks += [] if shared is None else [shared]
         inside += [f"{block}.{name}.weight" for block in blocks for name in gated]
         names += [f"{layer}.{name}" for name in inside]

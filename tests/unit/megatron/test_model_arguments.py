@@ -35,6 +35,53 @@ def test_what_is_not_built_is_refused(name):
         check_model_arguments(Namespace(**BASE | {name: value}))
 
 
+@pytest.mark.child
+def test_experts_with_biases_are_not_cut():
+    from t3s_megatron.errors import T3SError
+    from t3s_megatron.megatron.model import check_model_arguments
+
+    experts = BASE | dict(num_experts=4, expert_tensor_parallel_size=2)
+    check_model_arguments(Namespace(**experts, add_bias_linear=False))
+    with pytest.raises(T3SError, match="--expert-tensor-parallel-size 2: Megatron does not cut"):
+        check_model_arguments(Namespace(**experts, add_bias_linear=True))
+
+
+SINKS = {
+    "--attention-backend flash": dict(attention_backend="flash"),
+    "--deterministic-mode": dict(deterministic_mode=True),
+    "give --cp-comm-type a2a": dict(context_parallel_size=2),
+    "--t3s-arrangement packed .* found 2.11.0": dict(t3s_arrangement="packed"),
+}
+
+
+@pytest.mark.child
+@pytest.mark.parametrize("reason", SINKS)
+def test_where_no_kernel_has_sinks(reason, monkeypatch):
+    from megatron.core.transformer.enums import AttnBackend
+    from packaging.version import Version
+
+    from t3s_megatron.errors import T3SError
+    from t3s_megatron.megatron import model
+
+    given = BASE | dict(
+        transformer_impl="transformer_engine", softmax_type="learnable", attention_backend="fused",
+        deterministic_mode=False, context_parallel_size=1, cp_comm_type=["p2p"],
+    )  # fmt: skip
+    monkeypatch.setattr(model, "get_te_version", lambda: Version("2.11.0"))
+
+    def check(**more):
+        arguments = Namespace(**given | more)
+        arguments.attention_backend = AttnBackend[arguments.attention_backend]
+        model.check_model_arguments(arguments)
+
+    check()
+    check(context_parallel_size=2, cp_comm_type=["a2a"])
+    check(**SINKS[reason] | dict(softmax_type="vanilla"))
+    check(**SINKS[reason] | dict(transformer_impl="local"))
+    with pytest.raises(T3SError, match=reason):
+        check(**SINKS[reason])
+
+
 TINY = """--num-layers 2 --hidden-size 32 --num-attention-heads 4 --seq-length 16
 --max-position-embeddings 16 --micro-batch-size 1 --global-batch-size 1 --train-iters 1 --lr 1e-3
 --position-embedding-type rope --transformer-impl local --no-rope-fusion --vocab-size 32
