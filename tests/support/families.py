@@ -134,6 +134,35 @@ STUDENTS: dict[str, dict] = {
     ),
 }
 
+_DELTA_NET = dict(
+    **WIDE_HEADS,
+    layer_types=["linear_attention", "full_attention"] * 2,
+    partial_rotary_factor=0.25,
+    linear_conv_kernel_dim=4,
+    linear_key_head_dim=8,
+    linear_value_head_dim=12,
+    linear_num_key_heads=2,
+    linear_num_value_heads=6,
+)
+STUDENTS |= {
+    "qwen3_next": dict(
+        model_type="qwen3_next",
+        **_DELTA_NET,
+        **EXPERTS,
+        shared_expert_intermediate_size=48,
+        norm_topk_prob=True,
+        decoder_sparse_step=1,
+        mlp_only_layers=[1],
+    ),
+    "qwen3_5_text": dict(model_type="qwen3_5_text", **_DELTA_NET),
+    "qwen3_5_moe_text": dict(
+        model_type="qwen3_5_moe_text",
+        **_DELTA_NET,
+        **EXPERTS,
+        shared_expert_intermediate_size=48,
+    ),
+}
+
 WITH_EXPERTS = [name for name, config in STUDENTS.items() if "num_experts_per_tok" in config]
 
 

@@ -207,6 +207,7 @@ SHAPE = (
     unused("--apply-layernorm-1p", False, "layernorm_zero_centered_gamma"),
     unused("--apply-residual-connection-post-layernorm"),
     unused("--attention-output-gate"),
+    unused("--experimental-attention-variant", None),
     unused("--qk-l2-norm"),
     unused("--softmax-type", "vanilla"),
     unused("--window-size", None),
