@@ -190,11 +190,21 @@ def _save(name: str, folder: str, shard_size: str, seed: int) -> str:
     with torch.no_grad():
         for key, tensor in model.state_dict().items():
             if "norm" in key:
-                tensor.uniform_(0.5, 1.5)
+                around = 0.0 if _is_around_zero(name, key) else 1.0
+                tensor.uniform_(around - 0.5, around + 0.5)
             elif "bias" in key:
                 tensor.uniform_(-0.3, 0.3)
+            elif "conv1d" in key:
+                tensor.uniform_(-1, 1)
+            elif "linear_attn.out_proj" in key:  # the norm before it makes much of rounding
+                tensor.mul_(0.05)
     model.save_pretrained(folder, max_shard_size=shard_size)
     return folder
+
+
+def _is_around_zero(name: str, key: str) -> bool:
+    """Whether a norm is kept as its difference from one."""
+    return "linear_key_head_dim" in STUDENTS[name] and "linear_attn" not in key
 
 
 #: How the tensors of a layer for multi-token prediction begin.
