@@ -117,8 +117,9 @@ def uses_flex_attention(args: argparse.Namespace) -> bool:
 
 
 def _delta_nets_cross_samples(args) -> bool:
-    in_torch = args.distributed_backend == "gloo" or getattr(args, "deterministic_mode", False)
-    return in_torch and getattr(args, "experimental_attention_variant", None) is not None
+    if getattr(args, "experimental_attention_variant", None) is None:
+        return False
+    return args.distributed_backend == "gloo" or getattr(args, "deterministic_mode", False)
 
 
 def _refuse_whole_rows(kind: str, args) -> None:

@@ -187,6 +187,7 @@ def test_names_of_transformer_engines_layers():
     for native, plain in (
         ("self_attention.linear_qkv.layer_norm_weight", "input_layernorm.weight"),
         ("self_attention.linear_qkv.weight", "self_attention.linear_qkv.weight"),
+        ("self_attention.in_proj.layer_norm_weight", "input_layernorm.weight"),
         ("mlp.linear_fc1.layer_norm_weight", "pre_mlp_layernorm.weight"),
         ("pre_mlp_layernorm.weight", "pre_mlp_layernorm.weight"),
         ("mlp.experts.linear_fc2.weight12", "mlp.experts.12.linear_fc2.weight"),

@@ -15,7 +15,7 @@ import pytest
 BASE = dict(transformer_impl="local", qk_l2_norm=False, pipeline_model_parallel_size=1)
 REFUSED = {
     "hybrid_layer_pattern": ("M*M*", "--hybrid-layer-pattern is not supported"),
-    "experimental_attention_variant": ("gated_delta_net", "--experimental-attention-variant"),
+    "experimental_attention_variant": ("dsa", "--experimental-attention-variant dsa is not"),
     "heterogeneous_layers_config_path": ("x.json", "--heterogeneous-layers-config-path"),
     "mtp_num_layers": (1, "--mtp-num-layers is not supported"),
     "decoder_last_pipeline_num_layers": (2, "--decoder-last-.* 2: there is one pipeline stage"),
@@ -33,6 +33,32 @@ def test_what_is_not_built_is_refused(name):
     value, reason = REFUSED[name]
     with pytest.raises(T3SError, match=reason):
         check_model_arguments(Namespace(**BASE | {name: value}))
+
+
+DELTA_NET = dict(
+    experimental_attention_variant="gated_delta_net",
+    transformer_impl="transformer_engine",
+    tensor_model_parallel_size=2,
+    context_parallel_size=2,
+    sequence_parallel=True,
+    linear_num_key_heads=4,
+    linear_num_value_heads=8,
+)
+
+
+@pytest.mark.child
+def test_gated_delta_nets():
+    from t3s_megatron.errors import T3SError
+    from t3s_megatron.megatron.model import check_model_arguments
+
+    check_model_arguments(Namespace(**BASE | DELTA_NET))
+    for changed, reason in (
+        (dict(transformer_impl="local"), "with --transformer-impl local"),
+        (dict(sequence_parallel=False), "only with --sequence-parallel. Add it"),
+        (dict(linear_num_key_heads=2), "--linear-num-key-heads 2 has to be divisible by the 4"),
+    ):
+        with pytest.raises(T3SError, match=reason):
+            check_model_arguments(Namespace(**BASE | DELTA_NET | changed))
 
 
 TINY = """--num-layers 2 --hidden-size 32 --num-attention-heads 4 --seq-length 16
