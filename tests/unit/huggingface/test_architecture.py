@@ -17,6 +17,7 @@ from t3s_megatron.huggingface.architecture import (
     family_of,
     vocabulary_rows,
 )
+from t3s_megatron.huggingface.families.table import FAMILIES
 
 ARGUMENTS = dict(
     num_layers=4,
