@@ -49,14 +49,10 @@ DELTA_NET = dict(
 @pytest.mark.child
 def test_gated_delta_nets():
     from t3s_megatron.errors import T3SError
-    from t3s_megatron.megatron import model
     from t3s_megatron.megatron.model import check_model_arguments
 
-    check_model_arguments(Namespace(**BASE | DELTA_NET | dict(transformer_impl="local")))
-    model.is_cpu_layer_active = lambda: False  # in this process alone
     check_model_arguments(Namespace(**BASE | DELTA_NET))
     for changed, reason in (
-        (dict(transformer_impl="local"), "with --transformer-impl local"),
         (dict(sequence_parallel=False), "only with --sequence-parallel"),
         (dict(linear_num_key_heads=2), "--linear-num-key-heads 2 has to be divisible by the 4"),
     ):
