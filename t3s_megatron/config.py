@@ -61,6 +61,7 @@ UNSUPPORTED_WITH_DIFFUSION = {
     "multi_latent_attention": "has keys and values of other widths than the block attention takes",
     "attention_dropout": "is not done by the block attention (set it to 0)",
     "window_size": "hides keys by their distance, across copies",
+    "experimental_attention_variant": "mixes the tokens of a row in their order, across copies",
     "mtp_num_layers": "predicts tokens that follow, and nothing follows here",
     "fp16": "has no loss scale that the run keeps; use --bf16",
 }
@@ -241,6 +242,13 @@ class T3SConfig(
                     f"{written} does not work where accuracy is measured: it {why}. Choose "
                     "--t3s-simple or --t3s-signal confidence, or drop it"
                 )
+        variant = getattr(args, "experimental_attention_variant", None)
+        if self.needs_answers and self.generation == "live" and variant is not None:
+            raise T3SError(
+                f"Megatron cannot generate with --experimental-attention-variant {variant}, which "
+                "has no key-value cache: this student needs --t3s-generation server, or theta_b "
+                "without answers (--t3s-signal confidence or --t3s-simple) and none reported"
+            )
 
 
 def _check_megatron(args: argparse.Namespace, given: dict[str, Any]) -> None:

@@ -214,8 +214,8 @@ def make_plan(argv: list[str], options: argparse.Namespace) -> PlannedRun:
         )
     if in_process is not None and not in_process.cached:
         notes.append(
-            "with context parallelism there is no key-value cache: every token computes its whole "
-            "sequence"
+            "with context parallelism, and with gated delta nets, there is no key-value cache: "
+            "every token computes its whole sequence"
         )
     return PlannedRun(
         release=megatron_version(),

@@ -48,6 +48,12 @@ def choose_arrangement(args: argparse.Namespace) -> str:
             "--t3s-arrangement packed does not work with --context-parallel-size > 1, which cuts "
             "up long samples: choose --t3s-arrangement own"
         )
+    if kind == "packed" and _delta_nets_cross_samples(args):
+        raise T3SError(
+            "--t3s-arrangement packed does not work with gated delta nets on a CPU or with "
+            "--deterministic-mode: Megatron's torch form of them (ssm/gated_delta_net) does not "
+            "begin anew with each sample of a row. Choose --t3s-arrangement own"
+        )
     at_once = args.micro_batch_size * args.data_parallel_size
     if args.global_batch_size % at_once:  # Megatron may leave samples out then
         raise T3SError(
@@ -108,6 +114,12 @@ def uses_flex_attention(args: argparse.Namespace) -> bool:
     """Whether a diffusion student attends by FlexAttention, which cannot be trained on a CPU."""
     chosen = args.t3s_diffusion_attention
     return chosen == "flex" or (chosen == "auto" and args.distributed_backend != "gloo")
+
+
+def _delta_nets_cross_samples(args) -> bool:
+    if getattr(args, "experimental_attention_variant", None) is None:
+        return False
+    return args.distributed_backend == "gloo" or getattr(args, "deterministic_mode", False)
 
 
 def _refuse_whole_rows(kind: str, args) -> None:

@@ -25,6 +25,7 @@ import torch.distributed as dist
 
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.cpu_collectives import install_uneven_collectives
+from t3s_megatron.megatron.cpu_norm import make_norm
 from t3s_megatron.megatron.releases import (
     count_lengths_on,
     load_optimizer_without_gradient,
@@ -295,28 +296,16 @@ def install_megatron_layer() -> None:
         return
     _megatron_active = True
     use_shipped_dataset_helpers()
-    _allow_sequence_parallel_torch_norm()
+    _use_torch_norms()
     _allow_cpu_token_dispatch()
     _use_fused_adam_conventions()
     count_lengths_on(CPU)
 
 
-def _allow_sequence_parallel_torch_norm() -> None:
-    # WrappedTorchNorm asserts against sequence parallelism (torch_norm.py:50). A norm is
-    # elementwise over the sequence; all it lacks is the mark by which
-    # finalize_model_grads.py:451 all-reduces its gradients over tensor-parallel ranks.
+def _use_torch_norms() -> None:
     import megatron.core.transformer.torch_norm as torch_norm
 
-    def new(cls, config, hidden_size, eps=1e-5, **kwargs):
-        if config.layernorm_zero_centered_gamma:
-            raise T3SError("--apply-layernorm-1p is not available on CPU")
-        kinds = {"LayerNorm": torch.nn.LayerNorm, "RMSNorm": torch.nn.RMSNorm}
-        norm = kinds[config.normalization](hidden_size, eps=eps)
-        for parameter in norm.parameters():
-            parameter.sequence_parallel = config.sequence_parallel
-        return norm
-
-    torch_norm.WrappedTorchNorm.__new__ = new
+    torch_norm.WrappedTorchNorm.__new__ = make_norm
 
 
 def _allow_cpu_token_dispatch() -> None:

@@ -10,8 +10,8 @@ Every rank takes part: chunks of a pipeline hand activations on in order, the la
 and bounds and the stop flag are common to all data-parallel ranks, because expert-parallel ranks
 have to step together. So is the end of the time that generation may take: the clock of the rank
 that samples goes with its tokens. Finished answers leave the batch, as many on every rank. With
-context parallelism there is no key-value cache and the whole sequence is computed for each token:
-correct, and slow.
+context parallelism, and in models with gated delta nets, there is no key-value cache and the whole
+sequence is computed for each token: correct, and slow.
 """
 
 from __future__ import annotations
@@ -33,12 +33,14 @@ from t3s_megatron.megatron.layout import gather_over_data
 from t3s_megatron.megatron.pause import training_paused
 from t3s_megatron.megatron.seam import CallbackContext
 
-#: Decode steps have sequence length 1, which sequence parallelism cannot split.
-_SEQUENCE_PARALLEL_SWITCHES = (
-    "sequence_parallel",
-    "scatter_to_sequence_parallel",
-    "reduce_scatter_embeddings",
-)
+#: Decode steps have sequence length 1, which sequence parallelism cannot split: the names that say
+#: so, and what they say without it.
+_SEQUENCE_PARALLEL_SWITCHES = {
+    "sequence_parallel": False,
+    "scatter_to_sequence_parallel": False,
+    "reduce_scatter_embeddings": False,
+    "sp_size": 1,  # of gated delta nets
+}
 
 #: Tokens between two looks at what is finished: each waits for the device and for all ranks.
 _LOOK_EVERY = 8
@@ -166,7 +168,9 @@ class Decoder:
         self.sampling = sampling
         self.device = torch.cuda.current_device()
         self.context_size = mpu.get_context_parallel_world_size()
-        self.use_cache = self.context_size == 1
+        # Gated delta nets have none (ssm/gated_delta_net/gdn.py:92).
+        variant = getattr(self.config, "experimental_attention_variant", None)
+        self.use_cache = self.context_size == 1 and variant is None
         self.deadline = None if timeout is None else time.monotonic() + timeout
         self.time_is_up = False
 
@@ -285,7 +289,7 @@ class Decoder:
             out = self._through_stages(x, positions, cache)
             cache.increment_sequence_len_offset(end - start)
             return None if out is None else out[:, -1]
-        # Context parallel: right padding is harmless to a causal model.
+        # Right padding is harmless to a causal model.
         size, rank = self.context_size, mpu.get_context_parallel_rank()
         multiple = 2 * size
         padded = -(-end // multiple) * multiple
@@ -346,11 +350,12 @@ def _without_sequence_parallel(context: CallbackContext):
     }
     try:
         for owner in owners.values():
-            for name in _SEQUENCE_PARALLEL_SWITCHES:
-                if getattr(owner, name, None) is True:
-                    switched.append((owner, name))
-                    object.__setattr__(owner, name, False)
+            for name, off in _SEQUENCE_PARALLEL_SWITCHES.items():
+                value = getattr(owner, name, off)
+                if value != off:
+                    switched.append((owner, name, value))
+                    object.__setattr__(owner, name, off)
         yield
     finally:
-        for owner, name in switched:
-            object.__setattr__(owner, name, True)
+        for owner, name, value in switched:
+            object.__setattr__(owner, name, value)

@@ -36,6 +36,7 @@ _PLAIN = tuple(
     (re.compile(pattern + "$"), plain)
     for pattern, plain in (
         (r"self_attention\.linear_qkv\.layer_norm_(weight|bias)", r"input_layernorm.\1"),
+        (r"self_attention\.in_proj\.layer_norm_(weight|bias)", r"input_layernorm.\1"),
         (r"mlp\.linear_fc1\.layer_norm_(weight|bias)", r"pre_mlp_layernorm.\1"),
         (r"linear_q_up_proj\.layer_norm_(weight|bias)", r"q_layernorm.\1"),
         (r"linear_kv_up_proj\.layer_norm_(weight|bias)", r"kv_layernorm.\1"),
@@ -45,7 +46,6 @@ _PLAIN = tuple(
 )
 _LAYER = re.compile(r"(?<=^decoder\.layers\.)\d+")
 _EXPERT = re.compile(r"(?<=\.mlp\.experts\.)\d+")
-_FOLDER_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 _EMBEDDING, _OUTPUT = "embedding.word_embeddings.weight", "output_layer.weight"
 #: Not parameters; old folders hold them.
 _IGNORED = re.compile(r"rotary_emb\.inv_freq$")
@@ -188,23 +188,16 @@ def load_weights(model: list, config, folder: str, rows: int) -> None:
     layout.together(reader.open)
     needed = {name for p in live.parameters for name in live.names(p.name)}
     found = set(reader.files)
-    if family.predicts_ahead is not None:
-        ahead = {name for name in found if _is_ahead(name, config.num_hidden_layers)}
-        if ahead:
-            print_rank_0(
-                f"[t3s] {folder}: {len(ahead)} tensors of its layers for multi-token prediction "
-                "are left out: they are not trained, and not in what is exported"
-            )
-        found -= ahead
+    ahead = {name for name in found if family.is_ahead(name, config.num_hidden_layers)}
+    if ahead:
+        print_rank_0(
+            f"[t3s] {folder}: {len(ahead)} tensors of its layers for multi-token prediction "
+            "are left out: they are not trained, and not in what is exported"
+        )
+    found -= ahead
     check_names(_over_the_model(needed), folder, found, config.tie_word_embeddings)
     layout.together(lambda: _check_shapes(live, reader))
     layout.together(lambda: _read(live, reader))
-
-
-def _is_ahead(name: str, layers: int) -> bool:
-    """Whether a tensor is of a layer after the model's last."""
-    layer = _FOLDER_LAYER.match(name)
-    return layer is not None and int(layer[1]) >= layers
 
 
 def _read(live: _LiveModel, reader: _Reader) -> None:

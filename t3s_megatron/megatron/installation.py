@@ -43,6 +43,11 @@ def check_installation(args: argparse.Namespace, *, trains: bool = True) -> None
             "it (pip install --no-build-isolation 't3s-megatron[gpu]'), or use "
             "--transformer-impl local"
         )
+    if getattr(args, "experimental_attention_variant", None) and not _has("fla"):
+        raise T3SError(
+            f"--experimental-attention-variant {args.experimental_attention_variant} needs "
+            "flash-linear-attention, which is not installed: pip install flash-linear-attention"
+        )
     # tensor_parallel/layers.py:49 and :1070; of Apex, and the output layer is Megatron's own with
     # Transformer Engine too.
     if args.gradient_accumulation_fusion and not _has("fused_weight_gradient_mlp_cuda"):

@@ -19,13 +19,14 @@ from megatron.core.transformer.spec_utils import import_module
 from megatron.core.utils import get_te_version
 from megatron.training import get_args
 from megatron.training.arguments import core_transformer_config_from_args
+from packaging.version import Version
 
 from t3s_megatron.data.lengths import choose_arrangement
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.arguments import given
 from t3s_megatron.megatron.block_attention import use_block_attention
 from t3s_megatron.megatron.device import is_cpu_layer_active
-from t3s_megatron.megatron.releases import layer_spec
+from t3s_megatron.megatron.releases import layer_spec, megatron_series, megatron_version
 from t3s_megatron.megatron.uneven import let_lengths_vary
 
 #: Of local layers, and of Transformer Engine's, where the experts are one module.
@@ -35,7 +36,6 @@ _NOT_BUILT = {
     "hybrid_layer_pattern": "makes a hybrid model of other layers",
     "hybrid_override_pattern": "makes a hybrid model of other layers",
     "is_hybrid_model": "makes a hybrid model of other layers",
-    "experimental_attention_variant": "has layers without a key-value cache for generation",
     "heterogeneous_layers_config_path": "gives every layer a shape of its own",
     "heterogeneous_layers_config_encoded_json": "gives every layer a shape of its own",
     "mtp_num_layers": "adds layers and losses beside the model's own",
@@ -56,6 +56,7 @@ def check_model_arguments(args) -> None:
                 f"{argument} is not supported: it {why}. Drop it, or train it "
                 "from a pretrain script of your own, with the plugin"
             )
+    _check_delta_nets(args)
     for name in ("decoder_first_pipeline_num_layers", "decoder_last_pipeline_num_layers"):
         if args.pipeline_model_parallel_size == 1 and getattr(args, name, None) is not None:
             raise T3SError(
@@ -68,7 +69,7 @@ def check_model_arguments(args) -> None:
             f"--expert-tensor-parallel-size {cut}: Megatron does not "
             "cut experts with biases. Give 1, and spread them: --expert-model-parallel-size"
         )
-    _check_sinks(args)
+    check_sinks(args, get_te_version())
     local = args.transformer_impl == "local"
     if getattr(args, "multi_latent_attention", False) and local and not is_cpu_layer_active():
         raise T3SError(
@@ -82,9 +83,10 @@ def check_model_arguments(args) -> None:
         )
 
 
-def _check_sinks(args) -> None:
-    """T3SError for arguments with which no kernel of Transformer Engine's has attention sinks
-    (attention/dot_product_attention/utils.py, `get_attention_backend`)."""
+def check_sinks(args, transformer_engine: Version) -> None:
+    """T3SError for arguments with which no kernel of that Transformer Engine's has attention sinks
+    (attention/dot_product_attention/utils.py, `get_attention_backend`). Version 0.0 is none, where
+    a run is planned without it."""
     softmax = getattr(args, "softmax_type", "vanilla")
     if softmax == "vanilla" or args.transformer_impl != "transformer_engine":
         return
@@ -103,12 +105,47 @@ def _check_sinks(args) -> None:
             f"--context-parallel-size {args.context_parallel_size} with --softmax-type {softmax}: "
             "give --cp-comm-type a2a, the only one with it"
         )
-    release = get_te_version().release[:2]  # (0, 0) where a run is planned without it
+    release = transformer_engine.release[:2]
     if getattr(args, "t3s_arrangement", None) == "packed" and (0, 0) < release < (2, 12):
         raise T3SError(
             f"--t3s-arrangement packed with --softmax-type {softmax} needs Transformer Engine "
-            f"2.12, found {get_te_version()}. Choose own"
+            f"2.12, found {transformer_engine}. Choose own"
         )
+
+
+def _check_delta_nets(args) -> None:
+    """T3SError for layers of another attention that are not built, or not trained rightly."""
+    variant = getattr(args, "experimental_attention_variant", None)
+    if variant is None:
+        return
+    given = f"--experimental-attention-variant {variant}"
+    if variant != "gated_delta_net":
+        raise T3SError(
+            f"{given} is not supported: gated_delta_net is. Drop it, or train it from a pretrain "
+            "script of your own, with the plugin"
+        )
+    if megatron_series() != "0.19":
+        raise T3SError(f"{given} needs megatron-core 0.19, found {megatron_version()}")
+    if args.transformer_impl != "transformer_engine" and not is_cpu_layer_active():
+        raise T3SError(
+            f"{given} with --transformer-impl {args.transformer_impl}: on CUDA Megatron builds "
+            "these layers of Transformer Engine's alone. Use --transformer-impl transformer_engine"
+        )
+    # The norm of each head's output is on every rank, and finalize_model_grads.py:451 adds its
+    # gradients up over the ranks only with sequence parallelism: its copies would drift apart.
+    if args.tensor_model_parallel_size > 1 and not args.sequence_parallel:
+        raise T3SError(
+            f"{given} with --tensor-model-parallel-size {args.tensor_model_parallel_size}: "
+            "Megatron adds up the gradients of its norms only with --sequence-parallel. Add it"
+        )
+    ranks = args.tensor_model_parallel_size * args.context_parallel_size
+    for name in ("linear_num_key_heads", "linear_num_value_heads"):
+        if getattr(args, name) % ranks:
+            raise T3SError(
+                f"--{name.replace('_', '-')} {getattr(args, name)} has to be divisible by the "
+                f"{ranks} tensor- and context-parallel ranks that share the heads: lower "
+                "--tensor-model-parallel-size or --context-parallel-size"
+            )
 
 
 def model_provider(
@@ -117,7 +154,7 @@ def model_provider(
     """One pipeline stage of the student. Signature as Megatron 0.17 to 0.19 call it."""
     args = get_args()
     config = config or core_transformer_config_from_args(args)
-    spec = layer_spec(args, config, vp_stage) if args.spec is None else import_module(args.spec)
+    spec = _layer_spec(args, config, vp_stage) if args.spec is None else import_module(args.spec)
     # A script may use this provider without the plugin's samples.
     arrangement = choose_arrangement(args) if getattr(args, "t3s_data", None) else "padded"
     if args.multi_latent_attention and args.q_lora_rank is None and args.spec is None:
@@ -180,6 +217,14 @@ def _let_biases_be_added(model) -> None:
             module.explicit_expert_comm = True
 
 
+def _layer_spec(args, config, vp_stage):
+    if getattr(args, "experimental_attention_variant", None) and is_cpu_layer_active():
+        from t3s_megatron.megatron.cpu_delta_net import local_delta_net_layers
+
+        return local_delta_net_layers(config, vp_stage)
+    return layer_spec(args, config, vp_stage)
+
+
 def _use_cpu_attention(spec, args, arrangement: str) -> None:
     """Where Megatron's own attention for local layers cannot do it."""
     from t3s_megatron.megatron.cpu_attention import (
@@ -206,7 +251,9 @@ def _use_cpu_attention(spec, args, arrangement: str) -> None:
     else:
         return
     for layer in _layers(spec):
-        layer.submodules.self_attention.submodules.core_attention = attention
+        inside = layer.submodules.self_attention.submodules
+        if hasattr(inside, "core_attention"):
+            inside.core_attention = attention
 
 
 def _layers(spec) -> list:

@@ -19,7 +19,10 @@ def room_for_answers(model: Model, server: Colocated) -> int:
 def answers_at_once(model: Model, server: Colocated, answers: Answers) -> int:
     """Answers of the expected length, with the longest prompt, whose keys and values it can hold;
     0 where not a single one of the longest fits."""
-    room, position = room_for_answers(model, server), model.cached(model.layers, server.gpus)
+    room, position = (
+        room_for_answers(model, server),
+        model.cached(model.attention_layers, server.gpus),
+    )
     if room < (answers.longest_prompt + answers.limit) * position:
         return 0
     return int(room // ((answers.longest_prompt + answers.expected) * position))

@@ -90,7 +90,9 @@ class Stage:
 @dataclass(frozen=True)
 class Model:
     """`bytes_a_parameter`: of the weights as they are computed with; `stages`: the distinct ones,
-    in order of their first; `copies`: of each sample in a row."""
+    in order of their first; `copies`: of each sample in a row. `delta_layers`: those of `layers`
+    that are gated delta nets, with no keys and values of earlier positions; `delta_flops`: of one
+    of them and a token, beside its matrices."""
 
     layers: int
     hidden_size: int
@@ -101,6 +103,12 @@ class Model:
     bytes_a_parameter: int
     stages: tuple[Stage, ...]
     copies: int = 1
+    delta_layers: int = 0
+    delta_flops: int = 0
+
+    @property
+    def attention_layers(self) -> int:
+        return self.layers - self.delta_layers
 
     @property
     def parameters(self) -> int:

@@ -153,6 +153,11 @@ def held_out_lengths(config: T3SConfig | None, args, tokenizer, notes: list[str]
     return [sample.prompt_length for sample in corpus.samples]
 
 
+def has_delta_nets(args) -> bool:
+    """Whether the model has layers without keys and values (gated delta nets)."""
+    return getattr(args, "experimental_attention_variant", None) is not None
+
+
 def answers_of(
     config: T3SConfig | None,
     args,
@@ -189,7 +194,7 @@ def answers_of(
         limit=limit,
         batch_size=min(config.generation_batch_size, on_a_rank),
         longest_prompt=longest_prompt,
-        cached=layout.context == 1,
+        cached=layout.context == 1 and not has_delta_nets(args),
         servable=not config.diffusion,
         asked_in_profiles=asked_in_profiles,
         blocks=config.accuracy_blocks,

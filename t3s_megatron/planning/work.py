@@ -41,11 +41,12 @@ class Work:
 
 
 def forward_flops(model: Model, length: float) -> float:
-    """Of one sequence of `length` tokens: 2 a matrix parameter and token, and causal attention."""
+    """Of one sequence of `length` tokens: 2 a matrix parameter and token, causal attention, and the
+    states of gated delta nets."""
     matrices = 2 * model.matrix_parameters * length
     # Scores and their sum over values, 2 each; half of the square is masked.
-    attention = 4 * length**2 / 2 * model.heads * model.head_size * model.layers
-    return matrices + attention
+    attention = 4 * length**2 / 2 * model.heads * model.head_size * model.attention_layers
+    return matrices + attention + model.delta_layers * model.delta_flops * length
 
 
 def step_flops(model: Model, lengths: list[int]) -> float:
@@ -142,7 +143,7 @@ def _seconds_a_token(layout: Layout, model: Model, speed: Speed, gpus: int | Non
 def _cache_seconds(model: Model, gpus: int, answers: Answers, length: float, speed: Speed) -> float:
     """To read the keys and values of one answer of `length` tokens, at each of them."""
     positions = answers.longest_prompt * length + length**2 / 2
-    return positions * model.cached(model.layers, gpus) / speed.memory_bandwidth
+    return positions * model.cached(model.attention_layers, gpus) / speed.memory_bandwidth
 
 
 def host_bound(model: Model, speed: Speed) -> float:
@@ -154,7 +155,8 @@ def _recomputing_flops(model: Model, answers: Answers) -> float:
     """The integral of `forward_flops` from the prompt's length to that of the longest answer."""
     first, last = answers.longest_prompt, answers.longest_prompt + answers.limit
     matrices = model.matrix_parameters * (last**2 - first**2)
-    attention = 2 * model.heads * model.head_size * model.layers * (last**3 - first**3) / 3
+    of_heads = 2 * model.heads * model.head_size * model.attention_layers
+    attention = of_heads * (last**3 - first**3) / 3
     return matrices + attention
 
 

@@ -142,8 +142,10 @@ def become_gradients(model: list, args) -> None:
         forward_only=False,
     )
     for chunk in model:
-        for parameter in chunk.parameters():
+        for name, parameter in chunk.named_parameters():
             parameter.data.copy_(parameter.main_grad)
+            if name.endswith(".out_norm.weight"):  # a folder has it as a difference from zero
+                parameter.data -= 1
 
 
 def counted(model: list) -> int:

@@ -152,6 +152,35 @@ STUDENTS: dict[str, dict] = {
     ),
 }
 
+_DELTA_NET = dict(
+    **WIDE_HEADS,
+    layer_types=["linear_attention", "full_attention"] * 2,
+    partial_rotary_factor=0.25,
+    linear_conv_kernel_dim=4,
+    linear_key_head_dim=8,
+    linear_value_head_dim=12,
+    linear_num_key_heads=2,
+    linear_num_value_heads=6,
+)
+STUDENTS |= {
+    "qwen3_next": dict(
+        model_type="qwen3_next",
+        **_DELTA_NET,
+        **EXPERTS,
+        shared_expert_intermediate_size=48,
+        norm_topk_prob=True,
+        decoder_sparse_step=1,
+        mlp_only_layers=[1],
+    ),
+    "qwen3_5_text": dict(model_type="qwen3_5_text", **_DELTA_NET),
+    "qwen3_5_moe_text": dict(
+        model_type="qwen3_5_moe_text",
+        **_DELTA_NET,
+        **EXPERTS,
+        shared_expert_intermediate_size=48,
+    ),
+}
+
 WITH_EXPERTS = [name for name, config in STUDENTS.items() if "num_experts_per_tok" in config]
 
 
@@ -179,11 +208,21 @@ def _save(name: str, folder: str, shard_size: str, seed: int) -> str:
     with torch.no_grad():
         for key, tensor in model.state_dict().items():
             if "norm" in key:
-                tensor.uniform_(0.5, 1.5)
+                around = 0.0 if _is_around_zero(name, key) else 1.0
+                tensor.uniform_(around - 0.5, around + 0.5)
             elif "bias" in key or "sinks" in key:
                 tensor.uniform_(-0.3, 0.3)
+            elif "conv1d" in key:
+                tensor.uniform_(-1, 1)
+            elif "linear_attn.out_proj" in key:  # the norm before it makes much of rounding
+                tensor.mul_(0.05)
     model.save_pretrained(folder, max_shard_size=shard_size)
     return folder
+
+
+def _is_around_zero(name: str, key: str) -> bool:
+    """Whether a norm is kept as its difference from one."""
+    return "linear_key_head_dim" in STUDENTS[name] and "linear_attn" not in key
 
 
 #: How the tensors of a layer for multi-token prediction begin.

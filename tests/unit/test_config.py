@@ -454,6 +454,14 @@ def test_features_of_megatron_that_decoding_cannot_work_with(name, generation):
     config("--t3s-signal confidence", **padded)
 
 
+def test_a_student_that_megatron_cannot_generate_with():
+    delta_nets = {"experimental_attention_variant": "gated_delta_net"}
+    assert "this student needs --t3s-generation server" in refused(**delta_nets)
+    config("--t3s-generation server --t3s-server-url http://h:1", **delta_nets)
+    config("--t3s-signal confidence", **delta_nets)
+    config("--t3s-simple", **delta_nets)
+
+
 @pytest.mark.parametrize("name", ["muon", "dist_muon", "lion", "soap"])
 def test_optimizers_whose_state_the_rewind_does_not_know(name):
     assert refused(optimizer=name).startswith(f"--optimizer {name} does not work with --t3s")

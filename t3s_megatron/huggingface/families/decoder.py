@@ -204,6 +204,7 @@ PRE_NORM = (
     unused("--apply-layernorm-1p", False, "layernorm_zero_centered_gamma"),
     unused("--apply-residual-connection-post-layernorm"),
     unused("--attention-output-gate"),
+    unused("--experimental-attention-variant", None),
     unused("--qk-l2-norm"),
     unused("--no-rope-freq", None),
     unused("--mtp-num-layers", None),

@@ -69,11 +69,12 @@ class Family:
 
     `arguments`: all that decides what the weights mean. `unless_asked`: options that the
     architecture leaves open, and what they are where the command line does not say.
-    `predicts_ahead`: the field with the number of layers for multi-token prediction, which follow
-    the others in a folder and are left out. `stacked`: the folder has all experts of a layer in one
-    tensor, the first dimension of which counts them. `defaults`: the fields a config.json may leave
-    out, for a model_type that transformers does not know. `architecture`: the class in
-    transformers, for a config.json that is made of arguments.
+    `predicts_ahead`: the field with the number of layers for multi-token prediction, which are left
+    out; they follow the others in a folder, or (`ahead`) the names of their tensors begin so.
+    `stacked`: the folder has all experts of a layer in one tensor, the first dimension of which
+    counts them. `defaults`: the fields a config.json may leave out, for a model_type that
+    transformers does not know. `architecture`: the class in transformers, for a config.json that is
+    made of arguments.
     """
 
     model_type: str
@@ -83,6 +84,7 @@ class Family:
     unless_asked: Options = field(default_factory=dict)
     predicts_ahead: str | None = None
     stacked: bool = False
+    ahead: str | None = None
     defaults: dict | None = None
     architecture: str | None = None
 
@@ -112,6 +114,14 @@ class Family:
             return None
         return tensor, tuple(name.format(**numbers) for name in tensor.names)
 
+    def is_ahead(self, name: str, layers: int) -> bool:
+        """Whether a tensor of the folder is one for multi-token prediction of a model of so many
+        layers."""
+        if self.ahead is not None:
+            return name.startswith(self.ahead)
+        layer = _FOLDER_LAYER.match(name)
+        return self.predicts_ahead is not None and layer is not None and int(layer[1]) >= layers
+
     @cached_property
     def _by_name(self) -> dict[str, Tensor]:
         return {tensor.megatron: tensor for tensor in self.tensors}
@@ -120,6 +130,7 @@ class Family:
 _NUMBERED = re.compile(
     r"decoder\.layers\.(?P<layer>\d+)\.(mlp\.experts\.(?P<expert>\d+)\.)?(?P<rest>.+)"
 )
+_FOLDER_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
 # ------------------------------------------------------------------------- rows of the first table

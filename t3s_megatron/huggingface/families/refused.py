@@ -4,15 +4,10 @@ why, and what to do instead. Read in megatron-core 0.19.2."""
 
 from __future__ import annotations
 
-# Not even on the meta device is one built without both: GatedDeltaNet.__init__ asks for the
-# first (ssm/gated_delta_net/common.py:141), the specification of its layers for the second
-# (models/gpt/experimental_attention_variant_module_specs.py:442). A table could not be tested.
-_GATED_DELTA_NET = (
-    "three of four layers are gated delta nets, which Megatron builds with flash-linear-attention "
-    "and Transformer Engine only, on a GPU, and runs without a key-value cache "
-    "(ssm/gated_delta_net), and this project has no table of their tensors. Train it with --t3s "
-    "from a pretrain script of your own that builds and loads the model (docs/huggingface.md), "
-    "with --t3s-generation server or --t3s-signal confidence for theta_b"
+_IMAGES_AND_QWEN = (
+    "it is a model of images and text: only text models are students. Its text model (qwen3_5_text,"
+    " qwen3_5_moe_text) is: save it by itself with transformers, AutoModelForCausalLM"
+    ".from_pretrained(DIR).save_pretrained(TEXT_DIR), with its tokenizer"
 )
 _SPARSE = (
     "its sparse attention (DSA) needs Transformer Engine's kernels, and this project has no table "
@@ -21,11 +16,8 @@ _SPARSE = (
 _IMAGES = "it is a model of images and text: only text models are students"
 
 REFUSED: dict[str, str] = {
-    "qwen3_next": _GATED_DELTA_NET,
-    "qwen3_5_text": _GATED_DELTA_NET,
-    "qwen3_5_moe_text": _GATED_DELTA_NET,
-    "qwen3_5": _GATED_DELTA_NET,
-    "qwen3_5_moe": _GATED_DELTA_NET,
+    "qwen3_5": _IMAGES_AND_QWEN,
+    "qwen3_5_moe": _IMAGES_AND_QWEN,
     "kimi_linear": (
         "its linear attention (KDA) is not in Megatron. Kimi-K2 and Moonlight are supported"
     ),

@@ -10,6 +10,7 @@ from t3s_megatron.huggingface.families.llama import LLAMA, MISTRAL
 from t3s_megatron.huggingface.families.mixtral import MIXTRAL
 from t3s_megatron.huggingface.families.qwen2 import QWEN2, QWEN2_MOE
 from t3s_megatron.huggingface.families.qwen3 import QWEN3, QWEN3_MOE
+from t3s_megatron.huggingface.families.qwen3_next import QWEN3_5, QWEN3_5_MOE, QWEN3_NEXT
 
 _ALL = (
     QWEN3,
@@ -25,6 +26,9 @@ _ALL = (
     KIMI_K2,
     BAILING_MOE_V2,
     LLADA2_MOE,
+    QWEN3_NEXT,
+    QWEN3_5,
+    QWEN3_5_MOE,
 )
 
 FAMILIES: dict[str, Family] = {family.model_type: family for family in _ALL}

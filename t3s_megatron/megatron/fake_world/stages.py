@@ -55,7 +55,24 @@ def measure_model(args, expert_load: float) -> Model:
         bytes_a_parameter=args.params_dtype.itemsize,
         stages=stages,
         copies=2 if args.t3s_diffusion else 1,
+        **_delta_nets(args),
     )
+
+
+def _delta_nets(args) -> dict[str, int]:
+    """How many layers are gated delta nets, and what the state of one costs a token: four products
+    of its size for each value head, as Megatron counts them (training.py:757)."""
+    if getattr(args, "experimental_attention_variant", None) is None:
+        return {}
+    from megatron.core.models.gpt.experimental_attention_variant_module_specs import (
+        get_linear_attention_pattern,
+    )
+
+    state = args.linear_key_head_dim * args.linear_value_head_dim
+    return {
+        "delta_layers": sum(get_linear_attention_pattern(args)),
+        "delta_flops": 2 * 4 * args.linear_num_value_heads * state,
+    }
 
 
 def _head_size(args) -> int:

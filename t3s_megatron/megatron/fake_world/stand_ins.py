@@ -19,6 +19,9 @@ from megatron.core.transformer.moe.experts import SequentialMLP
 
 from t3s_megatron.megatron.cpu_attention import ContextParallelAttention
 
+#: Positions that flash-linear-attention's chunked delta rule takes at once.
+_CHUNK = 64
+
 
 def use_fused_kernels(model: torch.nn.Module) -> None:
     """Replace attention and normalisation layers of `model` in place."""
@@ -28,6 +31,55 @@ def use_fused_kernels(model: torch.nn.Module) -> None:
                 setattr(parent, name, FusedAttention())
             elif isinstance(child, torch.nn.RMSNorm | torch.nn.LayerNorm):
                 child.forward = MethodType(_fused_norm, child)
+            elif hasattr(child, "gated_delta_rule"):
+                _use_fused_delta_rule(child)
+
+
+def _use_fused_delta_rule(layer) -> None:
+    """A gated delta net on its way for kernels, with stand-ins for them; what is around them is
+    Megatron's, not fused, and so an upper bound."""
+    from megatron.core.ssm.gated_delta_net import gdn
+
+    layer.config.deterministic_mode = False  # a config of its own
+    layer.gated_delta_rule = _delta_rule
+    gdn.causal_conv1d = _convolution
+
+
+def _delta_rule(query, key, value, *, g, beta, **_ignored):
+    return _FusedDeltaRule.apply(query, key, value, g, beta), None
+
+
+class _FusedDeltaRule(torch.autograd.Function):
+    """Keeps its inputs [b, s, h, d] and, of every chunk and head, one square matrix."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        query, _, value, _, _ = inputs
+        squares = query.new_empty(*query.shape[:3], _CHUNK)
+        ctx.save_for_backward(*inputs, squares)
+        return torch.empty_like(value)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:-1])
+
+
+def _convolution(x, weight, **_ignored):
+    return _FusedConvolution.apply(x, weight), None
+
+
+class _FusedConvolution(torch.autograd.Function):
+    """Keeps its input [b, s, d]; its activation is computed again."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        x = x.contiguous()
+        ctx.save_for_backward(x, weight)
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors)
 
 
 def balance_experts(model: torch.nn.Module) -> None:

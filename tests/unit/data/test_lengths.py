@@ -146,3 +146,13 @@ def test_a_coefficient_without_its_loss():
 
 def test_packed_rows_are_not_cut_up_by_context_parallelism():
     assert "choose --t3s-arrangement own" in refused(PACKED, **CP2)
+
+
+def test_packed_rows_of_gated_delta_nets_in_torch_would_run_from_sample_to_sample():
+    delta_nets = {"experimental_attention_variant": "gated_delta_net"}
+    nccl, gloo = ({"distributed_backend": name} for name in ("nccl", "gloo"))
+    assert choose_arrangement(namespace(PACKED, **delta_nets, **nccl)) == "packed"
+    said = refused(PACKED, **delta_nets, **nccl, deterministic_mode=True)
+    assert "does not begin anew with each sample" in said and "own" in said
+    assert refused(PACKED, **delta_nets, **gloo) == said
+    assert choose_arrangement(namespace(OWN, **delta_nets, **gloo)) == "own"

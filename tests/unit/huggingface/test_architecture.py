@@ -17,6 +17,7 @@ from t3s_megatron.huggingface.architecture import (
     family_of,
     vocabulary_rows,
 )
+from t3s_megatron.huggingface.families.table import FAMILIES
 
 ARGUMENTS = dict(
     num_layers=4,
@@ -183,7 +184,7 @@ def test_all_differences_are_named_in_one_error():
 
 
 def test_other_architectures_are_refused():
-    with pytest.raises(T3SError, match="model_type gemma2 is not supported: .*qwen3, qwen3_moe"):
+    with pytest.raises(T3SError, match="model_type gemma2 is not supported: .*qwen3_moe, "):
         family_of(AutoConfig.for_model("gemma2"), "here")
 
 
@@ -214,3 +215,32 @@ def test_rows_of_the_vocabulary():
     qwen = SimpleNamespace(vocab_size=151936)
     assert [vocabulary_rows(qwen, tensor) for tensor in (1, 2, 8)] == [151936] * 3
     assert vocabulary_rows(SimpleNamespace(vocab_size=23), 2) == 24
+
+
+def test_tensors_for_multi_token_prediction_are_known_by_their_layer_or_their_prefix():
+    ahead = {
+        model_type: [
+            name
+            for name in ("mtp.norm.weight", "model.layers.4.a", "model.layers.3.a", "model.norm.a")
+            if FAMILIES[model_type].is_ahead(name, 4)
+        ]
+        for model_type in ("qwen3", "glm4_moe", "qwen3_next")
+    }
+    assert ahead == {
+        "qwen3": [],
+        "glm4_moe": ["model.layers.4.a"],
+        "qwen3_next": ["mtp.norm.weight"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("kinds", "frequency"),
+    [("lllf" * 2, 4), ("lf" * 4, 2), ("l" * 8, 9), ("lfll" * 2, [1, 0, 1, 1] * 2)],
+)
+def test_which_layers_are_gated_delta_nets(kinds, frequency):
+    long = {"l": "linear_attention", "f": "full_attention"}
+    config = AutoConfig.for_model(
+        "qwen3_next", num_hidden_layers=8, layer_types=[long[kind] for kind in kinds]
+    )
+    options = FAMILIES["qwen3_next"].options(config)
+    assert options["--linear-attention-freq"] == frequency

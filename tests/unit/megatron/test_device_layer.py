@@ -256,8 +256,15 @@ def test_a_norm_that_the_layer_does_not_have_is_refused():
     config = TransformerConfig(
         num_layers=1, hidden_size=8, num_attention_heads=2, layernorm_zero_centered_gamma=True
     )
-    with pytest.raises(T3SError, match="--apply-layernorm-1p is not available on CPU"):
+    with pytest.raises(
+        T3SError, match="--apply-layernorm-1p with --normalization LayerNorm is not"
+    ):
         WrappedTorchNorm(config, 8)
+    config.normalization = "RMSNorm"
+    norm, x = WrappedTorchNorm(config, 8), torch.randn(3, 8)
+    torch.nn.init.uniform_(norm.weight, -0.5, 0.5)
+    plain = torch.nn.functional.rms_norm(x, (8,), norm.weight + 1, 1e-5)
+    assert (norm(x) - plain).abs().max() < 1e-6
 
 
 @child(processes=2)

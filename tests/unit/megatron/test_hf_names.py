@@ -17,6 +17,7 @@ from collections import Counter
 
 import pytest
 
+from tests.support.delta_net_names import CONFIG, FILE
 from tests.support.published import MODELS
 
 PARAMETERS = {
@@ -37,15 +38,23 @@ PARAMETERS = {
     # Four of its 20 layers. All together have 16,255,638,528 without the bias that chooses experts
     # (19 x 256), which is a buffer here as in transformers.
     "Ling-mini-2.0": 16_255_638_528 - 16 * 819_466_496,
+    # Four of its 48 layers; eleven times as much is in the others.
+    "Qwen3-Next-80B-A3B": 79_674_391_296 - 11 * 6_587_671_616,
 }
 
 # The other layers are the same.
-CUT = {name: {"num_hidden_layers": 4} for name in ("Qwen3-235B-A22B", "Ling-mini-2.0")}
+CUT = {
+    name: {"num_hidden_layers": 4}
+    for name in ("Qwen3-235B-A22B", "Ling-mini-2.0", "Qwen3-Next-80B-A3B")
+}
 
 _QKVO = [f"self_attn.{x}_proj.weight" for x in "qkvo"]
 _QKV_BIAS = [f"self_attn.{x}_proj.bias" for x in "qkv"]
 _QK_NORM = ["self_attn.q_norm.weight", "self_attn.k_norm.weight"]
 _BIAS = ["mlp.gate.weight", "mlp.gate.e_score_correction_bias"]
+_DELTA_NET = [f"linear_attn.{x}.weight" for x in ("conv1d", "norm", "out_proj")]
+_DELTA_NET += ["linear_attn.A_log", "linear_attn.dt_bias"]
+_DELTA_NET += [f"linear_attn.in_proj_{x}.weight" for x in ("qkvz", "ba")]
 _BAILING = [f"attention.{x}.weight" for x in ("query_key_value", "dense")]
 _BAILING += [f"attention.{x}_layernorm.weight" for x in ("query", "key")]
 _LATENT = [
@@ -106,6 +115,13 @@ SCHEMES = {
         "mlp.experts",
         "mlp.shared_experts",
     ),
+    "qwen3_next": (
+        _QKVO + _QK_NORM,  # of every fourth layer
+        "num_experts",
+        ["mlp.gate.weight", "mlp.shared_expert_gate.weight"],
+        "mlp.experts",
+        "mlp.shared_expert",
+    ),
     "bailing_moe_v2": (
         _BAILING,
         "num_experts",
@@ -129,7 +145,9 @@ def published_names(config: dict) -> list[str]:
     for i in range(config["num_hidden_layers"]):
         layer = f"model.layers.{i}"
         blocks = ["mlp"]
-        inside = ["input_layernorm.weight", "post_attention_layernorm.weight", *attention]
+        is_delta_net = (i + 1) % config.get("full_attention_interval", 1) != 0
+        inside = ["input_layernorm.weight", "post_attention_layernorm.weight"]
+        inside += _DELTA_NET if is_delta_net else attention
         if experts is not None and i >= config.get("first_k_dense_replace", 0):
             inside += router
             if family == "gpt_oss":
@@ -181,7 +199,7 @@ def test_every_tensor_is_used_once_and_every_parameter_filled(name, tmp_path):
     with torch.device("meta"):
         model = model_provider()
     real = [n for n, p in model.named_parameters() if p.device.type != "meta"]
-    small = ("layernorm", "router", "gate_weight")
+    small = ("layernorm", "router", "gate_weight", "out_norm")
     assert all(any(word in n for word in small) for n in real), real[:5]
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
 
@@ -202,6 +220,7 @@ def test_names_of_transformer_engines_layers():
     for native, plain in (
         ("self_attention.linear_qkv.layer_norm_weight", "input_layernorm.weight"),
         ("self_attention.linear_qkv.weight", "self_attention.linear_qkv.weight"),
+        ("self_attention.in_proj.layer_norm_weight", "input_layernorm.weight"),
         ("mlp.linear_fc1.layer_norm_weight", "pre_mlp_layernorm.weight"),
         ("pre_mlp_layernorm.weight", "pre_mlp_layernorm.weight"),
         ("mlp.experts.linear_fc2.weight12", "mlp.experts.12.linear_fc2.weight"),
@@ -234,3 +253,40 @@ def test_a_folder_with_other_tensors_is_refused():
         check_names({"a", "b", "c"}, "DIR", {"a"}, tied=False)
     with pytest.raises(MismatchError, match="has, and the model does not, 1 tensors: lm_head"):
         check_names({"a"}, "DIR", {"a", "lm_head.weight"}, tied=False)
+
+
+@pytest.mark.child
+def test_gated_delta_nets_of_transformer_engines_layers_are_whole_folders():
+    """Names and shapes as Megatron builds them (tests/support/delta_net_names.py says how), against
+    those of the model that transformers makes of the same config.json."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from t3s_megatron.huggingface.families.qwen3_next import QWEN3_NEXT
+    from t3s_megatron.megatron.hf_weights import plain_name
+
+    config = AutoConfig.for_model(**CONFIG)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    wanted = {}
+    for name, tensor in model.state_dict().items():
+        if name.endswith("experts.gate_up_proj"):  # as save_pretrained writes them
+            for k, gate_up in enumerate(tensor):
+                for half, shape in zip(("gate", "up"), gate_up.chunk(2), strict=True):
+                    key = name.replace("gate_up_proj", f"{k}.{half}_proj.weight")
+                    wanted[key] = tuple(shape.shape)
+        elif name.endswith("experts.down_proj"):
+            for k, down in enumerate(tensor):
+                wanted[name.replace("down_proj", f"{k}.down_proj.weight")] = tuple(down.shape)
+        else:
+            wanted[name] = tuple(tensor.shape)
+    with open(FILE) as file:
+        recorded = json.load(file)
+    used = []
+    for name, shape in recorded.items():
+        known = QWEN3_NEXT.tensor(plain_name(name))
+        assert known is not None, name
+        tensor, names = known
+        used += names
+        assert tensor.packing.fits([wanted[key] for key in names], tuple(shape), 1, config), name
+    assert Counter(used) == Counter(list(wanted))

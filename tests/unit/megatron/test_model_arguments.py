@@ -15,7 +15,7 @@ import pytest
 BASE = dict(transformer_impl="local", qk_l2_norm=False, pipeline_model_parallel_size=1)
 REFUSED = {
     "hybrid_layer_pattern": ("M*M*", "--hybrid-layer-pattern is not supported"),
-    "experimental_attention_variant": ("gated_delta_net", "--experimental-attention-variant"),
+    "experimental_attention_variant": ("dsa", "--experimental-attention-variant dsa is not"),
     "heterogeneous_layers_config_path": ("x.json", "--heterogeneous-layers-config-path"),
     "mtp_num_layers": (1, "--mtp-num-layers is not supported"),
     "decoder_last_pipeline_num_layers": (2, "--decoder-last-.* 2: there is one pipeline stage"),
@@ -56,23 +56,22 @@ SINKS = {
 
 @pytest.mark.child
 @pytest.mark.parametrize("reason", SINKS)
-def test_where_no_kernel_has_sinks(reason, monkeypatch):
+def test_where_no_kernel_has_sinks(reason):
     from megatron.core.transformer.enums import AttnBackend
     from packaging.version import Version
 
     from t3s_megatron.errors import T3SError
-    from t3s_megatron.megatron import model
+    from t3s_megatron.megatron.model import check_sinks
 
     given = BASE | dict(
         transformer_impl="transformer_engine", softmax_type="learnable", attention_backend="fused",
         deterministic_mode=False, context_parallel_size=1, cp_comm_type=["p2p"],
     )  # fmt: skip
-    monkeypatch.setattr(model, "get_te_version", lambda: Version("2.11.0"))
 
     def check(**more):
         arguments = Namespace(**given | more)
         arguments.attention_backend = AttnBackend[arguments.attention_backend]
-        model.check_model_arguments(arguments)
+        check_sinks(arguments, Version("2.11.0"))
 
     check()
     check(context_parallel_size=2, cp_comm_type=["a2a"])
@@ -80,6 +79,31 @@ def test_where_no_kernel_has_sinks(reason, monkeypatch):
     check(**SINKS[reason] | dict(transformer_impl="local"))
     with pytest.raises(T3SError, match=reason):
         check(**SINKS[reason])
+
+
+DELTA_NET = dict(
+    experimental_attention_variant="gated_delta_net",
+    transformer_impl="transformer_engine",
+    tensor_model_parallel_size=2,
+    context_parallel_size=2,
+    sequence_parallel=True,
+    linear_num_key_heads=4,
+    linear_num_value_heads=8,
+)
+
+
+@pytest.mark.child
+def test_gated_delta_nets():
+    from t3s_megatron.errors import T3SError
+    from t3s_megatron.megatron.model import check_model_arguments
+
+    check_model_arguments(Namespace(**BASE | DELTA_NET))
+    for changed, reason in (
+        (dict(sequence_parallel=False), "only with --sequence-parallel"),
+        (dict(linear_num_key_heads=2), "--linear-num-key-heads 2 has to be divisible by the 4"),
+    ):
+        with pytest.raises(T3SError, match=reason):
+            check_model_arguments(Namespace(**BASE | DELTA_NET | changed))
 
 
 TINY = """--num-layers 2 --hidden-size 32 --num-attention-heads 4 --seq-length 16

@@ -33,6 +33,8 @@ SPEED = Speed(peak_flops=1000.0, mfu=0.5, memory_bandwidth=100.0, host=0.0)
 def test_matrices_and_half_of_the_square():
     # 3600 matrix parameters; 4 heads of 4, 8 layers.
     assert forward_flops(model(), 10) == 2 * 3600 * 10 + 4 * 100 / 2 * 16 * 8
+    half = model(delta_layers=4, delta_flops=7)  # of 8 layers
+    assert forward_flops(half, 10) == 2 * 3600 * 10 + 4 * 100 / 2 * 16 * 4 + 4 * 7 * 10
     assert step_flops(model(), [10, 10]) == 6 * forward_flops(model(), 10)
 
 
