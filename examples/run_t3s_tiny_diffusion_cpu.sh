@@ -75,11 +75,11 @@ fi
 
 runs=()
 for named in $DIFFUSION_METHODS; do
-    method=${named%@*} tau=$TAU name=""
-    [ "$named" = "$method" ] || { tau=${named#*@}; name="$named="; }
+    method=${named%@*} tau=$TAU
+    [ "$named" = "$method" ] || tau=${named#*@}
     folder="$RUN/diffusion-$named"
     echo "$named: $folder"
-    runs+=("$name$folder/t3s/summary.json")
+    runs+=("$named=$folder/t3s/summary.json")
     if [ "$RESUME" = 1 ] && [ "$(t3s_summary "$folder" 'summary["finished"]')" = True ]; then
         echo "  kept from an earlier run"
         continue
