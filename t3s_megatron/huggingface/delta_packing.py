@@ -20,10 +20,10 @@ import torch
 from t3s_megatron.huggingface.packing import (
     Packing,
     QueryKeyValue,
-    _cut,
-    _interleave,
-    _join,
-    _slice,
+    cut_shape,
+    cut_tensor,
+    interleave,
+    join,
 )
 
 
@@ -60,16 +60,16 @@ class _Sections(Packing):
             return False
         if config.linear_num_key_heads % size or config.linear_num_value_heads % size:
             return False
-        return all(_cut((sum(rows), *rest), 0, size) == shape for _, *rest in shapes)
+        return all(cut_shape((sum(rows), *rest), 0, size) == shape for _, *rest in shapes)
 
     def read(self, sources, shape, part, config):
         whole = self.sections([source[:] for source in sources], config)
-        return torch.cat([_slice(section, 0, part) for section in whole])
+        return torch.cat([cut_tensor(section, 0, part) for section in whole])
 
     def unpack(self, parts, config):
-        rows = [one // len(parts) for one in self.rows(config)]
+        rows = [count // len(parts) for count in self.rows(config)]
         split = [part.split(rows) for part in parts]
-        whole = [_join(section, 0) for section in zip(*split, strict=True)]
+        whole = [join(section, 0) for section in zip(*split, strict=True)]
         return self.tensors(whole, config)
 
 
@@ -126,13 +126,13 @@ class DeltaProjectionsByKeyHead(DeltaProjections):
 
     def tensors(self, sections, config):
         groups = config.linear_num_key_heads
-        return [_interleave(sections[:4], groups), _interleave(sections[4:], groups)]
+        return [interleave(sections[:4], groups), interleave(sections[4:], groups)]
 
 
 def _apart(tensor: torch.Tensor, rows: Sequence[int], config) -> list[torch.Tensor]:
-    """The inverse of `_interleave` by key heads, into sections of `rows`."""
+    """The inverse of `interleave` by key heads, into sections of `rows`."""
     groups, rest = config.linear_num_key_heads, tensor.shape[1:]
-    by_head = tensor.reshape(groups, -1, *rest).split([one // groups for one in rows], dim=1)
+    by_head = tensor.reshape(groups, -1, *rest).split([count // groups for count in rows], dim=1)
     return [section.reshape(-1, *rest) for section in by_head]
 
 
@@ -146,27 +146,27 @@ class GatedQueryKeyValue(QueryKeyValue):
         groups, heads = config.num_key_value_heads, config.num_attention_heads
         if k != v or qs != ks or ks != vs or k % groups or q * groups != 2 * k * heads:
             return False
-        return _cut((q + k + v, *qs), 0, size) == shape
+        return cut_shape((q + k + v, *qs), 0, size) == shape
 
     def read(self, sources, shape, part, config):
         groups = config.num_key_value_heads
         if groups % part.size:  # several ranks share a key-value head
             q, k, v = (source[:] for source in sources)
         else:
-            q, k, v = (_slice(source, 0, part) for source in sources)
+            q, k, v = (cut_tensor(source, 0, part) for source in sources)
             groups //= part.size
         size, rest = k.shape[0] // groups, k.shape[1:]
         heads = q.reshape(-1, 2, size, *rest)
-        packed = _interleave(
+        packed = interleave(
             [heads[:, 0].reshape(-1, *rest), heads[:, 1].reshape(-1, *rest), k, v], groups
         )
         shared = config.num_key_value_heads % part.size
-        return _slice(packed, 0, part) if shared else packed
+        return cut_tensor(packed, 0, part) if shared else packed
 
     def unpack(self, parts, config):
         groups = config.num_key_value_heads
         queries = config.num_attention_heads // groups
-        whole = _join(parts, 0)
+        whole = join(parts, 0)
         rest = whole.shape[1:]
         heads = whole.view(groups, 2 * queries + 2, -1, *rest)
         q, gate = heads[:, :queries], heads[:, queries : 2 * queries]

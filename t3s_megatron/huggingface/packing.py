@@ -44,15 +44,15 @@ class Packing:
 
     def fits(self, shapes: Sequence[Shape], shape: Shape, size: int, config) -> bool:
         """Whether tensors of `shapes`, cut over `size` ranks, are parameters of `shape`."""
-        return len(shapes) == 1 and _cut(shapes[0], self.dim, size) == shape
+        return len(shapes) == 1 and cut_shape(shapes[0], self.dim, size) == shape
 
     def read(self, sources: Sequence[Any], shape: Shape, part: Part, config) -> torch.Tensor:
         """This part of the parameter."""
-        return _slice(sources[0], self.dim, part)
+        return cut_tensor(sources[0], self.dim, part)
 
     def unpack(self, parts: Sequence[torch.Tensor], config) -> list[torch.Tensor]:
         """The folder's tensors of a parameter, whose parts are in the order of the ranks."""
-        return [_join(parts, self.dim)]
+        return [join(parts, self.dim)]
 
 
 class Column(Packing):
@@ -94,7 +94,7 @@ class Vocabulary(Packing):
         return torch.cat((found, found.new_zeros(missing, *shape[1:]))) if missing else found
 
     def unpack(self, parts, config):
-        return [_join(parts, 0)[: config.vocab_size]]
+        return [join(parts, 0)[: config.vocab_size]]
 
 
 class GateUp(Packing):
@@ -103,15 +103,15 @@ class GateUp(Packing):
     dim = 0
 
     def fits(self, shapes, shape, size, config):
-        gate, up = (_cut(each, 0, size) for each in shapes)
+        gate, up = (cut_shape(each, 0, size) for each in shapes)
         return gate is not None and gate == up and (2 * gate[0], *gate[1:]) == shape
 
     def read(self, sources, shape, part, config):
-        return torch.cat([_slice(source, 0, part) for source in sources])
+        return torch.cat([cut_tensor(source, 0, part) for source in sources])
 
     def unpack(self, parts, config):
         halves = [part.chunk(2) for part in parts]
-        return [_join(half, 0) for half in zip(*halves, strict=True)]
+        return [join(half, 0) for half in zip(*halves, strict=True)]
 
 
 class Transposed(Packing):
@@ -120,13 +120,13 @@ class Transposed(Packing):
     dim = 1
 
     def fits(self, shapes, shape, size, config):
-        return len(shapes) == 1 and _cut(shapes[0][::-1], self.dim, size) == shape
+        return len(shapes) == 1 and cut_shape(shapes[0][::-1], self.dim, size) == shape
 
     def read(self, sources, shape, part, config):
-        return _slice(sources[0][:].t(), self.dim, part)
+        return cut_tensor(sources[0][:].t(), self.dim, part)
 
     def unpack(self, parts, config):
-        return [_join(parts, self.dim).t()]
+        return [join(parts, self.dim).t()]
 
 
 class GateUpInTurns(Packing):
@@ -135,12 +135,12 @@ class GateUpInTurns(Packing):
     dim = 0
 
     def fits(self, shapes, shape, size, config):
-        half = _cut(shapes[0][::-1], 0, 2 * size)
+        half = cut_shape(shapes[0][::-1], 0, 2 * size)
         return half is not None and (2 * half[0], *half[1:]) == shape
 
     def read(self, sources, shape, part, config):
         rows = sources[0][:].t()
-        return torch.cat([_slice(rows[first::2], 0, part) for first in (0, 1)])
+        return torch.cat([cut_tensor(rows[first::2], 0, part) for first in (0, 1)])
 
     def unpack(self, parts, config):
         halves = GateUp().unpack(parts, config)
@@ -158,18 +158,18 @@ class QueryKeyValue(Packing):
         groups, heads = config.num_key_value_heads, config.num_attention_heads
         if k != v or qs != ks or ks != vs or k % groups or q * groups != k * heads:
             return False
-        return _cut((q + k + v, *qs), 0, size) == shape
+        return cut_shape((q + k + v, *qs), 0, size) == shape
 
     def read(self, sources, shape, part, config):
         groups = config.num_key_value_heads
         if groups % part.size:  # several ranks share a key-value head
-            return _slice(_interleave([source[:] for source in sources], groups), 0, part)
-        return _interleave([_slice(source, 0, part) for source in sources], groups // part.size)
+            return cut_tensor(interleave([source[:] for source in sources], groups), 0, part)
+        return interleave([cut_tensor(source, 0, part) for source in sources], groups // part.size)
 
     def unpack(self, parts, config):
         groups = config.num_key_value_heads
         queries = config.num_attention_heads // groups
-        whole = _join(parts, 0)
+        whole = join(parts, 0)
         heads = whole.view(groups, queries + 2, -1, *whole.shape[1:])
         return [
             heads[:, which].reshape(-1, *whole.shape[1:])
@@ -185,7 +185,7 @@ class QueryKeyValueInOne(Packing):
     def fits(self, shapes, shape, size, config):
         ((rows, *rest),) = shapes
         heads, groups = config.num_attention_heads, config.num_key_value_heads
-        return rows % (heads + 2 * groups) == 0 and _cut((rows, *rest), 0, size) == shape
+        return rows % (heads + 2 * groups) == 0 and cut_shape((rows, *rest), 0, size) == shape
 
     def read(self, sources, shape, part, config):
         groups = config.num_key_value_heads
@@ -193,19 +193,22 @@ class QueryKeyValueInOne(Packing):
         tensor = sources[0][:]
         size = tensor.shape[0] // (of_q + 2 * of_k)
         parts = tensor.split([of_q * size, of_k * size, of_k * size])
-        return _slice(_interleave(parts, groups), 0, part)
+        return cut_tensor(interleave(parts, groups), 0, part)
 
     def unpack(self, parts, config):
         return [torch.cat(QueryKeyValue().unpack(parts, config))]
 
 
-def _interleave(tensors: Sequence[torch.Tensor], groups: int) -> torch.Tensor:
+def interleave(tensors: Sequence[torch.Tensor], groups: int) -> torch.Tensor:
+    """Tensors [n_i, ...] as one [sum n_i, ...], in which the rows of each of so many groups stand
+    together, those of the first tensor first."""
     rest = tensors[0].shape[1:]
     parts = [tensor.reshape(groups, -1, *rest) for tensor in tensors]
     return torch.cat(parts, dim=1).reshape(-1, *rest)
 
 
-def _cut(shape: Shape, dim: int | None, size: int) -> Shape | None:
+def cut_shape(shape: Shape, dim: int | None, size: int) -> Shape | None:
+    """Shape of a rank's part, `dim` cut over `size` ranks (None: whole); None if it cannot be."""
     if dim is None:
         return tuple(shape)
     if dim >= len(shape) or shape[dim] % size:
@@ -213,7 +216,8 @@ def _cut(shape: Shape, dim: int | None, size: int) -> Shape | None:
     return (*shape[:dim], shape[dim] // size, *shape[dim + 1 :])
 
 
-def _slice(source, dim: int | None, part: Part) -> torch.Tensor:
+def cut_tensor(source, dim: int | None, part: Part) -> torch.Tensor:
+    """A rank's part of a tensor, or of an open one, of which only that is read."""
     if dim is None or part.size == 1:
         return source[:]
     shape = source.shape if isinstance(source, torch.Tensor) else source.get_shape()
@@ -222,5 +226,6 @@ def _slice(source, dim: int | None, part: Part) -> torch.Tensor:
     return source[mine] if dim == 0 else source[:, mine]
 
 
-def _join(parts: Sequence[torch.Tensor], dim: int | None) -> torch.Tensor:
+def join(parts: Sequence[torch.Tensor], dim: int | None) -> torch.Tensor:
+    """The inverse of `cut_tensor`, of the parts of all ranks."""
     return parts[0] if dim is None or len(parts) == 1 else torch.cat(list(parts), dim=dim)
