@@ -62,7 +62,7 @@ HEAD
     plan "Qwen3-235B-A22B, 512 GPUs, live" run_t3s_qwen3_235b_a22b.sh NNODES=64 SERVE=live
     plan "Qwen3-235B-A22B, 128 GPUs, servers elsewhere" run_t3s_qwen3_235b_a22b.sh \
         SERVE="http://gpu-a:8000 http://gpu-b:8000 http://gpu-c:8000 http://gpu-d:8000"
-    plan "LLaDA2.0-mini, 8 GPUs: its selector Ling-mini-2.0 live, then the diffusion student" \
+    plan "LLaDA2.0-mini, 8 GPUs: its selector Ling-mini-2.0 with servers on them, then the diffusion student" \
         run_t3s_llada2_mini.sh SELECTOR_MODEL="$STUDENTS/Ling-mini-2.0"
     plan "LLaDA2.0-mini, 8 GPUs: its selector by T3S-simple, then the diffusion student" \
         run_t3s_llada2_mini.sh SELECTOR_MODEL="$STUDENTS/Ling-mini-2.0" T3S_SIMPLE=1

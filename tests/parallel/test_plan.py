@@ -50,27 +50,27 @@ def plan(arguments: list, world_size: int, file, *options, expect: int = 0):
     return json.loads(file.read_text())
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_every_rank_holds_what_was_planned(name, tmp_path, data_arguments):
-    processes, extra = CASES[name]
-    arguments = [*data_arguments, *TRAINING, *extra.split(), *T3S, "--t3s-dir", tmp_path]
-    planned = plan([*MODEL, *arguments], processes, tmp_path / "plan.json", "--expert-load", "1")
+def compare(model: list, arguments: list, processes: int, folder, *, has_experts: bool) -> dict:
+    """Plan and launch of the same arguments; AssertionError where a rank holds something else. The
+    plan's figures."""
+    planned = plan([*model, *arguments], processes, folder / "plan.json", "--expert-load", "1")
     run(
         arguments,
         processes=processes,
         module="tests.parallel.measured_job",
-        environment={"MEASURED_FOLDER": str(tmp_path)},
+        model=model,
+        environment={"MEASURED_FOLDER": str(folder)},
     )
     stages = planned["model"]["stages"]
     stage_of = {number: stage for stage in stages for number in stage["stages"]}
     ranks_a_stage = processes // planned["layout"]["pipeline"]
     ranks = []
     for rank in range(processes):
-        with open(os.path.join(tmp_path, f"rank-{rank}.json")) as file:
+        with open(os.path.join(folder, f"rank-{rank}.json")) as file:
             ranks.append((stage_of[rank // ranks_a_stage], json.load(file)))
     for stage, found in ranks:
         for key in ("parameters", "weights", "gradients"):
-            assert found[key] == stage[key], key
+            assert found[key] == stage[key], (key, found[key], stage[key])
     for number, stage in stage_of.items():
         of_stage = ranks[number * ranks_a_stage : (number + 1) * ranks_a_stage]
         for key in ("optimizer", "snapshot"):
@@ -79,9 +79,17 @@ def test_every_rank_holds_what_was_planned(name, tmp_path, data_arguments):
     saved = [
         ([chunk["saved"] for chunk in stage["chunks"]], found["saved"]) for stage, found in ranks
     ]
-    if "moe" in name:
+    if has_experts:
         planned_sum, real_sum = (sum(sum(pair[i]) for pair in saved) for i in (0, 1))
         assert planned_sum == pytest.approx(real_sum, rel=0.03)
     else:
         assert all(expected == found for expected, found in saved), saved
+    return planned
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_rank_holds_what_was_planned(name, tmp_path, data_arguments):
+    processes, extra = CASES[name]
+    arguments = [*data_arguments, *TRAINING, *extra.split(), *T3S, "--t3s-dir", tmp_path]
+    planned = compare(MODEL, arguments, processes, tmp_path, has_experts="moe" in name)
     assert planned["samples"]["counted"] and planned["samples"]["samples"] == 24

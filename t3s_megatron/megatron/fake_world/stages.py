@@ -156,14 +156,15 @@ class _Builder:
             named = [pair for chunk in chunks for pair in chunk.named_parameters()]
             parameters = [parameter for _, parameter in named]
             main = main_parameters(optimizer)
-            buffers = [buffer for chunk in chunks for _, buffer in chunk.named_buffers()]
             main_numbers = sum(parameter.numel() for parameter in main)
-            weights = storage_bytes([*(p.data for p in parameters), *buffers])
-            everything = storage_bytes([*(p.data for p in parameters), *buffers, *main])
             gradients = [p.main_grad for p in parameters]
-            copied = [p.numel() * p.element_size() for p in (*main, *buffers)]
             ignored = [*(p.data for p in parameters), *gradients]
             measured = tuple(self._measure_chunk(chunk, ignored) for chunk in chunks)
+            # After a forward pass, in which a router's bias becomes float32.
+            buffers = [buffer for chunk in chunks for _, buffer in chunk.named_buffers()]
+            weights = storage_bytes([*(p.data for p in parameters), *buffers])
+            everything = storage_bytes([*(p.data for p in parameters), *buffers, *main])
+            copied = [p.numel() * p.element_size() for p in (*main, *buffers)]
         return Stage(
             stages=numbers,
             parameters=sum(p.numel() for p in parameters),
