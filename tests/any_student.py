@@ -16,14 +16,13 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 from transformers import AutoModelForCausalLM
 
 from t3s_megatron.huggingface.families.table import FAMILIES
-from tests.support.families import AHEAD, STUDENTS, reference, save_student
+from tests.support.every_student import check_students
+from tests.support.families import AHEAD, STUDENTS, reference
 from tests.support.hf_models import read_tensors
 from tests.support.launch import ROOT, job_environment
 from tests.support.ports import free_port
@@ -87,26 +86,17 @@ def main() -> int:
     missing = {*FAMILIES} - {STUDENTS[name]["model_type"] for name in STUDENTS} - {*STUDENTS}
     if missing - {*ELSEWHERE}:
         raise SystemExit(f"no tiny student of {', '.join(sorted(missing))}")
-    failed = []
-    for name in options.names:
-        with tempfile.TemporaryDirectory() as where:
-            folder, began = Path(where), time.perf_counter()
-            save_student(name, f"{folder}/student")
-            make_tokenizer(f"{folder}/student")
-            write_samples(f"{folder}/train.jsonl", 24, 0)
-            given = environment(folder, LAYOUTS[options.layout])
-            try:
-                start(given | {"DRY_RUN": "1"}, folder / "plan.log")
-                if not options.dry_run:
-                    start(given, folder / "run.log")
-                    check_run(name, folder)
-                said = "ok"
-            except (RuntimeError, OSError) as error:
-                failed.append(name)
-                said = f"FAILED: {error}"
-            print(f"{name:16} {time.perf_counter() - began:5.0f} s  {said}", flush=True)
-    print(f"{len(options.names) - len(failed)} of {len(options.names)} students: {options.layout}")
-    return bool(failed)
+
+    def check(name: str, folder: Path) -> None:
+        make_tokenizer(f"{folder}/student")
+        write_samples(f"{folder}/train.jsonl", 24, 0)
+        given = environment(folder, LAYOUTS[options.layout])
+        start(given | {"DRY_RUN": "1"}, folder / "plan.log")
+        if not options.dry_run:
+            start(given, folder / "run.log")
+            check_run(name, folder)
+
+    return check_students(options.names, check)
 
 
 if __name__ == "__main__":

@@ -12,13 +12,22 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from tests.parallel.test_plan import T3S, TRAINING, compare
-from tests.support.families import STUDENTS, WITH_EXPERTS, save_student
+from tests.support.every_student import check_students
+from tests.support.families import STUDENTS, WITH_EXPERTS
 from tests.support.launch import ROOT, RUNTIME
 from tests.support.task import write_task
+
+
+def check(name: str, folder: Path) -> None:
+    data, tokenizer = write_task(f"{folder}/task")
+    arguments = [
+        "--t3s-hf-model", f"{folder}/student", "--t3s-data", data,
+        "--tokenizer-model", tokenizer, *TRAINING, *T3S, "--t3s-dir", f"{folder}/t3s",
+    ]  # fmt: skip
+    compare(RUNTIME, arguments, 1, folder, has_experts=name in WITH_EXPERTS)
 
 
 def main() -> int:
@@ -28,26 +37,7 @@ def main() -> int:
     parser.add_argument(
         "names", nargs="*", default=list(STUDENTS), help="of tests.support.families"
     )
-    failed = []
-    names = parser.parse_args().names
-    for name in names:
-        with tempfile.TemporaryDirectory() as where:
-            folder = Path(where)
-            save_student(name, f"{folder}/student")
-            data, tokenizer = write_task(f"{folder}/task")
-            arguments = [
-                "--t3s-hf-model", f"{folder}/student", "--t3s-data", data,
-                "--tokenizer-model", tokenizer, *TRAINING, *T3S, "--t3s-dir", f"{folder}/t3s",
-            ]  # fmt: skip
-            try:
-                compare(RUNTIME, arguments, 1, folder, has_experts=name in WITH_EXPERTS)
-                said = "ok"
-            except (AssertionError, RuntimeError) as error:
-                failed.append(name)
-                said = f"FAILED: {error}"
-            print(f"{name:16} {said}", flush=True)
-    print(f"{len(names) - len(failed)} of {len(names)} students hold what was planned")
-    return bool(failed)
+    return check_students(parser.parse_args().names, check)
 
 
 if __name__ == "__main__":

@@ -116,8 +116,14 @@ def uses_flex_attention(args: argparse.Namespace) -> bool:
     return chosen == "flex" or (chosen == "auto" and args.distributed_backend != "gloo")
 
 
+def has_delta_nets(args: argparse.Namespace) -> bool:
+    """Whether the model has layers without keys and values, with a state that is carried on (gated
+    delta nets)."""
+    return getattr(args, "experimental_attention_variant", None) is not None
+
+
 def _delta_nets_cross_samples(args) -> bool:
-    if getattr(args, "experimental_attention_variant", None) is None:
+    if not has_delta_nets(args):
         return False
     return args.distributed_backend == "gloo" or getattr(args, "deterministic_mode", False)
 

@@ -141,27 +141,13 @@ class GatedQueryKeyValue(QueryKeyValue):
     parameter. There the queries of a key-value head stand together, then their gates, then its key
     and value (attention.py, `get_query_key_value_tensors`). Letters as in `packing`."""
 
-    def fits(self, shapes, shape, size, config):
-        (q, *qs), (k, *ks), (v, *vs) = shapes
-        groups, heads = config.num_key_value_heads, config.num_attention_heads
-        if k != v or qs != ks or ks != vs or k % groups or q * groups != 2 * k * heads:
-            return False
-        return cut_shape((q + k + v, *qs), 0, size) == shape
+    of_a_head = 2
 
-    def read(self, sources, shape, part, config):
-        groups = config.num_key_value_heads
-        if groups % part.size:  # several ranks share a key-value head
-            q, k, v = (source[:] for source in sources)
-        else:
-            q, k, v = (cut_tensor(source, 0, part) for source in sources)
-            groups //= part.size
+    def together(self, tensors, groups):
+        q, k, v = tensors
         size, rest = k.shape[0] // groups, k.shape[1:]
-        heads = q.reshape(-1, 2, size, *rest)
-        packed = interleave(
-            [heads[:, 0].reshape(-1, *rest), heads[:, 1].reshape(-1, *rest), k, v], groups
-        )
-        shared = config.num_key_value_heads % part.size
-        return cut_tensor(packed, 0, part) if shared else packed
+        queries, gates = (x.reshape(-1, *rest) for x in q.reshape(-1, 2, size, *rest).unbind(1))
+        return interleave([queries, gates, k, v], groups)
 
     def unpack(self, parts, config):
         groups = config.num_key_value_heads

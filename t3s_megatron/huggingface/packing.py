@@ -152,10 +152,12 @@ class QueryKeyValue(Packing):
     key-value head stand together; biases likewise, without i."""
 
     dim = 0
+    #: Heads in q for each head of attention.
+    of_a_head = 1
 
     def fits(self, shapes, shape, size, config):
         (q, *qs), (k, *ks), (v, *vs) = shapes
-        groups, heads = config.num_key_value_heads, config.num_attention_heads
+        groups, heads = config.num_key_value_heads, self.of_a_head * config.num_attention_heads
         if k != v or qs != ks or ks != vs or k % groups or q * groups != k * heads:
             return False
         return cut_shape((q + k + v, *qs), 0, size) == shape
@@ -163,8 +165,15 @@ class QueryKeyValue(Packing):
     def read(self, sources, shape, part, config):
         groups = config.num_key_value_heads
         if groups % part.size:  # several ranks share a key-value head
-            return cut_tensor(interleave([source[:] for source in sources], groups), 0, part)
-        return interleave([cut_tensor(source, 0, part) for source in sources], groups // part.size)
+            whole = self.together([source[:] for source in sources], groups)
+            return cut_tensor(whole, 0, part)
+        return self.together(
+            [cut_tensor(source, 0, part) for source in sources], groups // part.size
+        )
+
+    def together(self, tensors: Sequence[torch.Tensor], groups: int) -> torch.Tensor:
+        """q, k and v of so many key-value heads as Megatron has them."""
+        return interleave(tensors, groups)
 
     def unpack(self, parts, config):
         groups = config.num_key_value_heads

@@ -78,7 +78,7 @@ def decoding(chunks: list[torch.nn.Module]):
         for layer in taken:
             layer._adjust_key_value_for_inference = functools.partial(_append, layer)
             core = layer.core_attention
-            core.forward = functools.partial(_attend, layer, core.forward)
+            core.forward = functools.partial(_attend, core.forward, _reach(layer), _sinks(layer))
         with sdpa_kernel(_BACKENDS), inference_mode():
             yield
     finally:
@@ -165,14 +165,15 @@ def _append(layer, cache, query, key, value, rotary_pos_emb, *_unused, **_unused
     return query, keys, values, rotary_pos_emb, AttnMaskType.no_mask, None
 
 
-def _attend(layer, original, query, key, value, *args, **kwargs):
-    """In the place of the core attention's: query [1, b, h, k], key and value [s, b, g, k]."""
+def _attend(original, reach, sinks, query, key, value, *args, **kwargs):
+    """In the place of the core attention's: query [1, b, h, k], key and value [s, b, g, k]. `reach`
+    and `sinks` are its layer's, found once and not for each token."""
     if query.size(0) > 1 or key.size(0) == 1:  # a prompt
         return original(query, key, value, *args, **kwargs)
-    if (reach := _reach(layer)) is not None:
+    if reach is not None:
         key, value = key[-reach - 1 :], value[-reach - 1 :]
     bias = None
-    if (sinks := _sinks(layer)) is not None:
+    if sinks is not None:
         # A key more, of zeros, and nothing to take from it.
         key, value = (torch.nn.functional.pad(x, (0, 0, 0, 0, 0, 0, 0, 1)) for x in (key, value))
         bias = query.new_zeros(1, query.size(2), 1, key.size(0))

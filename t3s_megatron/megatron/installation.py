@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 
+from t3s_megatron.data.lengths import has_delta_nets
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.device import is_cpu_layer_active
 from t3s_megatron.megatron.optimizer_state import save_states_with_their_parameters
@@ -43,7 +44,7 @@ def check_installation(args: argparse.Namespace, *, trains: bool = True) -> None
             "it (pip install --no-build-isolation 't3s-megatron[gpu]'), or use "
             "--transformer-impl local"
         )
-    if getattr(args, "experimental_attention_variant", None) and not _has("fla"):
+    if has_delta_nets(args) and not _has("fla"):
         raise T3SError(
             f"--experimental-attention-variant {args.experimental_attention_variant} needs "
             "flash-linear-attention, which is not installed: pip install flash-linear-attention"

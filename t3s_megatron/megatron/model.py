@@ -21,7 +21,7 @@ from megatron.training import get_args
 from megatron.training.arguments import core_transformer_config_from_args
 from packaging.version import Version
 
-from t3s_megatron.data.lengths import choose_arrangement
+from t3s_megatron.data.lengths import choose_arrangement, has_delta_nets
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.arguments import given
 from t3s_megatron.megatron.block_attention import use_block_attention
@@ -115,9 +115,9 @@ def check_sinks(args, transformer_engine: Version) -> None:
 
 def _check_delta_nets(args) -> None:
     """T3SError for layers of another attention that are not built, or not trained rightly."""
-    variant = getattr(args, "experimental_attention_variant", None)
-    if variant is None:
+    if not has_delta_nets(args):
         return
+    variant = args.experimental_attention_variant
     given = f"--experimental-attention-variant {variant}"
     if variant != "gated_delta_net":
         raise T3SError(
@@ -218,7 +218,7 @@ def _let_biases_be_added(model) -> None:
 
 
 def _layer_spec(args, config, vp_stage):
-    if getattr(args, "experimental_attention_variant", None) and is_cpu_layer_active():
+    if has_delta_nets(args) and is_cpu_layer_active():
         from t3s_megatron.megatron.cpu_delta_net import local_delta_net_layers
 
         return local_delta_net_layers(config, vp_stage)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from t3s_megatron.config import T3SConfig
+from t3s_megatron.data.lengths import has_delta_nets
 from t3s_megatron.planning.facts import (
     Answers,
     Colocated,
@@ -151,11 +152,6 @@ def held_out_lengths(config: T3SConfig | None, args, tokenizer, notes: list[str]
     corpus = load_heldout_corpus(args, tokenizer)
     assert corpus is not None
     return [sample.prompt_length for sample in corpus.samples]
-
-
-def has_delta_nets(args) -> bool:
-    """Whether the model has layers without keys and values (gated delta nets)."""
-    return getattr(args, "experimental_attention_variant", None) is not None
 
 
 def answers_of(

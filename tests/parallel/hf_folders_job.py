@@ -73,12 +73,27 @@ def main() -> None:
     torch.distributed.barrier()
 
 
+def scheduled(model: list, args, step, **kind) -> list:
+    """What Megatron's schedule of the layout makes of `step` over TOKENS."""
+    from megatron.core.pipeline_parallel import get_forward_backward_func
+
+    many = len(model) > 1
+    return get_forward_backward_func()(
+        forward_step_func=step,
+        data_iterator=[None] * len(model) if many else None,
+        model=model if many else model[0],
+        num_microbatches=args.pipeline_model_parallel_size,
+        seq_length=TOKENS.shape[1],
+        micro_batch_size=TOKENS.shape[0],
+        **kind,
+    )
+
+
 @torch.no_grad()
 def forward(model: list, args, labels: torch.Tensor | None = None) -> torch.Tensor | None:
     """float32 [b, s, padded vocabulary] of TOKENS on one rank, None on the others; with `labels`
     their losses [b, s]."""
     from megatron.core import mpu
-    from megatron.core.pipeline_parallel import get_forward_backward_func
     from megatron.core.tensor_parallel import gather_from_tensor_model_parallel_region
 
     positions = torch.arange(TOKENS.shape[1]).expand_as(TOKENS).contiguous()
@@ -94,17 +109,7 @@ def forward(model: list, args, labels: torch.Tensor | None = None) -> torch.Tens
 
     for chunk in model:
         chunk.eval()
-    many = len(model) > 1
-    logits = get_forward_backward_func()(
-        forward_step_func=step,
-        data_iterator=[None] * len(model) if many else None,
-        model=model if many else model[0],
-        num_microbatches=args.pipeline_model_parallel_size,
-        seq_length=TOKENS.shape[1],
-        micro_batch_size=TOKENS.shape[0],
-        forward_only=True,
-        collect_non_loss_data=True,
-    )
+    logits = scheduled(model, args, step, forward_only=True, collect_non_loss_data=True)
     speaks = (
         mpu.is_pipeline_last_stage(ignore_virtual=True)
         and mpu.get_tensor_model_parallel_rank() == 0
@@ -116,7 +121,6 @@ def forward(model: list, args, labels: torch.Tensor | None = None) -> torch.Tens
 def become_gradients(model: list, args) -> None:
     """Every parameter becomes its gradient, as it is when the optimizer takes its step."""
     from megatron.core.distributed import finalize_model_grads
-    from megatron.core.pipeline_parallel import get_forward_backward_func
     from megatron.core.utils import get_model_config
 
     positions = torch.arange(TOKENS.shape[1]).expand_as(TOKENS).contiguous()
@@ -131,16 +135,7 @@ def become_gradients(model: list, args) -> None:
     for chunk in model:
         chunk.train()
         chunk.zero_grad_buffer()
-    many = len(model) > 1
-    get_forward_backward_func()(
-        forward_step_func=step,
-        data_iterator=[None] * len(model) if many else None,
-        model=model if many else model[0],
-        num_microbatches=args.pipeline_model_parallel_size,
-        seq_length=TOKENS.shape[1],
-        micro_batch_size=TOKENS.shape[0],
-        forward_only=False,
-    )
+    scheduled(model, args, step, forward_only=False)
     for chunk in model:
         for name, parameter in chunk.named_parameters():
             parameter.data.copy_(parameter.main_grad)

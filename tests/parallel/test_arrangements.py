@@ -75,25 +75,43 @@ def figures(losses: list) -> np.ndarray:
     return np.array([[float.fromhex(value) for value in step] for step in losses])
 
 
+def arranged(arguments: list, folder, kind: str, **how) -> tuple[dict, list, dict]:
+    """What a run of `tests.parallel.arranged_job` wrote down: probe, losses, summary."""
+    run(
+        [*arguments, *SCHEDULE, "--micro-batch-size", 1, "--train-iters", 2 * PROBE_STEPS + 1,
+         "--t3s", "--t3s-dir", folder, "--t3s-simple", "--t3s-simple-step", PROFILE_STEPS,
+         "--t3s-arrangement", kind],
+        module="tests.parallel.arranged_job",
+        environment={
+            "PROBE_FILE": os.path.join(folder, "probe.json"),
+            "LOSS_FILE": os.path.join(folder, "losses.json"),
+        },
+        **how,
+    )  # fmt: skip
+    probe, losses, summary = (
+        json.loads((folder / f"{name}.json").read_text()) for name in ("probe", "losses", "summary")
+    )
+    return probe, losses, summary
+
+
+def by_phase(losses: list) -> tuple[list, list, list]:
+    """The losses of the profile, of the same steps again, and of those in rows of own lengths."""
+    assert len(losses) == PROFILE_STEPS + 2 * PROBE_STEPS + 1
+    targeted = losses[PROFILE_STEPS:]
+    return losses[:PROFILE_STEPS], targeted[:PROBE_STEPS], targeted[PROBE_STEPS : 2 * PROBE_STEPS]
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_arrangements(name, tmp_path, request, corpus, padded, data_arguments):
     layout = LAYOUTS[name]
     student = request.getfixturevalue("moe_student" if layout.moe else "student")
-    run(
-        [*data_arguments, *LENGTHS, *SCHEDULE, *(MOE if layout.moe else []), "--load", student,
-         *FRESH, *layout.arguments.split(), "--micro-batch-size", 1, "--train-iters",
-         2 * PROBE_STEPS + 1, "--t3s", "--t3s-dir", tmp_path, "--t3s-simple",
-         "--t3s-simple-step", PROFILE_STEPS, "--t3s-arrangement", layout.kind],
+    probe, losses, summary = arranged(
+        [*data_arguments, *LENGTHS, *(MOE if layout.moe else []), "--load", student, *FRESH,
+         *layout.arguments.split()],
+        tmp_path,
+        layout.kind,
         processes=layout.processes,
-        module="tests.parallel.arranged_job",
-        environment={
-            "PROBE_FILE": os.path.join(tmp_path, "probe.json"),
-            "LOSS_FILE": os.path.join(tmp_path, "losses.json"),
-        },
     )  # fmt: skip
-    probe = json.loads((tmp_path / "probe.json").read_text())
-    losses = json.loads((tmp_path / "losses.json").read_text())
-    summary = json.loads((tmp_path / "summary.json").read_text())
 
     wanted = Reference(read_weights(student)).target_log_probs(corpus.samples)
     off = {kind: np.abs(np.array(c) - wanted).max() for kind, c in probe["scores"].items()}
@@ -104,15 +122,7 @@ def test_arrangements(name, tmp_path, request, corpus, padded, data_arguments):
         assert not_told > 0.01, "stages between do not need to be told of packed rows any more"
 
     reference = padded(layout.moe)
-    assert len(losses) == PROFILE_STEPS + 2 * PROBE_STEPS + 1
-    profile, again, own = (
-        losses[first : first + n]
-        for first, n in (
-            (0, PROFILE_STEPS),
-            (PROFILE_STEPS, PROBE_STEPS),
-            (PROFILE_STEPS + PROBE_STEPS, PROBE_STEPS),
-        )
-    )
+    profile, again, own = by_phase(losses)
     np.testing.assert_allclose(figures(profile), reference, rtol=1e-5)
     np.testing.assert_allclose(figures(own), reference[:PROBE_STEPS], rtol=1e-5)
     assert again == profile[:PROBE_STEPS]
@@ -134,20 +144,12 @@ def test_windows_and_sinks_in_packed_rows(tmp_path, corpus, data_arguments):
     """A gpt-oss student with windows of 8 positions: log-probs as transformers has them, and the
     same steps, in every arrangement."""
     folder = save_student("gpt_oss", str(tmp_path / "student"))
-    run(
-        [*data_arguments, "--seq-length", 64, "--global-batch-size", 24, *SCHEDULE,
-         "--micro-batch-size", 1, "--train-iters", 2 * PROBE_STEPS + 1, "--t3s",
-         "--t3s-dir", tmp_path, "--t3s-simple", "--t3s-simple-step", PROFILE_STEPS,
-         "--t3s-arrangement", "packed", "--t3s-hf-model", folder],
+    probe, losses, summary = arranged(
+        [*data_arguments, "--seq-length", 64, "--global-batch-size", 24, "--t3s-hf-model", folder],
+        tmp_path,
+        "packed",
         model=RUNTIME,
-        module="tests.parallel.arranged_job",
-        environment={
-            "PROBE_FILE": os.path.join(tmp_path, "probe.json"),
-            "LOSS_FILE": os.path.join(tmp_path, "losses.json"),
-        },
-    )  # fmt: skip
-    probe = json.loads((tmp_path / "probe.json").read_text())
-    losses = json.loads((tmp_path / "losses.json").read_text())
+    )
     wanted = np.concatenate(
         [
             torch.log_softmax(logits_of(folder, torch.tensor(sample.tokens)[None])[0, :-1], -1)
@@ -159,8 +161,7 @@ def test_windows_and_sinks_in_packed_rows(tmp_path, corpus, data_arguments):
     assert set(probe["scores"]) == {"padded", "own", "packed"}
     for kind, scores in probe["scores"].items():
         assert np.abs(np.array(scores) - wanted).max() < 1e-5, kind
-    packed, again, own = (losses[first:][:PROBE_STEPS] for first in (0, 3, 3 + PROBE_STEPS))
-    np.testing.assert_allclose(figures(own), figures(packed), rtol=1e-5)
-    assert again == packed
-    summary = json.loads((tmp_path / "summary.json").read_text())
+    profile, again, own = by_phase(losses)
+    np.testing.assert_allclose(figures(own), figures(profile[:PROBE_STEPS]), rtol=1e-5)
+    assert again == profile[:PROBE_STEPS]
     assert summary["arrangement"]["micro_batches_per_step"] < 24, "no row holds several samples"

@@ -90,6 +90,19 @@ SOFTMAX_ROUTER = (
 )
 
 
+def in_every_layer(count: str, of_width: str) -> tuple[Argument, ...]:
+    """Experts in every layer, `count` and width by those fields, behind a softmax over the chosen
+    ones."""
+    return (
+        same(count, "--num-experts"),
+        same("num_experts_per_tok", "--moe-router-topk"),
+        width(of_width),
+        layers(lambda config: [True] * config.num_hidden_layers),
+        unused("--moe-router-pre-softmax"),
+        *SOFTMAX_ROUTER,
+    )
+
+
 def _every_so_many(config) -> list[bool]:
     """Which layers have experts, as Qwen's config.json says it."""
     return [

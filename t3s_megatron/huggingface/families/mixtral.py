@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from t3s_megatron.huggingface.families import decoder, experts
-from t3s_megatron.huggingface.families.family import Family, same, unused
+from t3s_megatron.huggingface.families.family import Family, unused
 
 MIXTRAL = Family(
     "mixtral",
@@ -16,12 +16,7 @@ MIXTRAL = Family(
         *decoder.NO_MLA,
         *decoder.NO_QKV_BIAS,
         unused("--qk-layernorm"),
-        same("num_local_experts", "--num-experts"),
-        same("num_experts_per_tok", "--moe-router-topk"),
-        experts.width("intermediate_size"),
-        experts.layers(lambda config: [True] * config.num_hidden_layers),
-        unused("--moe-router-pre-softmax"),
-        *experts.SOFTMAX_ROUTER,
+        *experts.in_every_layer("num_local_experts", "intermediate_size"),
         *experts.NO_SHARED_EXPERT,
         *experts.PLAIN_EXPERTS,
     ),

@@ -18,7 +18,7 @@ from t3s_megatron.huggingface.delta_packing import (
     GatedQueryKeyValue,
 )
 from t3s_megatron.huggingface.families import decoder, experts
-from t3s_megatron.huggingface.families.family import Argument, Family, Limit, fixed, same, unused
+from t3s_megatron.huggingface.families.family import Argument, Family, Limit, fixed, same
 from t3s_megatron.huggingface.packing import Column, Packing, Row
 
 _LINEAR, _FULL = "linear_attention", "full_attention"
@@ -165,12 +165,7 @@ QWEN3_5_MOE = Family(
     "qwen3_5_moe_text",
     arguments=(
         *_DECODER,
-        same("num_experts", "--num-experts"),
-        same("num_experts_per_tok", "--moe-router-topk"),
-        experts.width("moe_intermediate_size"),
-        experts.layers(lambda config: [True] * config.num_hidden_layers),
-        unused("--moe-router-pre-softmax"),
-        *experts.SOFTMAX_ROUTER,
+        *experts.in_every_layer("num_experts", "moe_intermediate_size"),
         *_SHARED_EXPERT,
     ),
     tensors=(*_TENSORS, *_APART, *_EXPERTS),

@@ -4,16 +4,16 @@ why, and what to do instead. Read in megatron-core 0.19.2."""
 
 from __future__ import annotations
 
-_IMAGES_AND_QWEN = (
-    "it is a model of images and text: only text models are students. Its text model (qwen3_5_text,"
-    " qwen3_5_moe_text) is: save it by itself with transformers, AutoModelForCausalLM"
-    ".from_pretrained(DIR).save_pretrained(TEXT_DIR), with its tokenizer"
-)
 _SPARSE = (
     "its sparse attention (DSA) needs Transformer Engine's kernels, and this project has no table "
     "of its tensors. DeepSeek-V3, GLM-4.5 and Kimi-K2 are its nearest relatives that are supported"
 )
 _IMAGES = "it is a model of images and text: only text models are students"
+_IMAGES_AND_QWEN = (
+    f"{_IMAGES}. Its text model (qwen3_5_text, qwen3_5_moe_text) is: save it by itself with "
+    "transformers, AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(TEXT_DIR), with its "
+    "tokenizer"
+)
 
 REFUSED: dict[str, str] = {
     "qwen3_5": _IMAGES_AND_QWEN,

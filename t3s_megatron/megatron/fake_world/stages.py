@@ -14,6 +14,7 @@ from megatron.training import training
 from megatron.training.global_vars import set_args
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from t3s_megatron.data.lengths import has_delta_nets
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron.diffusion_forward import masked_losses
 from t3s_megatron.megatron.fake_world.cluster import become, first_rank_of_stage
@@ -62,7 +63,7 @@ def measure_model(args, expert_load: float) -> Model:
 def _delta_nets(args) -> dict[str, int]:
     """How many layers are gated delta nets, and what the state of one costs a token: four products
     of its size for each value head, as Megatron counts them (training.py:757)."""
-    if getattr(args, "experimental_attention_variant", None) is None:
+    if not has_delta_nets(args):
         return {}
     from megatron.core.models.gpt.experimental_attention_variant_module_specs import (
         get_linear_attention_pattern,
