@@ -4,6 +4,8 @@
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 SELECTORS=${SELECTORS:-"2 4 6 8 10 20 30 40 50"}
 INTERVAL=${INTERVAL:-2}  # steps between two scorings; divides all of SELECTORS
+# The sweep is of the training accuracy at the end of each run; 0: none is measured, and no sweep made.
+export TARGETED_INTERVAL=${TARGETED_INTERVAL:-${STEPS:-50}}
 compare "sft t3s"
 look trajectory "--analyse-interval $INTERVAL --analyse-stores" METHOD=sft T3S_SIMPLE=0
 names=() folders=()
@@ -19,5 +21,6 @@ for step in $SELECTORS; do
     fi
     names+=("$name") folders+=("$OUT/$name/t3s")
 done
-[ "${DRY_RUN:-0}" = 1 ] || "$PYTHON" -m t3s_megatron.cli analyse sweep "${folders[@]}" --to "$OUT/analyses"
+[ "${DRY_RUN:-0}" = 1 ] || [ "$TARGETED_INTERVAL" = 0 ] \
+    || "$PYTHON" -m t3s_megatron.cli analyse sweep "${folders[@]}" --to "$OUT/analyses"
 evaluate_and_show 8 sft t3s "${names[@]}"

@@ -26,7 +26,7 @@ from tests.support.families import VOCABULARY, save_student
 from tests.support.hub import Hub
 from tests.support.launch import ROOT, end_processes, job_environment
 from tests.support.ports import free_port
-from tests.support.published import MODELS
+from tests.support.published import LLADA2_MINI, MODELS
 from tests.support.task import make_samples
 
 SCRIPTS = {
@@ -83,6 +83,30 @@ def test_the_command_line_is_valid_at_its_world_size(model, tmp_path, task):
     assert f"GPUs     {world} on " in plan and (f"DP {data_parallel}" in plan) == (
         data_parallel > 1
     )
+
+
+def test_a_diffusion_student_and_its_selector_are_planned(tmp_path, task):
+    """Both runs of the one command, at 16K; in between them no selection is there yet."""
+    folders = {"Ling-mini-2.0": MODELS["Ling-mini-2.0"], "LLaDA2.0-mini": LLADA2_MINI}
+    for name, config in folders.items():
+        AutoTokenizer.from_pretrained(task[1]).save_pretrained(tmp_path / name)
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    done = start(
+        "run_t3s_llada2_mini.sh",
+        {"HF_MODEL": str(tmp_path / "LLaDA2.0-mini"), "OUT": str(tmp_path / "out"), "DRY_RUN": "1",
+         "SELECTOR_MODEL": str(tmp_path / "Ling-mini-2.0"), "DATA": task[0]},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    launches = [shlex.split(line) for line in said if "torch.distributed.run" in line]
+    selector, student = launches
+    assert "--t3s-stop-after" in selector and "--t3s-diffusion" not in selector
+    assert student[student.index("--t3s-selector") + 1] == str(tmp_path / "out/selector/t3s")
+    for line in launches:
+        assert line[line.index("--seq-length") + 1] == "16384"
+        assert line[line.index("--expert-model-parallel-size") + 1] == "8"
+    assert sum(line.startswith("fits: ") for line in said) == 2
+    assert sum(line.startswith("GPUs     8 on ") for line in said) == 2
 
 
 def as_written(thinking: str, answer: str) -> str:

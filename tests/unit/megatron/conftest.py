@@ -39,6 +39,17 @@ def fork_server():
     return context
 
 
+@pytest.fixture(scope="session")
+def in_child(fork_server, tmp_path_factory):
+    """in_child(function, **arguments): a fixture's own work, done where the tests are."""
+
+    def call(function, **arguments) -> None:
+        store = tmp_path_factory.mktemp("store") / "store"
+        assert not (failures := _run(fork_server, function, arguments, 1, str(store))), failures
+
+    return call
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("child"):

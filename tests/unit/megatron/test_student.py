@@ -22,6 +22,9 @@ SHAPE = dict(
     add_bias_linear=False,
 )  # fmt: skip
 
+#: What a checkpoint may have otherwise: nothing of the model depends on it.
+IGNORED = dict(lr=1.0, rope_scaling_factor=32.0, vocab_size=101)
+
 
 def command(**changed) -> Namespace:
     return Namespace(
@@ -32,23 +35,26 @@ def command(**changed) -> Namespace:
     )  # fmt: skip
 
 
-def save_student(folder: Path, **arguments) -> str:
-    """A checkpoint of iteration 5 with these arguments and an embedding of 128 rows."""
+@pytest.fixture(scope="module")
+def saved_student(once, in_child) -> str:
+    """A checkpoint of iteration 5 as Megatron writes it, which takes seconds: made once."""
+    return once("saved_student", lambda folder: in_child(write_checkpoint, folder=folder))
+
+
+def write_checkpoint(folder: str) -> None:
+    """One of the student SHAPE, with an embedding of 128 rows, 101 of them the model's own."""
     import torch
     from megatron.core import dist_checkpointing
     from megatron.core.dist_checkpointing import ShardedTensor
 
-    if not torch.distributed.is_initialized():  # Megatron's writer asks who is who
-        store = f"file://{folder}.store"
-        torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    store = f"file://{folder}.store"  # Megatron's writer asks who is who
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
     name = "embedding.word_embeddings.weight"
     embedding = ShardedTensor.from_rank_offsets(name, torch.zeros(128, 4))
-    where = folder / "iter_0000005"
-    where.mkdir(parents=True)
-    content = {"args": Namespace(**SHAPE | arguments), "model": embedding}
-    dist_checkpointing.save(content, str(where))
-    (folder / "latest_checkpointed_iteration.txt").write_text("5")
-    return str(folder)
+    where = Path(folder, "iter_0000005")
+    where.mkdir()
+    dist_checkpointing.save({"args": Namespace(**SHAPE | IGNORED), "model": embedding}, str(where))
+    Path(folder, "latest_checkpointed_iteration.txt").write_text("5")
 
 
 def refusal(args: Namespace, required: bool = True) -> str:
@@ -61,32 +67,29 @@ def refusal(args: Namespace, required: bool = True) -> str:
 
 
 @pytest.mark.child
-def test_the_checkpoint_of_the_command_is_found(tmp_path):
+def test_the_checkpoint_of_the_command_is_found(tmp_path, saved_student):
     from t3s_megatron.megatron.student import find_student
 
-    student = save_student(tmp_path / "student", lr=1.0, rope_scaling_factor=32.0)
     for argument in ("load", "pretrained_checkpoint"):
-        found = find_student(command(**{argument: student}), required=True)
-        assert found is not None and found.path.endswith("student/iter_0000005")
-    both = command(load=str(tmp_path / "new"), pretrained_checkpoint=student)
+        found = find_student(command(**{argument: saved_student}), required=True)
+        assert found is not None and found.path == f"{saved_student}/iter_0000005"
+    both = command(load=str(tmp_path / "new"), pretrained_checkpoint=saved_student)
     found = find_student(both, required=True)
     assert found is not None and found.argument == "--pretrained-checkpoint"
 
 
 @pytest.mark.child
-def test_a_format_in_which_it_is_not_read_is_named(tmp_path):
-    student = save_student(tmp_path / "student")
-    given = dict(load=student, ckpt_format="torch", auto_detect_ckpt_format=False)
+def test_a_format_in_which_it_is_not_read_is_named(saved_student):
+    given = dict(load=saved_student, ckpt_format="torch", auto_detect_ckpt_format=False)
     assert "does not read with --ckpt-format torch: drop" in refusal(command(**given))
 
 
 @pytest.mark.child
-def test_every_difference_to_the_command_is_named(tmp_path):
-    student = save_student(tmp_path / "student")
+def test_every_difference_to_the_command_is_named(saved_student):
     changed = dict(rotary_base=10000, layernorm_epsilon=1e-5, rotary_percent=0.5,
                    untie_embeddings_and_output_weights=False, qk_layernorm=False)  # fmt: skip
-    said = refusal(command(pretrained_checkpoint=student, **changed))
-    assert f"--pretrained-checkpoint {student} is not the model" in said
+    said = refusal(command(pretrained_checkpoint=saved_student, **changed))
+    assert f"--pretrained-checkpoint {saved_student} is not the model" in said
     for line in (
         "--rotary-base is 1000000 in the checkpoint, here 10000",
         "--norm-epsilon is 1e-06 in the checkpoint, here 1e-05",
@@ -99,19 +102,18 @@ def test_every_difference_to_the_command_is_named(tmp_path):
 
 
 @pytest.mark.child
-def test_other_rows_of_the_vocabulary_say_what_to_add(tmp_path):
-    student = save_student(tmp_path / "student")
+def test_other_rows_of_the_vocabulary_say_what_to_add(saved_student):
     wider = dict(padded_vocab_size=256, tensor_model_parallel_size=2)
-    said = refusal(command(load=student, finetune=True, **wider))
+    said = refusal(command(load=saved_student, finetune=True, **wider))
     assert "128 rows in the checkpoint, here 256" in said
     assert "Add --make-vocab-size-divisible-by 64" in said
-    said = refusal(command(load=student, padded_vocab_size=129, tensor_model_parallel_size=3))
+    said = refusal(command(load=saved_student, padded_vocab_size=129, tensor_model_parallel_size=3))
     assert "--tensor-model-parallel-size 3 does not divide them" in said
-    assert "fewer" in refusal(command(load=student, padded_vocab_size=100))
+    assert "fewer" in refusal(command(load=saved_student, padded_vocab_size=100))
 
 
 @pytest.mark.child
-def test_no_student_is_refused_and_a_path_to_none_is_named(tmp_path):
+def test_no_student_is_refused_and_a_path_to_none_is_named(tmp_path, saved_student):
     from t3s_megatron.megatron.student import find_student
 
     assert "no student: neither --load nor" in refusal(command())
@@ -124,10 +126,9 @@ def test_no_student_is_refused_and_a_path_to_none_is_named(tmp_path):
     (tmp_path / "hf" / "config.json").write_text("{}")
     said = refusal(command(pretrained_checkpoint=str(tmp_path / "hf")))
     assert "a Hugging Face folder, which is given as --t3s-hf-model" in said
-    student = save_student(tmp_path / "student")
-    said = refusal(command(pretrained_checkpoint=f"{student}/iter_0000005"))
-    assert f"give the folder above it, {student}" in said
-    said = refusal(command(load=student, finetune=True, ckpt_step=3))
+    said = refusal(command(pretrained_checkpoint=f"{saved_student}/iter_0000005"))
+    assert f"give the folder above it, {saved_student}" in said
+    said = refusal(command(load=saved_student, finetune=True, ckpt_step=3))
     assert "--ckpt-step 3" in said and "--load has iter_0000005" in said
 
 
@@ -183,21 +184,20 @@ def test_a_checkpoint_of_another_format_is_megatrons_to_judge(tmp_path):
 
 
 @pytest.mark.child
-def test_a_checkpoint_says_how_many_rows_of_the_vocabulary_are_the_models(tmp_path):
+def test_a_checkpoint_says_how_many_rows_of_the_vocabulary_are_the_models(tmp_path, saved_student):
     from t3s_megatron.errors import MismatchError
     from t3s_megatron.megatron.student import keep_vocabulary, take_vocabulary
 
-    student = save_student(tmp_path / "student", vocab_size=101)
     for given, tokens, wanted in ((None, 90, 101), (120, 90, 120), (None, 110, None)):
-        args = command(load=student, vocab_size=given)
+        args = command(load=saved_student, vocab_size=given)
         take_vocabulary(args, "load", tokens)
         assert args.vocab_size == wanted
     args = command(load=str(tmp_path / "none"), vocab_size=None)
     take_vocabulary(args, "load", 90)
     assert args.vocab_size is None
     for given in (None, 101):
-        args = command(load=student, vocab_size=given)
+        args = command(load=saved_student, vocab_size=given)
         keep_vocabulary(args)
         assert args.vocab_size == 101
     with pytest.raises(MismatchError, match="--vocab-size 101, this command 90"):
-        keep_vocabulary(command(load=student, vocab_size=90))
+        keep_vocabulary(command(load=saved_student, vocab_size=90))

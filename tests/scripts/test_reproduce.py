@@ -22,7 +22,7 @@ from tests.support.task import write_samples
 #: Instead of a run: a line that says what was asked, and a finished summary.
 RUN = """
 where=${OUT##*/}
-echo "$where|${METHODS:-}|${METHOD:-}|${T3S_SIMPLE:-}|${STEPS:-}|$DATA|${MODULE:-}" >>"$STARTED"
+echo "$where|${METHODS:-}|${METHOD:-}|${T3S_SIMPLE:-}|${STEPS:-}|$DATA|${MODULE:-}|${TARGETED_INTERVAL:-}" >>"$STARTED"
 mkdir -p "$OUT/t3s"
 echo '{"finished": true}' >"$OUT/t3s/summary.json"
 """
@@ -78,6 +78,9 @@ def test_a_table_is_planned(table, number):
     asked = [line.split("|") for line in started]
     assert ["|".join(one[:5]) for one in asked] == PLANNED[number]
     assert {one[6] for one in asked} == {""}  # a plan is of an ordinary run
+    # These read accuracies of the runs themselves, whose script measures none unless it is asked.
+    if number in (measured := {"8": "50", "19": "2"}):
+        assert {one[7] for one in asked if one[0] != "trajectory"} == {measured[number]}
     if number == "4":
         assert [one[5] for one in asked] == ["a", "a b"] * 2
     if number != "6":
