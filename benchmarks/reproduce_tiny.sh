@@ -5,7 +5,7 @@
 #   METHODS="own" bash examples/run_t3s_tiny_cpu.sh      # once: data and student, as a folder
 #   bash benchmarks/reproduce_tiny.sh 1                  # 4 to 9 minutes on one core
 #
-# Tables 1 (which was run), 3, 7, 8 and 19; 4 with DATA of several teachers, 9 with OTHER. RUN, STEPS,
+# Tables 1, 3, 7, 8 and 19 (all were run); 4 with DATA of several teachers, 9 with OTHER. RUN, STEPS,
 # PROMPTS: as below.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -123,14 +123,13 @@ def masked(seeds: list[pathlib.Path]) -> list[list[str]]:
     return rows
 
 
-def transfer(seeds: list[pathlib.Path]) -> list[list[str]]:
-    """Table 6, in percent."""
+def transfer(seeds: list[pathlib.Path], what: str) -> list[list[str]]:
+    """Table 6, in "percent", or its losses in nats ("loss", with those at theta_0)."""
     paths = [seed / "analyses/transfer.json" for seed in seeds]
-    found = [read_analysis(str(path)).figures["percent"] for path in paths if path.exists()]
+    found = [read_analysis(str(path)).figures[what] for path in paths if path.exists()]
     return [
-        [trained, *(cell(percent[trained][other] for percent in found) for other in SUBSETS)]
-        for trained in SUBSETS
-        if found
+        [trained, *(cell(values[trained][other] for values in found) for other in SUBSETS)]
+        for trained in (found[0] if found else ())
     ]
 
 
@@ -192,7 +191,9 @@ def main() -> None:
         ("Training accuracy with as many tokens masked (Figure 13), by step:",
          ["masked", "lowest", *map(str, (2, 4, 6, 8, 14))], masked(seeds)),
         ("Change of mean loss in percent, trained on (row), measured on (column) (Table 6):",
-         ["", *SUBSETS], transfer(seeds)),
+         ["", *SUBSETS], transfer(seeds, "percent")),
+        ("The same losses in nats, at theta_0 and after training on (row):",
+         ["", *SUBSETS], transfer(seeds, "loss")),
     ):  # fmt: skip
         if made:
             print(f"\n{title}\n\n{table(head, made)}")

@@ -131,25 +131,33 @@ def loss_transfer(runs: Sequence[Seen]) -> Analysis:
             raise T3SError(f"{runs[0].path} and the others: {of}; they have to be of one setting")
     if len({run.records[-1]["step"] for run in runs}) > 1:
         raise T3SError(f"{runs[0].path} and the others: trained for different numbers of steps")
-    matrix = {}
+    percent, losses = {}, {"theta_0": _losses(runs[0].records[0])}
     for name, run in zip(SUBSETS, runs, strict=True):
         if run.about["trained_on"] is None:
             raise T3SError(f"{run.path}: trained on all tokens, and not on {name} alone")
-        first, last = (run.records[i]["groups"] for i in (0, -1))
-        matrix[name] = {
-            other: _percent(first[other]["loss"], last[other]["loss"]) for other in SUBSETS
-        }
-    rows = [[name, *(matrix[name][other] for other in SUBSETS)] for name in SUBSETS]
+        before, losses[name] = _losses(run.records[0]), _losses(run.records[-1])
+        percent[name] = {other: _percent(before[other], losses[name][other]) for other in SUBSETS}
     return Analysis(
         "transfer",
         "Loss transfer between subsets (Table 6)",
         ", ".join(run.path for run in runs),
-        {"steps": runs[0].records[-1]["step"], "percent": matrix},
+        {"steps": runs[0].records[-1]["step"], "percent": percent, "loss": losses},
         [Table("Change of mean loss in percent: trained on (row), measured on (column)",
-               ["trained on", *SUBSETS], rows)],
+               ["trained on", *SUBSETS], _rows(percent)),
+         Table("Mean loss in nats, at theta_0 and after training: the same",
+               ["trained on", *SUBSETS], _rows(losses))],
         [],
         ["Below 0: learned. Hard is the half of a group with the lower log-prob at theta_0."],
     )  # fmt: skip
+
+
+def _losses(record: dict) -> dict[str, float | None]:
+    """The mean loss of each subset, in nats."""
+    return {name: record["groups"][name]["loss"] for name in SUBSETS}
+
+
+def _rows(matrix: dict[str, dict[str, float | None]]) -> list[list]:
+    return [[name, *values.values()] for name, values in matrix.items()]
 
 
 def _percent(before: float | None, after: float | None) -> float | None:

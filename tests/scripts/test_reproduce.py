@@ -22,7 +22,8 @@ from tests.support.task import write_samples
 #: Instead of a run: a line that says what was asked, and a finished summary.
 RUN = """
 where=${OUT##*/}
-echo "$where|${METHODS:-}|${METHOD:-}|${T3S_SIMPLE:-}|${STEPS:-}|$DATA|${MODULE:-}|${TARGETED_INTERVAL:-}" >>"$STARTED"
+asked="${METHODS:-}|${METHOD:-}|${T3S_SIMPLE:-}|${STEPS:-}|$DATA|${MODULE:-}|${TARGETED_INTERVAL:-}"
+echo "$where|$asked" >>"$STARTED"
 mkdir -p "$OUT/t3s"
 echo '{"finished": true}' >"$OUT/t3s/summary.json"
 """

@@ -149,10 +149,14 @@ def test_transfer_is_in_percent_of_the_loss_before(tmp_path):
         for i, name in enumerate(SUBSETS)
     ]
     assert main(["analyse", "transfer", *folders, "--to", str(tmp_path)]) == 0
-    percent = read_analysis(str(tmp_path / "transfer.json")).figures["percent"]
+    found = read_analysis(str(tmp_path / "transfer.json"))
+    percent, loss = found.figures["percent"], found.figures["loss"]
     # In `_at`, anchor-easy is the third name: 2 * (1 + 2 scale) after 2.
     assert percent["anchor-easy"]["anchor-easy"] == pytest.approx(20)
     assert percent["other-hard"]["anchor-hard"] == pytest.approx(120)
+    assert loss["theta_0"] == dict.fromkeys(SUBSETS, 2.0)
+    assert loss["other-hard"]["anchor-hard"] == pytest.approx(4.4)
+    assert [row[0] for row in found.tables[1].rows] == ["theta_0", *SUBSETS]
 
 
 WRONG_FOUR = {
