@@ -299,13 +299,28 @@ def _check_diffusion(given: dict[str, Any], args: argparse.Namespace) -> None:
                 f"{argument_name(name)} has no meaning with --t3s-diffusion: which tokens fell is "
                 "found in the run of --t3s-selector. Give it there, and drop it here"
             )
-    if given["generation"] != "live" or given["server_url"] or given["server_colocated"]:
-        raise T3SError(
-            "--t3s-generation server does not work with --t3s-diffusion: no server was found that "
-            "decodes blocks as training sees them and takes new weights. Use live, and name no "
-            "server"
-        )
+    if given["generation"] == "server":
+        _check_server_of_diffusion(given)
     refuse_with_diffusion(args)
+
+
+def _check_server_of_diffusion(given: dict[str, Any]) -> None:
+    """T3SError for a server that does not decode by blocks, or would not draw as it is asked to.
+    Whether it has the blocks and the threshold of the run is for the probes to find out."""
+    if given["server_reload"] != "sglang":
+        raise T3SError(
+            f"--t3s-server-reload {given['server_reload']} does not work with --t3s-diffusion: of "
+            "the servers that are known here only SGLang decodes by blocks. Use sglang, or "
+            "--t3s-generation live"
+        )
+    for name in ("temperature", "report_temperatures"):
+        asked = given[name] if isinstance(given[name], tuple) else (given[name],)
+        if any(asked):
+            raise T3SError(
+                f"{argument_name(name)} {max(asked):g} does not work with --t3s-diffusion and "
+                "--t3s-generation server: SGLang takes the most probable tokens whatever is asked. "
+                "Use 0, or --t3s-generation live"
+            )
 
 
 def refuse_with_diffusion(args: argparse.Namespace) -> None:

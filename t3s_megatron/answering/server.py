@@ -25,7 +25,7 @@ from t3s_megatron.config import T3SConfig
 from t3s_megatron.data.tokenizing import Sample
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron import layout
-from t3s_megatron.megatron.generation import generate
+from t3s_megatron.megatron.generation import Generated, generate
 from t3s_megatron.megatron.pause import training_paused
 from t3s_megatron.megatron.process import get_args
 from t3s_megatron.megatron.seam import CallbackContext
@@ -55,7 +55,8 @@ class ServedWeights:
 
 class ServerBackend:
     """See `accuracy.answers.Backend`. `samples`: those whose prompts may be asked, from which the
-    probes are taken. `tell(line)`: for a person who watches, said by `root`."""
+    probes are taken. `tell(line)`: for a person who watches, said by `root`. `answer`:
+    `generation.generate`, or one of its kind, by which the live weights answer the probes."""
 
     def __init__(
         self,
@@ -65,12 +66,14 @@ class ServerBackend:
         max_new_tokens: int,
         root: int,
         tell: Callable[[str], None],
+        answer: Callable[..., list[Generated]] = generate,
     ):
         self.config = config
         self.tokenizer = tokenizer
         self.is_root = layout.rank() == root
         self.root = root
         self.tell = tell
+        self.answer = answer
         self.urls = [base_url(url) for url in self.config.server_url]
         chosen = samples[:: max(1, len(samples) // PROBES)][:PROBES]
         self.probes = [sample.tokens[: sample.prompt_length].tolist() for sample in chosen]
@@ -183,7 +186,7 @@ class ServerBackend:
             vocab_size=len(self.tokenizer),
             batch_size=self.config.generation_batch_size,
         )
-        found = generate(context, self.probes, sampling)
+        found = self.answer(context, self.probes, sampling)
         # As servers do.
         return [str(self.tokenizer.decode(one.tokens, skip_special_tokens=True)) for one in found]
 

@@ -337,6 +337,7 @@ class Run(Callback):
                 inputs.max_new_tokens,
                 self.root,
                 _tell_here,
+                self._answer(),
             )
         return LiveBackend(inputs.tokenizer, self.root, _tell_here, self._answer())
 

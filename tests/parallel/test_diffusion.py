@@ -30,6 +30,7 @@ from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.order import EpochOrder
 from t3s_megatron.data.records import load_records
 from t3s_megatron.data.stores import LogProbStore
+from tests.support.block_server import block_server
 from tests.support.launch import FRESH, MOE, ArrangedLayout, Job, run
 from tests.support.reference import HALF, Reference, read_gradient, read_tensors, read_weights
 
@@ -112,7 +113,9 @@ def fell(selector, corpus) -> np.ndarray:
     return c_b - c_0 < -TAU
 
 
-def job(folder: str, name: str, student: str, task, tokenizer: str, selector: str, **how) -> Job:
+def job(
+    folder: str, name: str, student: str, task, tokenizer: str, selector: str, *extra, **how
+) -> Job:
     """Begins, or goes on. `how`: of `launch.run`."""
     layout = LAYOUTS[name]
     given = ["--t3s-data", task[0], "--tokenizer-model", tokenizer, *ROWS]
@@ -125,7 +128,7 @@ def job(folder: str, name: str, student: str, task, tokenizer: str, selector: st
     return run(
         [*given, *(MOE if layout.moe else []), *layout.arguments.split(), *method, *optimizer,
          *schedule, "--pretrained-checkpoint", student, "--load", f"{folder}/save",
-         "--save", f"{folder}/save", "--save-interval", 1],
+         "--save", f"{folder}/save", "--save-interval", 1, *extra],
         processes=layout.processes,
         **how,
     )  # fmt: skip
@@ -328,6 +331,39 @@ def test_goes_on_in_another_layout(
     assert f"resumed at iteration {left} in another layout" in moved.output
     expected = figures(losses(made("1")))[left:]
     np.testing.assert_allclose(figures(losses(str(folder))), expected, rtol=1e-5)
+
+
+def test_servers_that_decode_by_blocks_measure_what_pytorch_does(
+    made, tmp_path, task, samples, masking_tokenizer, diffusion_student, selector
+):
+    """Weights of two tensor-parallel ranks. A server that keeps the first weights that it was given
+    is left out, and asking changes no step."""
+    folder, student = str(tmp_path / "served"), diffusion_student(False)
+    again = folder, "tp2-sp", student, task, masking_tokenizer, selector
+    servers = (block_server(BLOCK, THRESHOLD), block_server(BLOCK, THRESHOLD, takes_weights=False))
+    with servers[0] as (url, server), servers[1] as (other, _):
+        done = job(
+            *again, "--t3s-generation", "server", "--t3s-server-reload", "sglang",
+            "--t3s-server-url", url, other, "--t3s-temperature", 0, "--t3s-max-new-tokens", LIMIT,
+            "--t3s-targeted-accuracy-interval", STEPS,
+            module="tests.parallel.probed_job", environment={"LOSS_FILE": f"{folder}/losses.json"},
+        )  # fmt: skip
+    assert len(server.loaded) == len(set(server.loaded)) > 1
+    assert f"{other}: " in done.output and "1 of 2 servers ready" in done.output
+    assert losses(folder) == losses(made("tp2-sp"))
+    tokenizer = AutoTokenizer.from_pretrained(masking_tokenizer)
+    with open(f"{folder}/summary.json") as file:
+        measured = {m["step"]: m for m in json.load(file)["measurements"]}
+    assert [*measured] == [0, STEPS]
+    for step, weights in ((0, student), (STEPS, f"{folder}/save")):
+        reference = Reference(read_weights(weights))
+        answers = [
+            answer(reference, sample, tokenizer.mask_token_id, tokenizer.eos_token_id)[0]
+            for sample in samples.samples
+        ]
+        assert measured[step]["generated_tokens"] == sum(map(len, answers))
+        assert measured[step]["truncated"] == sum(len(tokens) == LIMIT for tokens in answers)
+        assert measured[step]["total"] == len(answers)
 
 
 def test_a_selectors_run_ends_with_its_selection(selector, student):

@@ -16,6 +16,7 @@ from tests.support.arguments import config, namespace
 
 PLAIN = "--t3s-diffusion --t3s-block-size 16 --t3s-method sft"
 T3S = "--t3s-diffusion --t3s-block-size 16 --t3s-selector t3s"
+SERVER = "--t3s-generation server --t3s-server-url http://a:1"
 GLOO = {"distributed_backend": "gloo"}
 
 
@@ -41,6 +42,11 @@ def test_accuracy_is_measured_where_it_is_asked_for():
     made = config(f"{PLAIN} --t3s-targeted-accuracy-interval 5", **GLOO)
     assert made.needs_answers and PhaseMachine(made).next_action().kind is ActionKind.MEASURE
     assert config(f"{PLAIN} --t3s-report-temperatures 0", **GLOO).needs_answers
+
+
+def test_servers_that_decode_by_blocks_may_answer():
+    made = config(f"{T3S} {SERVER} --t3s-server-reload sglang --t3s-temperature 0", **GLOO)
+    assert made.server_reload == "sglang" and made.server_concurrency == 64
 
 
 def test_every_method_of_a_diffusion_student_is_one_that_the_command_knows():
@@ -90,9 +96,15 @@ def test_what_has_no_meaning_is_refused_by_name(name):
         (f"{PLAIN} --t3s-decode-threshold 0", "--t3s-decode-threshold 0.0: must be more than 0"),
         (f"{PLAIN} --t3s-block-size 20", "divisible by --t3s-block-size 20"),
         (f"{PLAIN} --t3s-arrangement padded", "use --micro-batch-size 1"),
-        (f"{PLAIN} --t3s-generation server", "Use live"),
-        (f"{PLAIN} --t3s-server-colocated", "Use live, and name no server"),
-        (f"{PLAIN} --t3s-server-url http://a:1", "Use live, and name no server"),
+        (f"{T3S} {SERVER}", "--t3s-server-reload model does not work with --t3s-diffusion"),
+        (f"{T3S} {SERVER} --t3s-server-reload sglang", "--t3s-temperature 0.6 does not work"),
+        (
+            f"{T3S} {SERVER} --t3s-server-reload sglang --t3s-temperature 0 "
+            "--t3s-report-temperatures 0 0.6",
+            "--t3s-report-temperatures 0.6 does not work with --t3s-diffusion",
+        ),
+        (f"{PLAIN} --t3s-server-colocated", "without --t3s-generation server"),
+        (f"{PLAIN} --t3s-server-url http://a:1", "without --t3s-generation server"),
     ],
 )
 def test_values_that_cannot_work(line, said):
