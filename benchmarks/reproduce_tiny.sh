@@ -5,8 +5,8 @@
 #   METHODS="own" bash examples/run_t3s_tiny_cpu.sh      # once: data and student, as a folder
 #   bash benchmarks/reproduce_tiny.sh 1                  # 4 to 9 minutes on one core
 #
-# Tables 1, 3, 7, 8 and 19 (all were run); 4 with DATA of several teachers, 9 with OTHER. RUN, STEPS,
-# PROMPTS: as below.
+# Tables 1, 3, 7, 8 and 19; 4 with DATA of two teachers, 9 with OTHER, the t3s/ folder of another run on
+# DATA. RUN, STEPS, PROMPTS: as below. Two at once need a MASTER_PORT each.
 set -euo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 TABLE=${1:?which table}
