@@ -39,7 +39,7 @@ def test_a_restarted_job_tells_it_again(agent, monkeypatch):
 
 @pytest.mark.parametrize("how", ["no torchrun", "no agent", "no address"])
 def test_without_a_store_every_rank_tells_it(agent, how, monkeypatch):
-    monkeypatch.setattr(entry, "_SECONDS", 1)
+    monkeypatch.setattr(entry, "_SECONDS", 0.1)
     if how == "no torchrun":
         monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE")
     elif how == "no agent":

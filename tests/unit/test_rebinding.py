@@ -44,7 +44,7 @@ FAULTS = {
         "pool_module": "a module that is imported for ever, waited for half a second",
     },
     "tests/unit/huggingface/test_folder.py": {"module": "a disk that is full at the last moment"},
-    "tests/unit/test_entry.py": {"entry": "no agent to ask, waited for a second"},
+    "tests/unit/test_entry.py": {"entry": "no agent to ask, waited for a moment"},
 }  # fmt: skip
 
 

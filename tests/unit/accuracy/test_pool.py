@@ -245,10 +245,11 @@ def test_workers_die_with_their_parent(how, folder, tmp_path):
                 time.sleep(0.01)
             {"os.kill(os.getpid(), 9)" if how == "SIGKILL" else "os._exit(0)"}
         threading.Thread(target=end, daemon=True).start()
-        pool = VerifierPool("stuck:verify", Limits(timeout=1e6, workers=1))
+        pool = VerifierPool("stuck_{how}:verify", Limits(timeout=1e6, workers=1))
         pool.verify([Question("", "")])
     """
-    (folder / "stuck.py").write_text(
+    # A name of its own: compiled, one of the same size and second would be the other case's.
+    (folder / f"stuck_{how}.py").write_text(
         "import os, time\n"
         "def verify(text, answer, metadata):\n"
         f"    with open({str(tmp_path / 'new')!r}, 'w') as file: file.write(str(os.getpid()))\n"
