@@ -103,6 +103,11 @@ class HTTPCall:
         self.send(reply | changed)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 1024  # a connection that finds no room is tried again after a second
+
+
 @contextlib.contextmanager
 def scripted_server(answer: Callable[[HTTPCall], None], port: int = 0) -> Iterator[str]:
     """The URL of a server in which `answer(call)` decides what happens; a call that it leaves
@@ -120,8 +125,7 @@ def scripted_server(answer: Callable[[HTTPCall], None], port: int = 0) -> Iterat
         def log_message(self, *_):
             pass
 
-    server = ThreadingHTTPServer(("localhost", port), Handler)
-    server.daemon_threads = True
+    server = _Server(("localhost", port), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
