@@ -155,6 +155,11 @@ class Samples:
         asked = (self.questions[i] for one in self.teachers for i in one.samples[: first or None])
         return len(set(asked))
 
+    def share_of_profiles(self, most: int) -> float:
+        """Of all samples, those of the profiles that take at most so many of a teacher (0: all)."""
+        sizes = [len(one.samples) for one in self.teachers] or [len(self.lengths)]
+        return sum(min(size, most or size) for size in sizes) / len(self.lengths)
+
     @property
     def targets(self) -> int:
         return sum(self.lengths) - sum(self.prompts)

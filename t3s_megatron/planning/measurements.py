@@ -25,7 +25,8 @@ DOMINATES = 0.5
 class Costs:
     """What the parts of a run cost, however many of them there are. `lengths`: of the corpus's
     rows, in positions computed; `teachers`: the numbers of the samples of each, where there are
-    several; `server`: one that would find room on the GPUs of a run whose live weights answer."""
+    several; `server`: one that would find room on the GPUs of a run whose live weights answer;
+    `profile_share`: of the samples, those that the profiles take."""
 
     layout: Layout
     model: Model
@@ -34,6 +35,7 @@ class Costs:
     speed: Speed
     teachers: tuple[tuple[int, ...], ...] = ()
     server: Colocated | None = None
+    profile_share: float = 1.0
 
     def walks(self, asked: MethodOptions) -> tuple[Walk, Walk]:
         """The run `asked` as it is expected, and at the most."""
@@ -47,6 +49,7 @@ class Costs:
         work = {
             "profile": self._profiles(walk),
             "scoring": scoring(*how, walk.scoring_passes, self.speed)
+            + scoring(*how, walk.watching_passes * self.profile_share, self.speed)
             + forwards(*how, walk.scored_steps, self.speed),
             "targeted": training(*how, walk.targeted_steps, self.speed),
         }

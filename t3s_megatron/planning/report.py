@@ -195,11 +195,15 @@ def _elsewhere(planned: PlannedRun) -> str:
     return "\n".join(lines)
 
 
+def _passes(run: Walk) -> int:
+    return run.scoring_passes + run.watching_passes
+
+
 def _work(planned: PlannedRun) -> str:
     expected, longest = planned.expected, planned.longest
     counts = {
         "profile": (expected.profile_steps, longest.profile_steps, "steps"),
-        "scoring": (expected.scoring_passes, longest.scoring_passes, "passes"),
+        "scoring": (_passes(expected), _passes(longest), "passes"),
         "targeted": (expected.targeted_steps, longest.targeted_steps, "steps"),
         "generation": (expected.measurements, longest.measurements, "measurements"),
     }

@@ -25,8 +25,9 @@ class Event(NamedTuple):
 @dataclass(frozen=True)
 class Walk:
     """Counts over a whole run; `theta_b_step` is where its bottleneck was put, in each of its
-    `profiles`. `scoring_passes` are over all samples, `scored_steps` over those of a step, before
-    it; `scored`: weights whose log-probs are stored.
+    `profiles`. `scoring_passes` are over all samples, `watching_passes` (--t3s-signal confidence)
+    over those that the profiles take, `scored_steps` over those of a step, before it; `scored`:
+    weights whose log-probs are stored.
     Measurements count when they are begun. With an overlap, `discarded_steps` of the profiles' are
     made beyond a decision, and `in_flight` copies of the weights wait for outcomes at once."""
 
@@ -38,6 +39,7 @@ class Walk:
     measurements: int
     targeted_measurements: int  # of them
     scoring_passes: int
+    watching_passes: int
     scored_steps: int
     scored: int
     evaluations: int
@@ -103,7 +105,8 @@ def walk(asked: MethodOptions, bottleneck: int, *, overlap: int = 0) -> Walk:
         discarded_steps=discarded,
         measurements=sum(did[kind] for kind in _BEGUN),
         targeted_measurements=targeted,
-        scoring_passes=(did[ActionKind.SCORE] + stored + entropies) // profiles,
+        scoring_passes=(stored + entropies) // profiles,
+        watching_passes=did[ActionKind.SCORE] // profiles,
         scored_steps=sum(steps.values()) if asked.chosen.leaves_out else 0,
         scored=stored // profiles,
         # At theta_0, at theta_f before a residual transfer, and at the end.

@@ -77,7 +77,7 @@ def forwards(layout: Layout, model: Model, lengths: list[int], steps: int, speed
     return Work(whole.tokens, whole.flops / 3, whole.seconds / 3)
 
 
-def scoring(layout: Layout, model: Model, lengths: list[int], passes: int, speed: Speed) -> Work:
+def scoring(layout: Layout, model: Model, lengths: list[int], passes: float, speed: Speed) -> Work:
     flops = passes * sum(forward_flops(model, length) for length in lengths)
     return Work(sum(lengths) * passes, flops, _seconds(layout, flops, speed))
 

@@ -50,7 +50,8 @@ def test_by_confidence_a_scoring_pass_takes_the_place_of_each_measurement():
                 targeted_accuracy_interval=0)  # fmt: skip
     run = walk(plan, bottleneck=10)
     assert (run.theta_b_step, run.profile_steps, run.measurements) == (10, 15, 0)
-    assert run.scoring_passes == 1 + 15 + 2  # at step 0, after each step, and of both at the end
+    assert run.watching_passes == 1 + 15  # at step 0, and after each step
+    assert run.scoring_passes == 2  # of both at the end
 
 
 def test_entropies_take_a_pass_of_their_own_and_tail_sft_one_over_each_step():

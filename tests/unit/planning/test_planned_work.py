@@ -92,6 +92,19 @@ def test_each_profile_asks_its_teachers_prompts_and_trains_on_its_samples():
     assert found["scoring"].tokens == 2 * (10 + 20 + 40)
 
 
+def test_confidence_is_watched_on_the_samples_of_the_profiles():
+    run = walk(asked(budget=50, signal="confidence", patience=5), bottleneck=10)
+    lengths = [10, 20, 30, 40]
+    samples = Samples(True, tuple(lengths), (4,) * 4)
+    share = samples.share_of_profiles(1)
+    found = Costs(layout(), model(), lengths, None, SPEED, profile_share=share).of(run)
+    # 16 passes over a quarter of the corpus, and two over all of it.
+    assert share == 0.25 and found["scoring"].tokens == 16 * 25 + 2 * 100
+    assert samples.share_of_profiles(0) == samples.share_of_profiles(9) == 1
+    of_two = replace(samples, teachers=(Teacher("a", (0, 1, 2)), Teacher("b", (3,))))
+    assert of_two.share_of_profiles(2) == 0.75
+
+
 def test_what_two_teachers_answered_is_one_prompt_of_a_measurement():
     teachers = (Teacher("a", (0, 1, 2)), Teacher("b", (3, 4)))
     samples = Samples(True, (9,) * 5, (4,) * 5, teachers, questions=(0, 1, 2, 1, 3))
