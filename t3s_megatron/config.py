@@ -313,11 +313,14 @@ def _check_server_of_diffusion(given: dict[str, Any]) -> None:
             "the servers that are known here only SGLang decodes by blocks. Use sglang, or "
             "--t3s-generation live"
         )
-    for name in ("temperature", "report_temperatures"):
-        asked = given[name] if isinstance(given[name], tuple) else (given[name],)
-        if any(asked):
+    temperatures = {
+        "temperature": given["temperature"],
+        "report_temperatures": max(given["report_temperatures"], default=0.0),
+    }
+    for name, temperature in temperatures.items():
+        if temperature:
             raise T3SError(
-                f"{argument_name(name)} {max(asked):g} does not work with --t3s-diffusion and "
+                f"{argument_name(name)} {temperature:g} does not work with --t3s-diffusion and "
                 "--t3s-generation server: SGLang takes the most probable tokens whatever is asked. "
                 "Use 0, or --t3s-generation live"
             )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from t3s_megatron.accuracy.answers import Answer, Progress, Sampling
 from t3s_megatron.megatron import layout
-from t3s_megatron.megatron.generation import Generated, generate
+from t3s_megatron.megatron.generation import Generated
 from t3s_megatron.megatron.seam import CallbackContext
 
 
@@ -20,7 +20,7 @@ class LiveBackend:
         tokenizer,
         root: int,
         tell: Callable[[str], None],
-        answer: Callable[..., list[Generated]] = generate,
+        answer: Callable[..., list[Generated]],
     ):
         self.tokenizer = tokenizer
         self.answer = answer

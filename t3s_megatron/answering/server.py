@@ -25,7 +25,7 @@ from t3s_megatron.config import T3SConfig
 from t3s_megatron.data.tokenizing import Sample
 from t3s_megatron.errors import T3SError
 from t3s_megatron.megatron import layout
-from t3s_megatron.megatron.generation import Generated, generate
+from t3s_megatron.megatron.generation import Generated
 from t3s_megatron.megatron.pause import training_paused
 from t3s_megatron.megatron.process import get_args
 from t3s_megatron.megatron.seam import CallbackContext
@@ -66,7 +66,7 @@ class ServerBackend:
         max_new_tokens: int,
         root: int,
         tell: Callable[[str], None],
-        answer: Callable[..., list[Generated]] = generate,
+        answer: Callable[..., list[Generated]],
     ):
         self.config = config
         self.tokenizer = tokenizer

@@ -46,10 +46,10 @@ class Costs:
         """By part; answers as long as expected, or all of them at the limit. Where servers answer,
         the seconds of generation are those for which training waits, and so are an export's."""
         how = self.layout, self.model, self.lengths
+        passes = walk.scoring_passes + walk.watching_passes * self.profile_share
         work = {
             "profile": self._profiles(walk),
-            "scoring": scoring(*how, walk.scoring_passes, self.speed)
-            + scoring(*how, walk.watching_passes * self.profile_share, self.speed)
+            "scoring": scoring(*how, passes, self.speed)
             + forwards(*how, walk.scored_steps, self.speed),
             "targeted": training(*how, walk.targeted_steps, self.speed),
         }

@@ -30,7 +30,7 @@ from t3s_megatron.data.corpus import Corpus
 from t3s_megatron.data.order import EpochOrder
 from t3s_megatron.data.records import load_records
 from t3s_megatron.data.stores import LogProbStore
-from tests.support.block_server import block_server
+from tests.support.block_server import block_server, decode_by_blocks
 from tests.support.launch import FRESH, MOE, ArrangedLayout, Job, run
 from tests.support.reference import HALF, Reference, read_gradient, read_tensors, read_weights
 
@@ -203,28 +203,8 @@ def block_by_block(reference: Reference, tokens, n_prompt: int, masked, mask_tok
 def answer(reference: Reference, sample, mask_token: int, end: int) -> list:
     """[tokens, forwards that set some of them]: greedy, by forwards over everything so far."""
     prompt = sample.tokens[: sample.prompt_length].tolist()
-    length = -(-(len(prompt) + LIMIT) // BLOCK) * BLOCK
-    canvas = torch.tensor(prompt + [mask_token] * (length - len(prompt)))
-    block, forwards, made = torch.arange(length) // BLOCK, 0, []
-    for first in range(0, length, BLOCK):
-        last = first + BLOCK
-        while (hidden := canvas[first:last] == mask_token).any():
-            with torch.no_grad():
-                seen = block[None, :last] <= block[:last, None]
-                logits = reference.logits(canvas[None, :last], seen)[0, first:]
-            logits = logits[:, :mask_token]  # the last token of the table is the mask
-            confidence, token = logits.softmax(-1).max(-1)
-            confidence[~hidden] = -1
-            sure = hidden & (confidence > THRESHOLD)
-            if not sure.any():
-                sure[confidence.argmax()] = True
-            canvas[first:last] = torch.where(sure, token, canvas[first:last])
-            forwards += 1
-        made = canvas[len(prompt) : last].tolist()
-        if end in made:
-            break
-    made = made[:LIMIT]
-    return [made[: made.index(end)] if end in made else made, forwards]
+    made = decode_by_blocks(reference.logits, prompt, LIMIT, BLOCK, THRESHOLD, mask_token, end)
+    return list(made)
 
 
 @pytest.fixture(scope="session")

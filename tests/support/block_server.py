@@ -5,12 +5,47 @@ forwards, no cache. No real SGLang was asked; of its rules this keeps those that
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.servers import HTTPCall, scripted_server
+
+
+@torch.no_grad()
+def decode_by_blocks(
+    logits_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    prompt: list[int],
+    limit: int,
+    block: int,
+    threshold: float,
+    mask_token: int,
+    end: int,
+) -> tuple[list[int], int]:
+    """A greedy answer without its end token, and the forwards that set some of it: each over
+    everything so far. `logits_of(tokens [1, S], seen bool[S, S])`: [1, S, V]; `mask_token` is the
+    last of the table."""
+    length = -(-(len(prompt) + limit) // block) * block
+    canvas = torch.tensor(prompt + [mask_token] * (length - len(prompt)))
+    number, forwards, made = torch.arange(length) // block, 0, []
+    for first in range(0, length, block):
+        last = first + block
+        seen = number[None, :last] <= number[:last, None]
+        while (hidden := canvas[first:last] == mask_token).any():
+            logits = logits_of(canvas[None, :last], seen)[0, first:, :mask_token]
+            confidence, token = logits.softmax(-1).max(-1)
+            confidence[~hidden] = -1
+            sure = hidden & (confidence > threshold)
+            if not sure.any():
+                sure[confidence.argmax()] = True
+            canvas[first:last] = torch.where(sure, token, canvas[first:last])
+            forwards += 1
+        made = canvas[len(prompt) : last].tolist()
+        if end in made:
+            break
+    made = made[:limit]
+    return made[: made.index(end)] if end in made else made, forwards
 
 
 class BlockServer:
@@ -45,37 +80,21 @@ class BlockServer:
     def _complete(self, call: HTTPCall) -> None:
         assert call.body["temperature"] == 0
         limit, end = call.body["max_tokens"], self.tokenizer.eos_token_id
-        made = self._decode(call.body["prompt"], limit, end)
-        ended = end in made[:limit]
-        tokens = made.index(end) + 1 if ended else limit
-        text = self.tokenizer.decode(made[:tokens], skip_special_tokens=True)
+        made, _ = decode_by_blocks(
+            self._logits, call.body["prompt"], limit, self.block, self.threshold,
+            self.tokenizer.mask_token_id, end,
+        )  # fmt: skip
+        ended = len(made) < limit
+        tokens = len(made) + ended  # with the end token
+        text = self.tokenizer.decode(made, skip_special_tokens=True)
         call.complete(
             text, "stop" if ended else "length",
             usage={"prompt_tokens": len(call.body["prompt"]), "completion_tokens": tokens},
         )  # fmt: skip
 
-    @torch.no_grad()
-    def _decode(self, prompt: list[int], limit: int, end: int) -> list[int]:
-        """Tokens to the end of the block with the end token in it, or with the limit."""
-        mask_token = self.tokenizer.mask_token_id
-        length = -(-(len(prompt) + limit) // self.block) * self.block
-        canvas = torch.tensor(prompt + [mask_token] * (length - len(prompt)))
-        block = torch.arange(length) // self.block
-        for first in range(0, length, self.block):
-            last = first + self.block
-            hidden_from = torch.zeros(1, 1, last, last)
-            hidden_from[..., block[None, :last] > block[:last, None]] = float("-inf")
-            while (masked := canvas[first:last] == mask_token).any():
-                logits = self.model(canvas[None, :last], attention_mask=hidden_from).logits
-                confidence, token = logits[0, first:, :mask_token].softmax(-1).max(-1)
-                confidence[~masked] = -1
-                sure = masked & (confidence > self.threshold)
-                sure[confidence.argmax()] = True
-                canvas[first:last] = torch.where(sure, token, canvas[first:last])
-            made = canvas[len(prompt) : last].tolist()
-            if end in made:
-                break
-        return made
+    def _logits(self, tokens: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+        hidden = torch.zeros(1, 1, *seen.shape).masked_fill(~seen, float("-inf"))
+        return self.model(tokens, attention_mask=hidden).logits
 
 
 @contextlib.contextmanager

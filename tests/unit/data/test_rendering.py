@@ -84,7 +84,7 @@ def blank(turns: list[Turn]) -> list[Turn]:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(turns=conversations())
 def test_every_token_is_accounted_for(name, tokenizations, turns):
     family, tokenization = FAMILIES[name], tokenizations[name]
@@ -200,7 +200,7 @@ REAL = [path for path in os.environ.get("T3S_TOKENIZERS", "").split(":") if path
 
 @pytest.mark.skipif(not REAL, reason="T3S_TOKENIZERS names no folders of tokenizers")
 @pytest.mark.parametrize("path", REAL or [""])
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(turns=conversations())
 def test_a_real_tokenizer(path, turns):
     """Every part is there in its order and nothing of it comes twice; one end token, the last."""

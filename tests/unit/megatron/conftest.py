@@ -40,12 +40,22 @@ def fork_server():
 
 
 @pytest.fixture(scope="session")
-def in_child(fork_server, tmp_path_factory):
+def run_children(fork_server, tmp_path_factory):
+    """run_children(function, arguments, processes): the failures of those processes."""
+
+    def run(function, arguments: dict, processes: int) -> list[str]:
+        store = tmp_path_factory.mktemp("store") / "store"
+        return _run(fork_server, function, arguments, processes, str(store))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def in_child(run_children):
     """in_child(function, **arguments): a fixture's own work, done where the tests are."""
 
     def call(function, **arguments) -> None:
-        store = tmp_path_factory.mktemp("store") / "store"
-        assert not (failures := _run(fork_server, function, arguments, 1, str(store))), failures
+        assert not (failures := run_children(function, arguments, 1)), failures
 
     return call
 
@@ -53,7 +63,7 @@ def in_child(fork_server, tmp_path_factory):
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("child"):
-            item.fixturenames.append("fork_server")
+            item.fixturenames.append("run_children")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -61,11 +71,10 @@ def pytest_pyfunc_call(pyfuncitem):
     marker = pyfuncitem.get_closest_marker("child")
     if marker is None:
         return None
-    context = pyfuncitem.funcargs["fork_server"]
     processes = marker.kwargs.get("processes", 1)
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
-    store = pyfuncitem._request.getfixturevalue("tmp_path_factory").mktemp("store") / "store"
-    failures = _run(context, pyfuncitem.function, arguments, processes, str(store))
+    run = pyfuncitem.funcargs["run_children"]
+    failures = run(pyfuncitem.function, arguments, processes)
     if failures:
         pytest.fail("\n".join(failures), pytrace=False)
     return True

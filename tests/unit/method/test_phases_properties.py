@@ -20,7 +20,7 @@ from t3s_megatron.method.phases import Phase, PhaseMachine
 from t3s_megatron.method.selection import METHODS
 from tests.support.asked import asked
 
-quick = settings(max_examples=200, suppress_health_check=[HealthCheck.filter_too_much])
+quick = settings(max_examples=300, suppress_health_check=[HealthCheck.filter_too_much])
 
 
 @st.composite
