@@ -5,12 +5,17 @@ forwards, no cache. No real SGLang was asked; of its rules this keeps those that
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.servers import HTTPCall, scripted_server
+
+#: transformers changes functions of its own, for all threads, while it loads a model: two at once
+#: left a process in which tied embeddings are not tied.
+_LOADING = threading.Lock()
 
 
 @torch.no_grad()
@@ -72,9 +77,10 @@ class BlockServer:
     def _load(self, folder: str) -> None:
         if self.takes_weights or not self.loaded:
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
-            self.model = AutoModelForCausalLM.from_pretrained(
-                folder, attn_implementation="eager", dtype=torch.float32
-            )
+            with _LOADING:
+                self.model = AutoModelForCausalLM.from_pretrained(
+                    folder, attn_implementation="eager", dtype=torch.float32
+                )
         self.loaded.append(folder)
 
     def _complete(self, call: HTTPCall) -> None:
